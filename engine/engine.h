@@ -1,0 +1,76 @@
+/* The engine contract: who runs a guest's instructions.
+ *
+ * Callers use the engine_* functions only; they are the gate that checks the
+ * contract once for every engine, in every build (engine.c). An engine sees
+ * core/base, core/x86 and core/vm, never a chip and never another engine.
+ *
+ * Threads: engine_run() is called by one thread a vCPU, always the same one. Kicks
+ * come from any thread. Everything else is called while no vCPU runs. */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include "core/vm/vm.h"
+
+struct engine;
+
+struct engine_options {
+	/* Which part of the engine runs code: NULL = the engine's default. For soft: "interp". */
+	const char *tier;
+	bool stats;
+};
+
+/* One line of a probe's report, for `joist doctor`. */
+struct engine_finding {
+	bool ok;
+	char what[64];	 /* "open /dev/kvm" */
+	char found[160]; /* "permission denied: add yourself to group kvm" */
+};
+
+struct engine_probe {
+	bool usable;
+	unsigned nfindings;
+	struct engine_finding findings[16];
+	char why[200]; /* the one sentence for `auto`, when not usable */
+};
+
+struct engine_ops {
+	const char *name;
+	void (*probe)(struct engine_probe *p);
+	int (*create)(struct vm *vm, const struct engine_options *o, void **self, struct err *e);
+	void (*destroy)(void *self);
+	int (*add_vcpu)(void *self, struct vcpu *v, struct err *e);
+	void (*run)(struct vcpu *v, struct vm_exit *out);
+	void (*kick)(struct vcpu *v);	   /* make run() return EXIT_PREEMPTED soon */
+	void (*get_state)(struct vcpu *v); /* engine -> v->state */
+	void (*set_state)(struct vcpu *v); /* v->state -> engine */
+	void (*mem_changed)(void *self);   /* the address map changed; VM lock held, any thread */
+	void (*mem_written)(void *self, gpa_t gpa, uint64_t len); /* a device wrote RAM */
+	void (*stats)(void *self, void (*line)(void *out, const char *name, uint64_t val), void *out);
+};
+
+extern const struct engine_ops engine_soft;
+
+/* All engines of this build, best first; ends with NULL. */
+extern const struct engine_ops *const engines[];
+
+struct engine {
+	const struct engine_ops *ops;
+	struct vm *vm;
+	void *self;
+	unsigned running; /* vCPUs inside run(); atomic */
+};
+
+/* Binds an engine to a VM whose memory map and vCPUs exist. 0, or -ERR_* with `e` filled. */
+int engine_create(struct engine *en, const struct engine_ops *ops, struct vm *vm,
+				  const struct engine_options *o, struct err *e);
+void engine_destroy(struct engine *en);
+
+/* Runs the vCPU until someone outside has to act; `out->kind` is one of the second group of
+ * enum vm_exit_kind. Handles INIT, SIPI and wait states for every engine. */
+void engine_run(struct engine *en, struct vcpu *v, struct vm_exit *out);
+
+void engine_kick(struct engine *en, struct vcpu *v);
+void engine_get_state(struct engine *en, struct vcpu *v);
+void engine_set_state(struct engine *en, struct vcpu *v);
+
+#endif
