@@ -1,0 +1,79 @@
+/* A board: the machine as one places it on a table. It owns every chip of one
+ * VM, knows all addresses, irq numbers and wires, and puts into RAM what boots.
+ * Nothing outside core/board does.
+ *
+ *     vm_init(&vm, &host, &clock);
+ *     board_create(&vm, ram, &config, &board, &err);   // chips, vCPUs, address map
+ *     engine_create(...);                              // sees the map and the vCPUs
+ *     vm_reset(&vm); board_load(board, &err);          // at start and after each reset
+ *
+ * Called by the host's main with the VM lock held or before any vCPU thread runs.
+ * What `config` points to (images, back ends, command line, the CPUID policy) stays
+ * the caller's and must live as long as the VM: each reset loads the images again. */
+#ifndef CORE_BOARD_BOARD_H
+#define CORE_BOARD_BOARD_H
+
+#include "core/base/err.h"
+#include "core/boot/boot.h"
+#include "core/vm/backend.h"
+#include "core/vm/vm.h"
+
+#define BOARD_DISKS 16
+#define BOARD_MEMORY_MIN (8ull << 20)
+#define BOARD_MEMORY_MAX (1ull << 38) /* stays below every CPU model's physical width */
+
+struct board;
+
+struct board_config {
+	const char *board; /* "pc" or "micro" */
+	uint64_t memory;   /* bytes of RAM, a multiple of 4 KiB; `ram` has as many */
+	unsigned cpus;	   /* 1..VM_VCPUS */
+	const struct cpuid_policy *cpuid;
+
+	/* What boots. kernel.data NULL: nothing; the vCPU starts at the reset vector. */
+	struct boot_image kernel, initrd;
+	const char *append;		/* the kernel's command line; NULL: empty */
+	enum boot_format force; /* BOOT_AUTO: by the image's magic; BOOT_FLAT_*: a test image */
+	gpa_t flat_at;			/* where a flat image goes; 0: its format's default */
+
+	/* Back ends. One whose first function is NULL is absent, and so is its device,
+	 * except for `serial`: COM1 always exists and then writes to nobody. */
+	struct char_backend serial;	 /* COM1 */
+	struct char_backend console; /* virtio-console */
+	struct rng_backend rng;
+	const struct block_backend *disks[BOARD_DISKS];
+	unsigned ndisks;
+
+	/* Test mode: port E9 writes characters to `serial`, port F4 calls debug_exit with the
+	 * value written (1, 2 or 4 bytes). Not for guests of users. */
+	bool test_ports;
+	void (*debug_exit)(void *opaque, uint32_t value);
+	void *debug_opaque;
+};
+
+/* Makes the machine in `vm` (after vm_init): memory map, chips, vCPUs, hooks. `ram` is
+ * `config->memory` zeroed bytes, page-aligned, and stays the caller's. 0, or -ERR_* with
+ * `e` filled: a bad config or no memory. */
+int board_create(struct vm *vm, uint8_t *ram, const struct board_config *config,
+				 struct board **out, struct err *e);
+
+/* After vm_reset(): writes kernel, initrd, command line and firmware tables into RAM and
+ * sets vCPU 0 to the kernel's entry; the others wait for their SIPI. Also right before
+ * the first run. 0, or -ERR_* with a sentence about the image. */
+int board_load(struct board *b, struct err *e);
+
+/* Where the host gives input: COM1, and virtio-console (receive NULL: none). */
+struct char_device board_serial_device(struct board *b);
+struct char_device board_console_device(struct board *b);
+
+/* Presses the ACPI power button; the guest decides what follows. */
+void board_power_button(struct board *b);
+
+/* For inspection: calls `line` once a device with its name and where it sits. */
+void board_list(struct board *b, void (*line)(void *out, const char *name, const char *where),
+				void *out);
+
+/* The names for --board, NULL at the end. */
+extern const char *const board_names[];
+
+#endif
