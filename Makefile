@@ -1,0 +1,64 @@
+# A thin front of meson and ninja. One variable picks a variant, each in its own build folder:
+#   make SAN=address,undefined test      sanitizers
+#   make CC=clang                        another compiler
+# JOBS limits parallel compiling, TESTS picks tests by name (a substring or glob).
+BUILD_ROOT ?= .
+JOBS ?= $(shell nproc)
+TESTS ?=
+SAN ?=
+comma := ,
+
+variant :=
+setup_args :=
+ifneq ($(SAN),)
+variant := $(variant)-san
+setup_args += -Db_sanitize=$(SAN) -Db_lundef=false -Dbuildtype=debug -Doptimization=1
+endif
+ifneq ($(filter command% environment%,$(origin CC)),)
+ifneq ($(notdir $(CC)),gcc)
+variant := $(variant)-$(notdir $(firstword $(CC)))
+endif
+export CC
+endif
+BUILD ?= $(BUILD_ROOT)/build$(variant)
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) -j $(JOBS)
+
+# The packages that building and testing need; silent when all are there.
+deps:
+	@tools/install-deps
+
+$(BUILD)/build.ninja:
+	@tools/install-deps build
+	meson setup $(setup_args) $(BUILD)
+
+demo: deps all
+	@tools/demo $(BUILD)
+
+test: deps all
+	@tools/run-tests $(BUILD) $(TESTS)
+
+check-long: deps all
+	@tools/run-tests --long $(BUILD) $(TESTS)
+
+bench: deps all
+	@tools/run-tests --suite bench $(BUILD) $(TESTS)
+
+# libFuzzer targets, a minute each; FUZZ_SECONDS for longer.
+fuzz: deps
+	@tools/run-fuzz $(FUZZ_SECONDS)
+
+guest: deps
+	@tools/fetch-guest
+
+install: all
+	meson install -C $(BUILD)
+
+format:
+	@tools/check-format --fix .
+
+clean:
+	rm -rf $(BUILD_ROOT)/build $(BUILD_ROOT)/build-*
+
+.PHONY: all deps demo test check-long bench fuzz guest install format clean
