@@ -57,7 +57,7 @@ struct engine {
 	const struct engine_ops *ops;
 	struct vm *vm;
 	void *self;
-	unsigned running; /* vCPUs inside run(); atomic */
+	uint64_t running; /* vCPUs inside run(), by id; atomic */
 };
 
 /* Binds an engine to a VM whose memory map and vCPUs exist. 0, or -ERR_* with `e` filled. */

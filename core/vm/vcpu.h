@@ -106,7 +106,12 @@ void vcpu_exit(struct vcpu *v, struct vm_exit *e);
 /* The interrupt acknowledge cycle: a vector 0..255, or -1. Takes the VM lock. */
 int vcpu_intack(struct vcpu *v);
 
-/* Guest TSC now: the VM's clock plus this vCPU's offset. */
+/* The TPR of this vCPU's local APIC: CR8 is its bits 7:4. Takes the VM lock. */
+uint8_t vcpu_get_tpr(struct vcpu *v);
+void vcpu_set_tpr(struct vcpu *v, uint8_t tpr);
+
+/* Guest TSC now: the VM's clock plus tsc_offset, which already contains tsc_adjust (who
+ * writes IA32_TSC or IA32_TSC_ADJUST changes both by the same amount, [SDM3 18.17.3]). */
 uint64_t vcpu_tsc(const struct vcpu *v);
 
 /* Walks the architectural state both ways. */

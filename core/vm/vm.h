@@ -45,6 +45,7 @@ struct vm {
 	struct mem_space mem;
 	struct vcpu *vcpus[VM_VCPUS];
 	unsigned nvcpus;
+	struct vcpu *current; /* whose exit is being served; NULL: none. VM lock held */
 	struct device devices[VM_DEVICES];
 	unsigned ndevices;
 	const struct cpuid_policy *cpuid; /* what CPUID answers, core/x86/cpuid.h */
@@ -53,6 +54,9 @@ struct vm {
 	bool (*wrmsr)(void *board, struct vcpu *v, uint32_t index, uint64_t val);
 	/* The interrupt acknowledge cycle for vCPU v: a vector, or -1 if none is left. */
 	int (*intack)(void *board, struct vcpu *v);
+	/* The local APIC's task priority, for CR8 (bits 7:4 of the TPR). NULL: no APIC. */
+	uint8_t (*get_tpr)(void *board, struct vcpu *v);
+	void (*set_tpr)(void *board, struct vcpu *v, uint8_t tpr);
 	uint64_t (*hypercall)(void *board, struct vcpu *v, uint64_t nr, const uint64_t args[4]);
 	void *board;
 };
