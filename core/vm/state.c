@@ -29,8 +29,8 @@ void state_io_load(struct state_io *io, const void *buf, size_t size) {
 
 static void fail(struct state_io *io, const char *field, const char *why) {
 	if (!io->error)
-		io->error = err_set(&io->err, ERR_INVAL, "%s%s%s: %s", io->section, *field ? "." : "",
-							field, why);
+		io->error =
+			err_set(&io->err, ERR_INVAL, "%s%s%s: %s", io->section, *field ? "." : "", field, why);
 }
 
 void state_fail(struct state_io *io, const char *why) {

@@ -11,7 +11,7 @@
 #include "core/vm/vm.h"
 #include "core/x86/regs.h"
 
-#define XSAVE_FCW 0	   /* offsets within the legacy area, [SDM1 13.4] */
+#define XSAVE_FCW 0 /* offsets within the legacy area, [SDM1 13.4] */
 #define XSAVE_MXCSR 24
 #define XSAVE_HEADER 512
 #define XSAVE_FEATURES 0xe7ull /* x87, SSE, AVX, AVX-512: what XSAVE_AREA has room for */
