@@ -46,8 +46,8 @@ struct acpi_config {
 	bool pci;
 	uint64_t ecam_base; /* 0: none; 1 MiB */
 	struct acpi_window mem32, mem64, io;
-	uint32_t intx_gsi[4];	/* INTA..D of device 0; device n is turned by n */
-	uint8_t intx_irq[4];	/* the same when the guest uses the 8259s */
+	uint32_t intx_gsi[4]; /* INTA..D of device 0; device n is turned by n */
+	uint8_t intx_irq[4];  /* the same when the guest uses the 8259s */
 
 	/* Legacy parts. Port 0: not there. */
 	uint16_t serial_port[2];

@@ -169,8 +169,9 @@ static void compile(const uint8_t *t, void *arg) {
 	int r = shell(d->dir, "iasl -d %s.dat >%s.log 2>&1", name);
 	/* Zero errors and zero warnings, and for tables of data the same bytes after the header. */
 	r = r ? r : shell(d->dir, "iasl -p again %s.dsl >>%s.log 2>&1", name);
-	r = r ? r : shell(d->dir, "grep -q ' 0 Errors, 0 Warnings' %s.log || grep -q 'Maximum' %s.log",
-					  name);
+	r = r ? r
+		  : shell(d->dir, "grep -q ' 0 Errors, 0 Warnings' %s.log || grep -q 'Maximum' %s.log",
+				  name);
 	if (!r && memcmp(t, "DSDT", 4))
 		r = shell(d->dir, "test -f again.aml && cmp -i 36 %s.dat again.aml", name);
 	if (r) {

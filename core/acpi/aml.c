@@ -53,8 +53,8 @@ static unsigned hex(char c) {
 
 /* Three letters of five bits, then four hexadecimal digits. [ACPI6.4 19.3.4] */
 void aml_eisaid(struct aml *a, const char *id) {
-	unsigned v = (unsigned)(id[0] - '@') << 10 | (unsigned)(id[1] - '@') << 5 |
-				 (unsigned)(id[2] - '@');
+	unsigned v =
+		(unsigned)(id[0] - '@') << 10 | (unsigned)(id[1] - '@') << 5 | (unsigned)(id[2] - '@');
 	uint8_t b[5] = {0x0c, (uint8_t)(v >> 8), (uint8_t)v, (uint8_t)(hex(id[3]) << 4 | hex(id[4])),
 					(uint8_t)(hex(id[5]) << 4 | hex(id[6]))};
 	aml_bytes(a, b, sizeof(b));

@@ -126,16 +126,16 @@ static gpa_t facs(struct builder *b) {
 static void fadt(const struct acpi_config *c, struct builder *b, gpa_t facs_at, gpa_t dsdt_at) {
 	uint64_t flags = FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_FIX_RTC;
 	flags |= (c->timer_32bit ? FADT_TMR_VAL_EXT : 0) | (c->reset_port ? FADT_RESET_REG_SUP : 0);
-	uint64_t boot = BOOT_NO_VGA | BOOT_LEGACY_DEVICES |
-					(c->i8042 ? BOOT_8042 : 0) | (c->rtc ? 0 : BOOT_NO_RTC);
+	uint64_t boot =
+		BOOT_NO_VGA | BOOT_LEGACY_DEVICES | (c->i8042 ? BOOT_8042 : 0) | (c->rtc ? 0 : BOOT_NO_RTC);
 	size_t t = table(b, "FACP", 6);
 	put32(b, (uint32_t)facs_at);
 	put32(b, (uint32_t)dsdt_at);
 	put8(b, 0);
 	put8(b, 4); /* profile: enterprise server */
 	put16(b, c->sci);
-	put32(b, 0);	   /* no SMI command port: always in ACPI mode */
-	put_zeroes(b, 4);  /* enable, disable, S4, P-state */
+	put32(b, 0);	  /* no SMI command port: always in ACPI mode */
+	put_zeroes(b, 4); /* enable, disable, S4, P-state */
 	put32(b, c->pm1_evt);
 	put32(b, 0);
 	put32(b, c->pm1_cnt);
@@ -156,8 +156,8 @@ static void fadt(const struct acpi_config *c, struct builder *b, gpa_t facs_at, 
 	put16(b, 0xfff);
 	put32(b, 0); /* cache flush, duty cycle */
 	put16(b, 0);
-	put16(b, 0);						/* RTC: no day and month alarm */
-	put8(b, c->rtc ? 0x32 : 0);			/* century */
+	put16(b, 0);				/* RTC: no day and month alarm */
+	put8(b, c->rtc ? 0x32 : 0); /* century */
 	put16(b, (uint16_t)boot);
 	put8(b, 0);
 	put32(b, (uint32_t)flags);

@@ -54,8 +54,8 @@ struct board_config {
 /* Makes the machine in `vm` (after vm_init): memory map, chips, vCPUs, hooks. `ram` is
  * `config->memory` zeroed bytes, page-aligned, and stays the caller's. 0, or -ERR_* with
  * `e` filled: a bad config or no memory. */
-int board_create(struct vm *vm, uint8_t *ram, const struct board_config *config,
-				 struct board **out, struct err *e);
+int board_create(struct vm *vm, uint8_t *ram, const struct board_config *config, struct board **out,
+				 struct err *e);
 
 /* After vm_reset(): writes kernel, initrd, command line and firmware tables into RAM and
  * sets vCPU 0 to the kernel's entry; the others wait for their SIPI. Also right before

@@ -48,8 +48,8 @@ struct boot_params {
 	gpa_t flat_at;
 	const struct boot_range *map; /* sorted, what the guest is told of memory */
 	unsigned nmap;
-	gpa_t low_end;	/* end of the RAM that starts at 1 MiB and lies below 4 GiB */
-	gpa_t rsdp;		/* the ACPI root pointer; 0: none */
+	gpa_t low_end; /* end of the RAM that starts at 1 MiB and lies below 4 GiB */
+	gpa_t rsdp;	   /* the ACPI root pointer; 0: none */
 };
 
 /* Loads by format and sets `state`, which is in its reset values. 0, or -ERR_* and the

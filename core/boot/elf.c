@@ -20,9 +20,9 @@ struct elf {
 	bool is64;
 	uint64_t entry, phoff;
 	unsigned phnum, phentsize;
-	gpa_t end;			 /* of the highest segment */
-	bool pvh, loaded;	 /* what was found */
-	bool entry_is_phys;	 /* some segment holds `entry` as a physical address */
+	gpa_t end;			/* of the highest segment */
+	bool pvh, loaded;	/* what was found */
+	bool entry_is_phys; /* some segment holds `entry` as a physical address */
 	uint32_t pvh_entry;
 	uint64_t phys_entry; /* `entry`, translated where a segment holds it */
 };
@@ -169,8 +169,8 @@ static int enter_pvh(const struct boot_params *p, struct x86_state *state, const
 }
 
 /* A vmlinux carries no setup header: this one says what its bzImage would. */
-static int enter_linux64(const struct boot_params *p, struct x86_state *state,
-						 const struct elf *f, gpa_t initrd, struct err *e) {
+static int enter_linux64(const struct boot_params *p, struct x86_state *state, const struct elf *f,
+						 gpa_t initrd, struct err *e) {
 	uint8_t zp[ZP_SIZE] = {0};
 	le16_put(zp + HDR_BOOT_FLAG, LINUX_BOOT_FLAG);
 	le32_put(zp + HDR_MAGIC, LINUX_MAGIC);
@@ -191,7 +191,8 @@ int boot_elf(const struct boot_params *p, struct x86_state *state, struct err *e
 	if (!r)
 		r = load_segments(p, &f, e);
 	if (!r && !f.pvh && !f.is64)
-		r = err_set(e, ERR_NOTSUP, "%s is a 32-bit ELF file without a PVH note: it cannot be booted",
+		r = err_set(e, ERR_NOTSUP,
+					"%s is a 32-bit ELF file without a PVH note: it cannot be booted",
 					boot_name(&p->kernel, "the kernel"));
 	if (!r)
 		r = boot_put_cmdline(p, LOW_CMDLINE_MAX, e);

@@ -5,6 +5,7 @@
 #include "core/base/bits.h"
 #include "core/base/le.h"
 #include "core/base/string.h"
+#include "core/x86/regs.h"
 
 /* Selectors that both Linux (__BOOT_CS, __BOOT_DS) and PVH are happy with. */
 #define SEL_CODE 0x10
@@ -15,17 +16,6 @@
 #define ATTR_CODE32 (0xbu | SEG_ATTR_S | SEG_ATTR_P | SEG_ATTR_DB | SEG_ATTR_G)
 #define ATTR_DATA (0x3u | SEG_ATTR_S | SEG_ATTR_P | SEG_ATTR_DB | SEG_ATTR_G)
 #define ATTR_TSS (0xbu | SEG_ATTR_P)
-
-#define CR0_PE BIT(0)
-#define CR0_ET BIT(4)
-#define CR0_PG BIT(31)
-#define CR4_PAE BIT(5)
-#define EFER_LME BIT(8)
-#define EFER_LMA BIT(10)
-
-#define PTE_P BIT(0)
-#define PTE_RW BIT(1)
-#define PDE_PS BIT(7)
 
 bool boot_put(const struct boot_params *p, gpa_t gpa, const void *buf, uint64_t len) {
 	return !len || mem_write(p->mem, gpa, buf, len);
@@ -95,14 +85,14 @@ int boot_enter_prot32(const struct boot_params *p, struct x86_state *s, uint32_t
 int boot_enter_long64(const struct boot_params *p, struct x86_state *s, uint64_t rip,
 					  struct err *e) {
 	uint8_t page[PAGE_SIZE] = {0};
-	le64_put(page, LOW_PDPT | PTE_P | PTE_RW);
+	le64_put(page, LOW_PDPT | PTE_P | PTE_W);
 	bool ok = boot_put(p, LOW_PML4, page, PAGE_SIZE);
 	for (unsigned i = 0; i < 4; i++)
-		le64_put(page + 8 * i, (LOW_PD + i * PAGE_SIZE) | PTE_P | PTE_RW);
+		le64_put(page + 8 * i, (LOW_PD + i * PAGE_SIZE) | PTE_P | PTE_W);
 	ok = ok && boot_put(p, LOW_PDPT, page, PAGE_SIZE);
 	for (unsigned i = 0; ok && i < 4; i++) {
 		for (unsigned j = 0; j < 512; j++)
-			le64_put(page + 8 * j, GIB(i) | MIB(2 * j) | PTE_P | PTE_RW | PDE_PS);
+			le64_put(page + 8 * j, GIB(i) | MIB(2 * j) | PTE_P | PTE_W | PTE_PS);
 		ok = boot_put(p, LOW_PD + i * PAGE_SIZE, page, PAGE_SIZE);
 	}
 	if (!ok)
