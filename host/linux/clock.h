@@ -1,0 +1,28 @@
+/* The VM's clock on Linux. The host's TSC, where it is invariant, is the one source of
+ * both nanoseconds and guest TSC, so the two can never drift apart; else CLOCK_MONOTONIC
+ * is. Starts at zero, running; stands still while paused. Reading: any thread. */
+#ifndef HOST_LINUX_CLOCK_H
+#define HOST_LINUX_CLOCK_H
+
+#include "core/vm/timer.h"
+
+enum clock_source { CLOCK_FROM_TSC, CLOCK_FROM_KERNEL };
+
+struct host_clock {
+	struct vm_clock clock; /* what the VM is given */
+	enum clock_source source;
+	uint64_t ns_mult;	 /* nanoseconds a tick, 32.32 fixed point */
+	uint64_t base;		 /* source ticks at guest time zero; atomic */
+	uint64_t stopped_at; /* guest ticks; UINT64_MAX while running; atomic */
+};
+
+void host_clock_init(struct host_clock *c);
+void host_clock_pause(struct host_clock *c);
+void host_clock_resume(struct host_clock *c);
+
+/* How the TSC's frequency was found, for `joist doctor`. */
+enum tsc_khz_from { TSC_KHZ_CPUID, TSC_KHZ_HYPERVISOR, TSC_KHZ_MEASURED };
+uint32_t host_tsc_khz(enum tsc_khz_from *from);
+bool host_tsc_invariant(void);
+
+#endif

@@ -1,0 +1,290 @@
+/* See console.h. */
+#include "host/linux/console.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/base/bits.h"
+#include "host/linux/terminal.h"
+
+#define NOT_THIS_LINE (~0u)
+
+static const char panic_phrase[] = "Kernel panic - not syncing";
+
+/* One character of output past the matcher. The phrase counts at the start of a line or
+ * after a printk time stamp ("[    1.234567] "). */
+static void watch(struct console *c, uint8_t ch) {
+	unsigned len = sizeof(panic_phrase) - 1;
+	if (c->panicked) {
+		if (ch == '\r' || ch == '\n')
+			c->why_len = sizeof(c->why) - 1; /* the line is over */
+		else if (c->why_len < sizeof(c->why) - 1 && ch >= ' ' && ch < 127)
+			c->why[c->why_len++] = (char)ch;
+		return;
+	}
+	if (ch == '\n' || ch == '\r') {
+		c->panic_at = 0;
+	} else if (c->panic_at == NOT_THIS_LINE) {
+		/* A time stamp's end: the message may follow. */
+		if (ch == ']')
+			c->panic_at = 0;
+	} else if (c->panic_at == 0 && ch == ' ') {
+		return;
+	} else if (ch == (uint8_t)panic_phrase[c->panic_at]) {
+		if (++c->panic_at == len)
+			c->panicked = true;
+	} else {
+		c->panic_at = NOT_THIS_LINE;
+	}
+}
+
+static size_t take_output(void *opaque, const uint8_t *buf, size_t len) {
+	struct console *c = opaque;
+	pthread_mutex_lock(&c->lock);
+	size_t n = MIN(len, CONSOLE_RING - c->count);
+	if (n < len)
+		c->was_full = true;
+	for (size_t i = 0; i < n; i++) {
+		watch(c, buf[i]);
+		/* Nobody there to read it: gone, as on a line without a cable. */
+		if (c->dead || c->out < 0)
+			continue;
+		c->ring[(c->head + c->count++) % CONSOLE_RING] = buf[i];
+	}
+	if (c->count)
+		pthread_cond_signal(&c->data);
+	pthread_mutex_unlock(&c->lock);
+	return n;
+}
+
+static void device_readable(void *opaque) {
+	struct console *c = opaque;
+	pthread_mutex_lock(&c->lock);
+	c->can_read = true;
+	pthread_cond_signal(&c->readable);
+	pthread_mutex_unlock(&c->lock);
+}
+
+struct char_backend console_backend(struct console *c) {
+	return (struct char_backend){take_output, device_readable, c};
+}
+
+static void lock_vm(struct console *c) {
+	c->vm->lock(c->vm->opaque);
+}
+
+static void unlock_vm(struct console *c) {
+	c->vm->unlock(c->vm->opaque);
+}
+
+/* Blocking; a non-blocking descriptor (inherited so) is waited for. 0 or an errno value. */
+static int write_all(int fd, const uint8_t *buf, size_t len) {
+	while (len) {
+		ssize_t n = write(fd, buf, len);
+		if (n >= 0) {
+			buf += n;
+			len -= (size_t)n;
+		} else if (errno == EAGAIN) {
+			struct pollfd p = {fd, POLLOUT, 0};
+			poll(&p, 1, 1000);
+		} else if (errno != EINTR) {
+			return errno;
+		}
+	}
+	return 0;
+}
+
+static void *out_main(void *opaque) {
+	struct console *c = opaque;
+	uint8_t buf[4096];
+	pthread_mutex_lock(&c->lock);
+	for (;;) {
+		while (!c->count && !c->quit)
+			pthread_cond_wait(&c->data, &c->lock);
+		if (!c->count)
+			break;
+		if (c->count < 256 && !c->quit) {
+			/* Guests write byte by byte; a millisecond later there is a line to write. */
+			pthread_mutex_unlock(&c->lock);
+			nanosleep(&(struct timespec){0, 1000000}, NULL);
+			pthread_mutex_lock(&c->lock);
+		}
+		size_t n = MIN(MIN(c->count, CONSOLE_RING - c->head), sizeof(buf));
+		memcpy(buf, c->ring + c->head, n);
+		pthread_mutex_unlock(&c->lock);
+
+		int error = write_all(c->out, buf, n);
+
+		pthread_mutex_lock(&c->lock);
+		c->head = (c->head + n) % CONSOLE_RING;
+		c->count -= n;
+		if (error) {
+			c->dead = true;
+			c->count = 0;
+		}
+		if (!c->count)
+			pthread_cond_broadcast(&c->drained);
+		bool room = c->was_full;
+		c->was_full = false;
+		pthread_mutex_unlock(&c->lock);
+		if (error)
+			c->broken(c->opaque, error);
+		if (room && c->device.writable) {
+			lock_vm(c);
+			c->device.writable(c->device.dev);
+			unlock_vm(c);
+		}
+		pthread_mutex_lock(&c->lock);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return NULL;
+}
+
+/* Hands input to the guest, waiting while its port is full. false: time to end. */
+static bool give_input(struct console *c, const uint8_t *buf, size_t len) {
+	while (len) {
+		pthread_mutex_lock(&c->lock);
+		c->can_read = false;
+		pthread_mutex_unlock(&c->lock);
+		lock_vm(c);
+		size_t n = c->device.receive ? c->device.receive(c->device.dev, buf, len) : len;
+		unlock_vm(c);
+		buf += n;
+		len -= n;
+		pthread_mutex_lock(&c->lock);
+		while (len && !c->can_read && !c->quit) {
+			/* The time limit is for a guest that reset its port meanwhile. */
+			struct timespec until;
+			clock_gettime(CLOCK_REALTIME, &until);
+			until.tv_sec++;
+			if (pthread_cond_timedwait(&c->readable, &c->lock, &until) == ETIMEDOUT)
+				break;
+		}
+		bool quit = c->quit;
+		pthread_mutex_unlock(&c->lock);
+		if (quit)
+			return false;
+	}
+	return true;
+}
+
+static void *in_main(void *opaque) {
+	struct console *c = opaque;
+	uint8_t buf[512];
+	for (;;) {
+		struct pollfd p[2] = {{c->quit_event, POLLIN, 0}, {c->in, POLLIN, 0}};
+		if (poll(p, 2, -1) < 0)
+			continue;
+		if (p[0].revents)
+			break;
+		ssize_t n = read(c->in, buf, sizeof(buf));
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
+			continue;
+		if (n <= 0)
+			break; /* the end of a file or pipe, or the terminal is gone */
+		size_t len = (size_t)n;
+		uint8_t *esc = c->escape ? memchr(buf, TERMINAL_ESCAPE, len) : NULL;
+		if (esc)
+			len = (size_t)(esc - buf);
+		/* Leaving must work even if the guest does not take what was typed before. */
+		if (esc)
+			c->escaped(c->opaque);
+		if (!give_input(c, buf, len) || esc)
+			break;
+	}
+	return NULL;
+}
+
+int console_create(struct console *c, struct err *e) {
+	pthread_mutex_init(&c->lock, NULL);
+	pthread_cond_init(&c->data, NULL);
+	pthread_cond_init(&c->drained, NULL);
+	pthread_cond_init(&c->readable, NULL);
+	c->quit_event = eventfd(0, EFD_CLOEXEC);
+	if (c->quit_event < 0)
+		return err_set(e, errno, "cannot make the console: %s", strerror(errno));
+	return 0;
+}
+
+int console_start(struct console *c, struct char_device device, struct err *e) {
+	c->device = device;
+	int r = 0;
+	if (c->out >= 0)
+		r = pthread_create(&c->out_thread, NULL, out_main, c);
+	if (r)
+		return err_set(e, r, "cannot start the console's thread: %s", strerror(r));
+	if (c->in >= 0 && (r = pthread_create(&c->in_thread, NULL, in_main, c)) != 0) {
+		c->in = -1;
+		c->started = true;
+		return err_set(e, r, "cannot start the console's thread: %s", strerror(r));
+	}
+	c->started = true;
+	return 0;
+}
+
+void console_drain(struct console *c, unsigned ms) {
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += ms / 1000;
+	until.tv_nsec += (long)(ms % 1000) * 1000000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
+	pthread_mutex_lock(&c->lock);
+	while (c->started && c->count && !c->dead)
+		if (pthread_cond_timedwait(&c->drained, &c->lock, &until) == ETIMEDOUT)
+			break;
+	pthread_mutex_unlock(&c->lock);
+}
+
+void console_destroy(struct console *c) {
+	uint64_t one = 1;
+	pthread_mutex_lock(&c->lock);
+	c->quit = true;
+	bool stuck = c->count && !c->dead; /* drain gave up: the writer hangs in write() */
+	pthread_cond_broadcast(&c->data);
+	pthread_cond_broadcast(&c->readable);
+	pthread_mutex_unlock(&c->lock);
+	ssize_t n = write(c->quit_event, &one, sizeof(one));
+	(void)n;
+	if (c->started) {
+		if (c->in >= 0)
+			pthread_join(c->in_thread, NULL);
+		if (c->out >= 0) {
+			if (stuck)
+				pthread_cancel(c->out_thread); /* write() is a cancellation point */
+			pthread_join(c->out_thread, NULL);
+		}
+	}
+	close(c->quit_event);
+	pthread_cond_destroy(&c->data);
+	pthread_cond_destroy(&c->drained);
+	pthread_cond_destroy(&c->readable);
+	pthread_mutex_destroy(&c->lock);
+}
+
+const char *console_panic(struct console *c) {
+	pthread_mutex_lock(&c->lock);
+	bool seen = c->panicked;
+	pthread_mutex_unlock(&c->lock);
+	if (!seen)
+		return NULL;
+	const char *why = c->why;
+	while (*why == ':' || *why == ' ')
+		why++;
+	return why;
+}
+
+void console_forget(struct console *c) {
+	pthread_mutex_lock(&c->lock);
+	c->panicked = false;
+	c->panic_at = c->why_len = 0;
+	memset(c->why, 0, sizeof(c->why));
+	pthread_mutex_unlock(&c->lock);
+}

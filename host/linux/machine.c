@@ -1,0 +1,466 @@
+/* See machine.h. Here: making and ending a machine, its clock's timer, and what power
+ * changes do. The order of locks is: VM lock, then park_lock, then a back end's own. */
+#include "host/linux/machine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/base/bits.h"
+#include "core/base/check.h"
+#include "core/base/fmt.h"
+#include "host/linux/machine_int.h"
+#include "host/linux/rng.h"
+
+/* How long a vCPU may take to stand still. Far above anything but a defect. */
+#define PARK_SECONDS 10
+
+/* A guest that triple-faults this often, each time within this time of its start, is not
+ * rebooting on purpose: its kernel cannot run here. */
+#define QUICK_FAULTS 3
+#define QUICK_NS 1000000000ull
+
+#define DRAIN_MS 2000 /* for a reader of the console that does not read */
+
+/* ---- what the VM gets from its host ------------------------------------------------ */
+
+static void host_lock(void *opaque) {
+	pthread_mutex_lock(&((struct machine *)opaque)->lock);
+}
+
+static void host_unlock(void *opaque) {
+	pthread_mutex_unlock(&((struct machine *)opaque)->lock);
+}
+
+static void host_kick(void *opaque, unsigned vcpu) {
+	vcpu_thread_kick(opaque, vcpu);
+}
+
+static void *host_alloc(void *opaque, size_t size) {
+	struct machine *m = opaque;
+	/* 64: the alignment of an XSAVE area. */
+	size_t whole = align_up(sizeof(struct machine_alloc), 64) + align_up(size, 64);
+	struct machine_alloc *a = size < SIZE_MAX / 2 ? aligned_alloc(64, whole) : NULL;
+	if (!a)
+		return NULL;
+	memset(a, 0, whole);
+	a->next = m->allocs;
+	a->size = size;
+	m->allocs = a;
+	return (uint8_t *)a + align_up(sizeof(struct machine_alloc), 64);
+}
+
+static void kick_all(struct machine *m) {
+	for (unsigned i = 0; i < m->vm.nvcpus; i++) {
+		vcpu_post(m->vm.vcpus[i], EVENT_KICK);
+		vcpu_thread_kick(m, i);
+	}
+}
+
+/* From now on no vCPU starts another run; those that run come out soon. */
+static void hold(struct machine *m) {
+	pthread_mutex_lock(&m->park_lock);
+	m->hold++;
+	pthread_mutex_unlock(&m->park_lock);
+	kick_all(m);
+}
+
+static void release(struct machine *m) {
+	pthread_mutex_lock(&m->park_lock);
+	m->hold--;
+	pthread_cond_broadcast(&m->park_changed);
+	pthread_mutex_unlock(&m->park_lock);
+}
+
+/* The guest asks for a power change. The vCPU that did must not get much further, so the
+ * machine is held at once; the loop does the rest. Only the first of several counts. */
+static void host_power(void *opaque, enum vm_power what) {
+	struct machine *m = opaque;
+	pthread_mutex_lock(&m->park_lock);
+	bool first = !m->power_asked;
+	if (first) {
+		m->power_asked = true;
+		m->power = what;
+		m->hold++;
+	}
+	pthread_mutex_unlock(&m->park_lock);
+	if (first) {
+		kick_all(m);
+		loop_event_signal(&m->request);
+	}
+}
+
+/* ---- time -------------------------------------------------------------------------- */
+
+static void set_timer(struct machine *m, uint64_t deadline_ns) {
+	uint64_t now = timers_now(&m->vm.timers);
+	if (deadline_ns == TIMER_NEVER)
+		loop_timer_set(&m->timer, UINT64_MAX);
+	else
+		loop_timer_set(&m->timer, deadline_ns > now ? deadline_ns - now : 0);
+}
+
+static void timer_rearm(void *opaque, uint64_t deadline_ns) {
+	set_timer(opaque, deadline_ns);
+}
+
+static void timer_ready(void *opaque) {
+	struct machine *m = opaque;
+	host_lock(m);
+	/* Paused: the clock stands still, machine_resume() sets the timer again. */
+	if (__atomic_load_n(&m->clock.stopped_at, __ATOMIC_RELAXED) == UINT64_MAX)
+		set_timer(m, timers_run(&m->vm.timers, timers_now(&m->vm.timers)));
+	host_unlock(m);
+}
+
+/* ---- holding, ending, resetting ----------------------------------------------------- */
+
+static bool wait_parked(struct machine *m) {
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += PARK_SECONDS;
+	pthread_mutex_lock(&m->park_lock);
+	while (m->started && m->parked < m->vm.nvcpus && !m->stuck)
+		if (pthread_cond_timedwait(&m->park_changed, &m->park_lock, &until) == ETIMEDOUT)
+			m->stuck = true;
+	bool stuck = m->stuck;
+	pthread_mutex_unlock(&m->park_lock);
+	return !stuck;
+}
+
+bool machine_pause(struct machine *m) {
+	hold(m);
+	if (!wait_parked(m))
+		return false;
+	host_clock_pause(&m->clock);
+	return true;
+}
+
+void machine_resume(struct machine *m) {
+	pthread_mutex_lock(&m->park_lock);
+	bool last = m->hold == 1;
+	pthread_mutex_unlock(&m->park_lock);
+	if (last) {
+		host_clock_resume(&m->clock);
+		host_lock(m);
+		set_timer(m, m->vm.timers.first ? m->vm.timers.first->deadline_ns : TIMER_NEVER);
+		host_unlock(m);
+	}
+	release(m);
+}
+
+/* Called with the machine held and its vCPUs parked. */
+static void finish(struct machine *m, enum machine_end end, const char *why) {
+	m->ended = true;
+	loop_timer_set(&m->timer, UINT64_MAX);
+	console_drain(&m->console, DRAIN_MS);
+	m->config.ended(m->config.opaque, end, why);
+}
+
+/* Puts the machine into its power-on state. VM lock held, vCPUs parked. */
+static int boot(struct machine *m, struct err *e) {
+	vm_reset(&m->vm);
+	int r = board_load(m->board, e);
+	if (r)
+		return r;
+	for (unsigned i = 0; i < m->vm.nvcpus; i++)
+		engine_set_state(&m->engine, m->vm.vcpus[i]);
+	m->boot_ns = timers_now(&m->vm.timers);
+	set_timer(m, m->vm.timers.first ? m->vm.timers.first->deadline_ns : TIMER_NEVER);
+	return 0;
+}
+
+static void power(struct machine *m, enum vm_power what) {
+	const char *panic = console_panic(&m->console);
+	struct err e = {{0}};
+	switch (what) {
+	case VM_POWER_OFF:
+		finish(m, MACHINE_OFF, "");
+		return;
+	case VM_PANICKED:
+		finish(m, MACHINE_PANICKED, m->why[0] ? m->why : panic ? panic : "");
+		return;
+	case VM_RESET:
+		/* With panic=-1 on its command line, Linux resets when it panics. Doing it all
+		 * again would end the same way, and the user would never see why. */
+		if (panic) {
+			finish(m, MACHINE_PANICKED, panic);
+			return;
+		}
+		if (m->config.no_reboot) {
+			finish(m, MACHINE_RESET, m->why);
+			return;
+		}
+		log_line(LOG_INFO, "the guest resets the machine");
+		console_forget(&m->console);
+		host_lock(m);
+		int r = boot(m, &e);
+		host_unlock(m);
+		if (r)
+			finish(m, MACHINE_FAILED, e.text);
+		return;
+	}
+}
+
+/* Something was asked for: an end before a power change, since that is final. */
+static void on_request(void *opaque) {
+	struct machine *m = opaque;
+	pthread_mutex_lock(&m->park_lock);
+	bool power_asked = m->power_asked, failed = m->failed;
+	bool stop = m->stop_asked || m->escaped, escaped = m->escaped;
+	enum vm_power what = m->power;
+	pthread_mutex_unlock(&m->park_lock);
+	if (m->ended || !(power_asked || failed || stop))
+		return;
+	hold(m);
+	if (!wait_parked(m))
+		finish(m, MACHINE_FAILED, "a vCPU does not stop; this is a defect of its engine");
+	else if (failed)
+		finish(m, MACHINE_FAILED, m->why);
+	else if (stop)
+		finish(m, escaped ? MACHINE_ESCAPED : MACHINE_STOPPED, "");
+	else
+		power(m, what);
+	if (m->ended)
+		return; /* held for ever */
+	pthread_mutex_lock(&m->park_lock);
+	m->power_asked = false;
+	m->why[0] = 0;
+	m->hold--; /* host_power()'s */
+	pthread_mutex_unlock(&m->park_lock);
+	release(m);
+}
+
+void machine_stop(struct machine *m) {
+	pthread_mutex_lock(&m->park_lock);
+	m->stop_asked = true;
+	pthread_mutex_unlock(&m->park_lock);
+	loop_event_signal(&m->request);
+}
+
+static void on_escape(void *opaque) {
+	struct machine *m = opaque;
+	pthread_mutex_lock(&m->park_lock);
+	m->escaped = true;
+	pthread_mutex_unlock(&m->park_lock);
+	loop_event_signal(&m->request);
+}
+
+static void on_broken_output(void *opaque, int error) {
+	struct machine *m = opaque;
+	log_line(LOG_WARN, "the console's output is closed (%s): ending", strerror(error));
+	machine_stop(m);
+}
+
+void machine_shutdown(struct machine *m, unsigned vcpu) {
+	const struct x86_state *s = &m->vm.vcpus[vcpu]->state;
+	host_lock(m);
+	bool quick = timers_now(&m->vm.timers) - m->boot_ns < QUICK_NS;
+	m->quick_faults = quick ? m->quick_faults + 1 : 0;
+	bool hopeless = m->quick_faults >= QUICK_FAULTS;
+	pthread_mutex_lock(&m->park_lock);
+	if (!m->power_asked)
+		fmt_text(m->why, sizeof(m->why),
+				 "triple fault on vCPU %u at %04x:%llx (cr2 %llx, cr3 %llx)", vcpu,
+				 s->seg[SEG_CS].sel, (unsigned long long)s->rip, (unsigned long long)s->cr2,
+				 (unsigned long long)s->cr3);
+	pthread_mutex_unlock(&m->park_lock);
+	log_line(LOG_WARN, "%s%s", m->why, hopeless ? "" : "; the machine resets");
+	host_power(m, hopeless ? VM_PANICKED : VM_RESET);
+	host_unlock(m);
+}
+
+void machine_fail(struct machine *m, unsigned vcpu, const char *why) {
+	const struct x86_state *s = &m->vm.vcpus[vcpu]->state;
+	pthread_mutex_lock(&m->park_lock);
+	if (!m->failed)
+		fmt_text(m->why, sizeof(m->why), "vCPU %u cannot go on at %04x:%llx: %s", vcpu,
+				 s->seg[SEG_CS].sel, (unsigned long long)s->rip, why ? why : "no reason given");
+	m->failed = true;
+	m->hold++;
+	pthread_mutex_unlock(&m->park_lock);
+	kick_all(m);
+	loop_event_signal(&m->request);
+}
+
+/* ---- making and destroying ----------------------------------------------------------- */
+
+static int open_images(struct machine *m, struct err *e) {
+	struct board_config *b = &m->config.board;
+	const struct machine_config *c = &m->config;
+	int r;
+	if (c->kernel) {
+		r = host_file_read(&m->kernel, c->kernel, "kernel", e);
+		if (r)
+			return r;
+		b->kernel = (struct boot_image){m->kernel.data, m->kernel.len, c->kernel};
+	}
+	if (c->initrd) {
+		r = host_file_read(&m->initrd, c->initrd, "initrd", e);
+		if (r)
+			return r;
+		if (m->initrd.len >= b->memory)
+			return err_set(e, ERR_NOMEM,
+						   "initrd %s (%llu MiB) does not fit into %llu MiB of memory; give more "
+						   "with --memory",
+						   c->initrd, (unsigned long long)m->initrd.len >> 20,
+						   (unsigned long long)b->memory >> 20);
+		b->initrd = (struct boot_image){m->initrd.data, m->initrd.len, c->initrd};
+	}
+	for (unsigned i = 0; i < c->ndisks; i++) {
+		r = host_disk_open(&m->disks[i], c->disks[i].path, c->disks[i].read_only, &m->host, e);
+		if (r)
+			return r;
+		b->disks[b->ndisks++] = host_disk_backend(m->disks[i]);
+	}
+	return 0;
+}
+
+static int make_console(struct machine *m, struct err *e) {
+	struct console *c = &m->console;
+	c->vm = &m->host;
+	c->in = m->config.in;
+	c->out = m->config.out;
+	c->escape = m->config.escape;
+	c->escaped = on_escape;
+	c->broken = on_broken_output;
+	c->opaque = m;
+	int r = console_create(c, e);
+	if (r)
+		return r;
+	m->has_console = true;
+	if (m->config.virtio_console)
+		m->config.board.console = console_backend(c);
+	else
+		m->config.board.serial = console_backend(c);
+	return 0;
+}
+
+static int make(struct machine *m, struct err *e) {
+	int r = loop_event_create(m->loop, &m->request, on_request, m);
+	if (r)
+		return err_set(e, -r, "cannot make an event: %s", strerror(-r));
+	m->has_request = true;
+	r = loop_timer_create(m->loop, &m->timer, timer_ready, m);
+	if (r)
+		return err_set(e, -r, "cannot make a timer: %s", strerror(-r));
+	m->has_timer = true;
+	if ((r = make_console(m, e)) || (r = host_ram_create(&m->ram, m->config.board.memory, e)) ||
+		(r = open_images(m, e)))
+		return r;
+	m->config.board.rng = host_rng();
+	host_clock_init(&m->clock);
+	vm_init(&m->vm, &m->host, &m->clock.clock);
+	m->vm.timers.rearm = timer_rearm;
+	m->vm.timers.rearm_opaque = m;
+	r = board_create(&m->vm, m->ram.base, &m->config.board, &m->board, e);
+	if (r)
+		return r;
+	r = engine_create(&m->engine, m->config.engine, &m->vm, &m->config.engine_options, e);
+	if (r)
+		return r;
+	m->has_engine = true;
+	return 0;
+}
+
+int machine_create(struct machine **out, struct loop *l, const struct machine_config *c,
+				   struct err *e) {
+	struct machine *m = calloc(1, sizeof(*m));
+	if (!m)
+		return err_set(e, ERR_NOMEM, "no memory for a machine");
+	m->config = *c;
+	m->loop = l;
+	m->ram.fd = -1;
+	m->host = (struct vm_host){host_lock, host_unlock, host_kick, host_power, host_alloc, m};
+	pthread_mutex_init(&m->lock, NULL);
+	pthread_mutex_init(&m->park_lock, NULL);
+	pthread_cond_init(&m->park_changed, NULL);
+	int r = make(m, e);
+	if (r) {
+		machine_destroy(m);
+		return r;
+	}
+	*out = m;
+	return 0;
+}
+
+int machine_start(struct machine *m, struct err *e) {
+	host_lock(m);
+	int r = boot(m, e);
+	host_unlock(m);
+	if (r)
+		return r;
+	struct char_device dev =
+		m->config.virtio_console ? board_console_device(m->board) : board_serial_device(m->board);
+	r = console_start(&m->console, dev, e);
+	if (r)
+		return r;
+	/* Set before the threads exist: they start with park(). */
+	hold(m);
+	r = vcpu_threads_start(m, e);
+	__atomic_store_n(&m->started, true, __ATOMIC_RELEASE);
+	if (r)
+		return r; /* machine_destroy() joins those that were made */
+	release(m);
+	return 0;
+}
+
+struct vm *machine_vm(struct machine *m) {
+	return &m->vm;
+}
+
+struct board *machine_board(struct machine *m) {
+	return m->board;
+}
+
+void machine_stats(struct machine *m, void (*line)(void *out, const char *name, uint64_t val),
+				   void *out) {
+	static const char *const names[EXIT_KINDS] = {
+		"exits.port", "exits.mmio",		 "exits.rdmsr",	   "exits.wrmsr", "exits.hypercall",
+		"exits.halt", "exits.preempted", "exits.shutdown", "exits.debug", "exits.failed",
+	};
+	line(out, "time_ns", timers_now(&m->vm.timers));
+	for (unsigned k = 0; k < EXIT_KINDS; k++) {
+		uint64_t sum = 0;
+		for (unsigned i = 0; i < m->vm.nvcpus; i++)
+			sum += m->vm.vcpus[i]->exits[k];
+		if (sum)
+			line(out, names[k], sum);
+	}
+	if (m->engine.ops->stats)
+		m->engine.ops->stats(m->engine.self, line, out);
+}
+
+void machine_destroy(struct machine *m) {
+	/* A vCPU that would not stop still uses all of this; the process is about to end. */
+	if (m->stuck)
+		return;
+	if (m->vm.nvcpus)
+		vcpu_threads_join(m);
+	if (m->has_timer)
+		loop_timer_destroy(m->loop, &m->timer);
+	/* Back ends before the memory that their last completions touch. */
+	for (unsigned i = 0; i < BOARD_DISKS; i++)
+		if (m->disks[i])
+			host_disk_close(m->disks[i]);
+	if (m->has_console)
+		console_destroy(&m->console);
+	if (m->has_request)
+		loop_event_destroy(m->loop, &m->request);
+	if (m->has_engine)
+		engine_destroy(&m->engine);
+	while (m->allocs) {
+		struct machine_alloc *next = m->allocs->next;
+		free(m->allocs);
+		m->allocs = next;
+	}
+	host_file_free(&m->kernel);
+	host_file_free(&m->initrd);
+	host_ram_destroy(&m->ram);
+	pthread_cond_destroy(&m->park_changed);
+	pthread_mutex_destroy(&m->park_lock);
+	pthread_mutex_destroy(&m->lock);
+	free(m);
+}

@@ -1,0 +1,78 @@
+/* A hosted VM: the process model of the Linux host. One machine has
+ *   - the loop's thread (the caller's): timers, power changes, the end;
+ *   - a thread a vCPU: engine_run() in a loop, sleeping while the guest halts;
+ *   - two threads of its console, two of each disk.
+ * No global state: several machines may share one loop.
+ *
+ *     loop_create(&loop); machine_create(&m, &loop, &config, &err); machine_start(m, &err);
+ *     loop_run(&loop);     // until config.ended calls loop_quit()
+ *     machine_destroy(m);
+ *
+ * All functions are for the loop's thread, except machine_stop() and machine_pause(). */
+#ifndef HOST_LINUX_MACHINE_H
+#define HOST_LINUX_MACHINE_H
+
+#include "core/board/board.h"
+#include "engine/engine.h"
+#include "host/linux/loop.h"
+
+struct machine;
+
+enum machine_end {
+	MACHINE_OFF,	  /* the guest powered off */
+	MACHINE_RESET,	  /* the guest asked for a reset and no_reboot is set */
+	MACHINE_PANICKED, /* the guest's kernel panicked, or it can never run again */
+	MACHINE_FAILED,	  /* our side cannot go on */
+	MACHINE_STOPPED,  /* machine_stop() */
+	MACHINE_ESCAPED,  /* the user typed the escape key */
+};
+
+struct machine_disk {
+	const char *path;
+	bool read_only;
+};
+
+struct machine_config {
+	const char *name;
+	const struct engine_ops *engine;
+	struct engine_options engine_options;
+	/* board, cpus, memory, cpuid, append, and the test fields; images and back ends are
+	 * filled in here, from the fields below. */
+	struct board_config board;
+	const char *kernel, *initrd; /* paths; NULL: none */
+	struct machine_disk disks[BOARD_DISKS];
+	unsigned ndisks;
+	int in, out;		 /* console's descriptors; -1: none */
+	bool virtio_console; /* on the virtio console instead of COM1 */
+	bool escape;		 /* Ctrl-] in the input ends the machine */
+	bool no_reboot;
+
+	/* Called once, on the loop's thread, vCPUs standing still. `why` is a sentence or
+	 * empty. Calls loop_quit(), usually; must not destroy the machine. */
+	void (*ended)(void *opaque, enum machine_end end, const char *why);
+	void *opaque;
+};
+
+int machine_create(struct machine **out, struct loop *l, const struct machine_config *c,
+				   struct err *e);
+int machine_start(struct machine *m, struct err *e);
+
+/* Ends it soon with MACHINE_STOPPED; any thread. */
+void machine_stop(struct machine *m);
+
+/* Stops all vCPUs and the clock between two instructions, and lets them go on. Pauses nest.
+ * false: some vCPU did not stop in time, and the machine is failing. */
+bool machine_pause(struct machine *m);
+void machine_resume(struct machine *m);
+
+/* For what needs the machine itself: vm of snapshots, board of the power button. */
+struct vm *machine_vm(struct machine *m);
+struct board *machine_board(struct machine *m);
+
+/* Engine counters and exits by kind, one call a line; machine paused or ended. */
+void machine_stats(struct machine *m, void (*line)(void *out, const char *name, uint64_t val),
+				   void *out);
+
+void machine_destroy(struct machine *m);
+
+#endif

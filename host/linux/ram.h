@@ -1,0 +1,22 @@
+/* A guest's RAM: a sealed memfd, mapped shared, so that other processes (a back end, a
+ * snapshot) can be handed the same pages. Pages come with their first use. */
+#ifndef HOST_LINUX_RAM_H
+#define HOST_LINUX_RAM_H
+
+#include "core/base/err.h"
+#include "core/base/types.h"
+
+struct host_ram {
+	uint8_t *base;
+	uint64_t size;
+	int fd;
+};
+
+int host_ram_create(struct host_ram *r, uint64_t size, struct err *e);
+void host_ram_destroy(struct host_ram *r);
+
+/* Bytes that this process can have at all (RAM and swap, cut by its cgroup) and that are
+ * free now; 0: unknown. */
+void host_memory(uint64_t *total, uint64_t *available);
+
+#endif
