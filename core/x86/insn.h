@@ -79,6 +79,8 @@ struct x86_insn {
 	int64_t disp;
 	uint64_t imm;
 	struct x86_opnd opnd[X86_OPNDS];
+	/* The bytes themselves, zero from `len` on: what runs as itself is re-encoded from them. */
+	uint8_t raw[16];
 };
 
 /* How an engine may run a form. */
