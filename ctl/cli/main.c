@@ -1,0 +1,95 @@
+/* From the command line to a verb. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "ctl/cli/cli.h"
+
+const struct cli_verb *const cli_verbs[] = {
+	&cli_verb_run,		  &cli_verb_doctor, &cli_verb_version, &cli_verb_help,
+	&cli_verb_completion, &cli_verb_man,	NULL,
+};
+
+/* --help stays the first: cli_parse() looks for it. */
+const struct cli_option cli_common[] = {
+	{.name = "help", .letter = 'h', .kind = CLI_FLAG, .help = "Show this help"},
+	{0},
+};
+
+static void print_error(const char *prefix, const char *fmt, va_list ap) {
+	fprintf(stderr, "joist%s%s: ", prefix ? " " : "", prefix ? prefix : "");
+	vfprintf(stderr, fmt, ap);
+	fputc('\n', stderr);
+}
+
+void cli_error(const char *fmt, ...) {
+	va_list ap;
+	va_start(ap, fmt);
+	print_error(NULL, fmt, ap);
+	va_end(ap);
+}
+
+int cli_usage(const struct cli_verb *v, const char *fmt, ...) {
+	va_list ap;
+	va_start(ap, fmt);
+	print_error(v ? v->name : NULL, fmt, ap);
+	va_end(ap);
+	fprintf(stderr, "Try 'joist%s%s --help'.\n", v ? " " : "", v ? v->name : "");
+	return CLI_USAGE;
+}
+
+const struct cli_verb *cli_find_verb(const char *name) {
+	for (unsigned i = 0; cli_verbs[i]; i++)
+		if (strcmp(cli_verbs[i]->name, name) == 0)
+			return cli_verbs[i];
+	return NULL;
+}
+
+/* Before the verb stand only these. */
+static const char *verb_of_option(const char *arg) {
+	if (strcmp(arg, "--version") == 0 || strcmp(arg, "-V") == 0)
+		return "version";
+	if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0)
+		return "help";
+	return NULL;
+}
+
+/* Output that did not get out (a full disk) must not look like success. */
+static int flushed(int code) {
+	if (fflush(stdout) != 0 && code == CLI_OK) {
+		cli_error("cannot write the output");
+		return CLI_FAILED;
+	}
+	return code;
+}
+
+int cli_main(int argc, char **argv) {
+	struct cli_args args;
+	bool help;
+	if (argc < 2) {
+		fprintf(stderr, "joist: what to do? Try 'joist --help'.\n");
+		return CLI_USAGE;
+	}
+	const char *name = argv[1];
+	if (name[0] == '-') {
+		const char *verb = verb_of_option(name);
+		if (!verb)
+			return cli_usage(NULL, "unknown option %s", name);
+		name = verb;
+	}
+	const struct cli_verb *v = cli_find_verb(name);
+	if (!v) {
+		const char *best = cli_suggest_verb(name);
+		if (best)
+			return cli_usage(NULL, "unknown command %s (did you mean %s?)", name, best);
+		return cli_usage(NULL, "unknown command %s", name);
+	}
+	int r = cli_parse(&args, v, argc - 2, argv + 2, &help);
+	if (r)
+		return r;
+	if (help) {
+		cli_help(v);
+		return flushed(CLI_OK);
+	}
+	return flushed(v->run(&args));
+}

@@ -1,0 +1,298 @@
+/* joist run: makes a VM, gives it the terminal, and waits for its end. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/base/bits.h"
+#include "core/x86/cpuid.h"
+#include "ctl/cli/cli.h"
+#include "ctl/cli/pick.h"
+#include "host/linux/log.h"
+#include "host/linux/loop.h"
+#include "host/linux/machine.h"
+#include "host/linux/signals.h"
+#include "host/linux/terminal.h"
+
+#define SIGNAL_LIMIT 64
+
+struct session {
+	struct loop loop;
+	struct signals signals;
+	struct loop_timer timeout;
+	struct machine *machine;
+	const char *name; /* of the VM; NULL: it has none */
+	int signo;
+	bool timed_out;
+	int exit_code;
+};
+
+/* An error of making a VM as an exit code. */
+static int code_of(int r) {
+	switch (-r) {
+	case ERR_NOENT:
+		return CLI_NOT_FOUND;
+	case ERR_NOTSUP:
+	case ERR_NOSYS:
+		return CLI_NO_CAPABILITY;
+	default:
+		return CLI_FAILED;
+	}
+}
+
+/* "joist: [NAME: ]sentence"; right on a raw terminal, too. */
+static void say(const struct session *s, const char *what, const char *why) {
+	bool with = why && why[0];
+	log_say("%s%s%s%s%s", s->name ? s->name : "", s->name ? ": " : "", what, with ? ": " : "",
+			with ? why : "");
+}
+
+static void on_end(void *opaque, enum machine_end end, const char *why) {
+	struct session *s = opaque;
+	switch (end) {
+	case MACHINE_OFF:
+		s->exit_code = CLI_OK;
+		break;
+	case MACHINE_RESET:
+		say(s, "the guest asked for a reset", why);
+		s->exit_code = CLI_OK;
+		break;
+	case MACHINE_PANICKED:
+		say(s, "guest panicked", why);
+		s->exit_code = CLI_FAILED;
+		break;
+	case MACHINE_FAILED:
+		say(s, "the VM failed", why);
+		s->exit_code = CLI_FAILED;
+		break;
+	case MACHINE_ESCAPED:
+		say(s, "left with Ctrl-]; the VM is stopped", NULL);
+		s->exit_code = CLI_OK;
+		break;
+	case MACHINE_STOPPED:
+		if (s->timed_out) {
+			say(s, "the time given with --timeout is over; the VM is stopped", NULL);
+			s->exit_code = CLI_TIMEOUT;
+		} else if (s->signo) {
+			say(s, strsignal(s->signo), "the VM is stopped");
+			s->exit_code = CLI_SIGNAL + s->signo;
+		} else {
+			s->exit_code = CLI_FAILED;
+		}
+		break;
+	}
+	loop_quit(&s->loop);
+}
+
+static void on_signal(void *opaque, int signo) {
+	struct session *s = opaque;
+	s->signo = signo;
+	machine_stop(s->machine);
+}
+
+static void on_timeout(void *opaque) {
+	struct session *s = opaque;
+	s->timed_out = true;
+	machine_stop(s->machine);
+}
+
+static void print_stat(void *out, const char *name, uint64_t val) {
+	fprintf(out, "%-28s %llu\n", name, (unsigned long long)val);
+}
+
+/* --disk FILE[,ro]. The suffix is cut off in `path`, which has the option's text. */
+static int read_disk(const char *text, struct machine_disk *d, char *path, size_t size) {
+	size_t n = strlen(text);
+	d->read_only = n > 3 && strcmp(text + n - 3, ",ro") == 0;
+	if (d->read_only)
+		n -= 3;
+	if (n >= size)
+		return -ENAMETOOLONG;
+	memcpy(path, text, n);
+	path[n] = 0;
+	d->path = path;
+	return 0;
+}
+
+struct run_request {
+	struct machine_config config;
+	struct cpuid_policy policy;
+	char paths[BOARD_DISKS][1024];
+};
+
+/* The tables' values as a machine's configuration. 0, or an exit code, message printed. */
+static int configure(const struct cli_args *a, struct run_request *q) {
+	struct machine_config *c = &q->config;
+	struct board_config *b = &c->board;
+	struct err e = {{0}};
+	int r = pick_engine_named(cli_text(a, "engine"), &c->engine, &c->engine_options.tier, &e);
+	if (r) {
+		cli_error("%s", e.text);
+		return r == -ERR_INVAL ? CLI_USAGE : code_of(r);
+	}
+	c->engine_options.stats = cli_flag(a, "engine-stats");
+	c->name = cli_text(a, "name");
+	c->kernel = cli_text(a, "kernel");
+	if (a->noperands) {
+		if (c->kernel)
+			return cli_usage(a->verb, "--kernel %s and %s: which is the kernel?", c->kernel,
+							 a->operands[0]);
+		c->kernel = a->operands[0];
+	}
+	if (!c->kernel)
+		return cli_usage(a->verb, "needs a kernel: --kernel FILE");
+	c->initrd = cli_text(a, "initrd");
+	b->append = cli_text(a, "append");
+	b->board = cli_text(a, "board");
+	b->memory = cli_size(a, "memory");
+	if (b->memory % 4096 || b->memory < BOARD_MEMORY_MIN || b->memory > BOARD_MEMORY_MAX)
+		return cli_usage(a->verb, "--memory %s: a multiple of 4K from %lluM to %lluG",
+						 cli_text(a, "memory"), (unsigned long long)(BOARD_MEMORY_MIN >> 20),
+						 (unsigned long long)(BOARD_MEMORY_MAX >> 30));
+	uint64_t cpus = cli_number(a, "cpus");
+	if (cpus < 1 || cpus > VM_VCPUS)
+		return cli_usage(a->verb, "--cpus %s: a number from 1 to %d", cli_text(a, "cpus"),
+						 VM_VCPUS);
+	b->cpus = (unsigned)cpus;
+	const char *disk;
+	while ((disk = cli_nth(a, "disk", c->ndisks)) != NULL) {
+		if (c->ndisks == BOARD_DISKS)
+			return cli_usage(a->verb, "--disk: no more than %d", BOARD_DISKS);
+		if (read_disk(disk, &c->disks[c->ndisks], q->paths[c->ndisks], sizeof(q->paths[0])))
+			return cli_usage(a->verb, "--disk: the path is too long");
+		c->ndisks++;
+	}
+	c->no_reboot = cli_flag(a, "no-reboot");
+	c->virtio_console = strcmp(cli_text(a, "console"), "virtio") == 0;
+	return 0;
+}
+
+static int run_machine(struct session *s, const struct cli_args *a, struct run_request *q) {
+	struct err e = {{0}};
+	int r = machine_create(&s->machine, &s->loop, &q->config, &e);
+	if (r) {
+		cli_error("%s", e.text);
+		return code_of(r);
+	}
+	bool raw = q->config.escape && terminal_make_raw(STDIN_FILENO);
+	if (raw && !cli_flag(a, "quiet"))
+		say(s, "Ctrl-] stops the VM and leaves", NULL);
+	r = machine_start(s->machine, &e);
+	if (r == 0) {
+		uint64_t limit = cli_nanoseconds(a, "timeout");
+		if (limit)
+			loop_timer_set(&s->timeout, limit);
+		loop_run(&s->loop);
+	}
+	terminal_restore();
+	if (r) {
+		cli_error("%s", e.text);
+		s->exit_code = code_of(r);
+	} else if (cli_flag(a, "engine-stats")) {
+		machine_stats(s->machine, print_stat, stderr);
+	}
+	machine_destroy(s->machine);
+	return s->exit_code;
+}
+
+static int with_loop(struct session *s, const struct cli_args *a, struct run_request *q) {
+	struct err e = {{0}};
+	int r = loop_create(&s->loop, &e);
+	if (r) {
+		cli_error("%s", e.text);
+		return CLI_FAILED;
+	}
+	/* Before there is any thread: all of them inherit the mask. */
+	r = signals_create(&s->signals, &s->loop, &e);
+	if (r) {
+		cli_error("%s", e.text);
+		loop_destroy(&s->loop);
+		return CLI_FAILED;
+	}
+	r = loop_timer_create(&s->loop, &s->timeout, on_timeout, s);
+	if (r) {
+		cli_error("cannot make a timer: %s", strerror(-r));
+		s->exit_code = CLI_FAILED;
+	} else {
+		s->exit_code = run_machine(s, a, q);
+		loop_timer_destroy(&s->loop, &s->timeout);
+	}
+	signals_destroy(&s->signals);
+	loop_destroy(&s->loop);
+	return s->exit_code;
+}
+
+static int run(const struct cli_args *a) {
+	static struct run_request q; /* big, and once a process */
+	struct session s = {.signals = {.end = on_signal, .raw_fd = STDIN_FILENO}};
+	struct err e = {{0}};
+	int r = configure(a, &q);
+	if (r)
+		return r;
+	r = pick_cpu(cli_text(a, "cpu-model"), &q.policy, &e);
+	if (r) {
+		cli_error("%s", e.text);
+		return r == -ERR_INVAL ? CLI_USAGE : code_of(r);
+	}
+	if (cli_flag(a, "verbose"))
+		log_set_level(LOG_DEBUG);
+	s.signals.opaque = &s;
+	s.name = q.config.name;
+	q.config.board.cpuid = &q.policy;
+	q.config.in = STDIN_FILENO;
+	q.config.out = STDOUT_FILENO;
+	q.config.escape = isatty(STDIN_FILENO);
+	/* In the background, reading the terminal would stop the process. */
+	if (q.config.escape && tcgetpgrp(STDIN_FILENO) != getpgrp())
+		q.config.in = -1;
+	q.config.ended = on_end;
+	q.config.opaque = &s;
+	return with_loop(&s, a, &q);
+}
+
+static const struct cli_option options[] = {
+	{"kernel", 0, CLI_FILE, "FILE", "Linux bzImage or ELF kernel to boot", NULL, NULL, false},
+	{"initrd", 0, CLI_FILE, "FILE", "Initial RAM disk for the kernel", NULL, NULL, false},
+	{"append", 0, CLI_TEXT, "TEXT", "The kernel's command line", "", NULL, false},
+	{"memory", 'm', CLI_SIZE, "SIZE", "Memory of the guest", "512M", NULL, false},
+	{"cpus", 'c', CLI_NUMBER, "N", "Virtual CPUs", "1", NULL, false},
+	{"disk", 0, CLI_FILE, "FILE[,ro]", "Raw image as a virtio disk, read-only with ,ro", NULL, NULL,
+	 true},
+	{"name", 'n', CLI_NAME, "NAME", "Name of the VM, in messages", NULL, NULL, false},
+	{"engine", 0, CLI_TEXT, "ENGINE", "What runs the guest's code", "auto",
+	 "auto soft soft,interp", false},
+	{"board", 0, CLI_CHOICE, "BOARD",
+	 "Kind of machine, pc with PCI or micro with virtio-mmio only", "pc", "pc micro", false},
+	{"cpu-model", 0, CLI_TEXT, "MODEL", "What CPU the guest sees", "max", CPU_MODELS, false},
+	{"console", 0, CLI_CHOICE, "KIND", "What the guest's console is: ttyS0 or hvc0", "serial",
+	 "serial virtio", false},
+	{"timeout", 0, CLI_SECONDS, "TIME", "Stop the VM after this time, with exit code 124", NULL,
+	 NULL, false},
+	{"no-reboot", 0, CLI_FLAG, NULL, "End when the guest resets instead of booting again", NULL,
+	 NULL, false},
+	{"engine-stats", 0, CLI_FLAG, NULL, "Print the engine's counters at the end, on stderr", NULL,
+	 NULL, false},
+	{"quiet", 'q', CLI_FLAG, NULL, "No hints on the terminal", NULL, NULL, false},
+	{"verbose", 'v', CLI_FLAG, NULL, "Log what the machine's devices notice, on stderr", NULL, NULL,
+	 false},
+	{0},
+};
+
+const struct cli_verb cli_verb_run = {
+	.name = "run",
+	.operands = "[KERNEL]",
+	.max_operands = 1,
+	.summary = "run a VM on this terminal",
+	.about =
+		"Boots a kernel in a new VM whose serial line is standard input and output. The "
+		"command ends with the VM: exit code 0 when the guest powers off, 1 when its kernel "
+		"panics. A reset boots the guest again.\n\n"
+		"On a terminal, all keys go to the guest but Ctrl-], which stops the VM and leaves. "
+		"Without one, input ends with the end of the file and the VM goes on.\n\n"
+		"Sizes are binary: 512M, 2G. Times are seconds, or 10m, 2h.",
+	.examples = "  joist run --kernel vmlinuz --initrd initrd --append \"console=ttyS0 quiet\"\n"
+				"  joist run -m 1G -c 2 --disk root.img --kernel vmlinuz \\\n"
+				"      --append \"console=ttyS0 root=/dev/vda\"\n",
+	.options = options,
+	.run = run,
+};
