@@ -64,9 +64,9 @@ enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
 
 #define QUEUE_SIZE 256
 #define REQUESTS 64
-#define DATA_SEGS 128u				/* to the back end at once; it may add two, backend.h */
-#define SEG_MAX (DATA_SEGS - 2)		/* offered: so that header and status fit in 128 too */
-#define PIECE_MAX (16u << 20)		/* bytes to the back end at once */
+#define DATA_SEGS 128u				 /* to the back end at once; it may add two, backend.h */
+#define SEG_MAX (DATA_SEGS - 2)		 /* offered: so that header and status fit in 128 too */
+#define PIECE_MAX (16u << 20)		 /* bytes to the back end at once */
 #define RANGE_SECTORS_MAX (1u << 22) /* 2 GiB */
 
 enum request_owner {
@@ -236,9 +236,9 @@ static void start_data(struct blk_request *r, enum block_op op, uint64_t sector,
 		return;
 	}
 	/* [VIRTIO1.2 5.2.6.2] without a flush command, or told to, every write is durable */
-	r->io.fua = write && (!virtio_device_has(&b->dev, F_FLUSH) ||
-						  (virtio_device_has(&b->dev, F_CONFIG_WCE) &&
-						   !b->dev.config[CONFIG_WRITEBACK]));
+	r->io.fua =
+		write && (!virtio_device_has(&b->dev, F_FLUSH) ||
+				  (virtio_device_has(&b->dev, F_CONFIG_WCE) && !b->dev.config[CONFIG_WRITEBACK]));
 	r->io.op = op;
 	r->offset = sector * SECTOR;
 	r->total = bytes;
@@ -382,13 +382,13 @@ static bool busy(void *self) {
 /* Only the chain of a request in work goes out: it is executed again from its start. */
 static void request_state(struct state_io *io, struct virtio_blk *b, struct blk_request *r) {
 	uint32_t queue = io->loading ? 0 : r->q->index;
+	if (io->loading)
+		r->owner = LOADED; /* even if the rest fails: it is not in the pool */
 	state_u32_below(io, "queue", &queue, b->dev.nvq);
 	if (io->error)
 		return;
 	r->q = &b->dev.vq[queue];
 	virtq_chain_state(io, r->q, &r->chain);
-	if (io->loading)
-		r->owner = LOADED;
 }
 
 static void state(struct state_io *io, void *self) {

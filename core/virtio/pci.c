@@ -200,8 +200,8 @@ static bool window(struct virtio_pci *t, unsigned off, unsigned size, uint32_t *
 		return false;
 	*at = le32_get(cap + CAP_OFFSET);
 	*len = le32_get(cap + CAP_LENGTH);
-	return cap[CAP_BAR] == BAR_REGS && (*len == 1 || *len == 2 || *len == 4) && !(*at & (*len - 1)) &&
-		   *at <= BAR_SIZE - *len;
+	return cap[CAP_BAR] == BAR_REGS && (*len == 1 || *len == 2 || *len == 4) &&
+		   !(*at & (*len - 1)) && *at <= BAR_SIZE - *len;
 }
 
 static void cfg_written(struct pci_device *pci, unsigned off, unsigned size) {
