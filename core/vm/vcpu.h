@@ -6,6 +6,7 @@
 
 #include "core/base/types.h"
 #include "core/vm/exit.h"
+#include "core/x86/cpuid.h"
 
 struct vm;
 struct state_io;
@@ -67,6 +68,14 @@ struct x86_state {
 	/* x87, SSE, AVX, AVX-512: the XSAVE image in standard (non-compacted) format. */
 	uint8_t xsave[XSAVE_AREA] __attribute__((aligned(64)));
 };
+
+/* What CPUID answers with this state. out: EAX EBX ECX EDX. */
+static inline void cpuid_query(const struct cpuid_policy *p, uint32_t leaf, uint32_t subleaf,
+							   const struct x86_state *s, uint32_t apic_id, uint32_t out[4]) {
+	struct cpuid_dynamic dyn = {.cr4 = s->cr4, .xcr0 = s->xcr0, .xss = s->xss};
+	dyn.apic_id = apic_id;
+	cpuid_answer(p, leaf, subleaf, &dyn, out);
+}
 
 /* Events posted to a vCPU from any thread, bits of vcpu.events. */
 #define EVENT_INTR 1u /* the level of its INTR pin: intack() gives the vector */
