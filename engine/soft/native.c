@@ -1,0 +1,307 @@
+/* soft_native(): x87, MMX, SSE, AVX and AVX-512 instructions, run as themselves.
+ *
+ * The order is that of the hardware: #UD and #NM, a pending x87 exception, memory
+ * faults; only then anything changes. Unmasked SIMD exceptions never reach the
+ * host: the instruction first runs masked, and the flags tell what would have
+ * happened ([SDM1 11.5]). DEVIATION: after an unmasked overflow or underflow, PE
+ * is what the masked instruction reports. */
+#include "core/base/le.h"
+#include "engine/soft/fpu.h"
+
+static bool is_fwait(const struct x86_insn *i) {
+	return !i->modrm_off;
+}
+
+void native_check(struct soft_vcpu *c, const struct x86_insn *i) {
+	const struct x86_form *form = &x86_forms[i->form];
+	const struct x86_state *s = c->s;
+	uint64_t parts = XCR0_SSE | XCR0_AVX;
+	if (form->feature && unlikely(!soft_has_feature(c, form->feature)))
+		soft_ud(c);
+	switch (form->cls) {
+	case X86_CLASS_X87:
+		if (is_fwait(i) ? (s->cr0 & CR0_TS) && (s->cr0 & CR0_MP) : s->cr0 & (CR0_EM | CR0_TS))
+			soft_raise(c, VEC_NM);
+		return;
+	case X86_CLASS_MMX:
+		if (unlikely(s->cr0 & CR0_EM))
+			soft_ud(c);
+		break;
+	case X86_CLASS_AVX512:
+		parts |= XCR0_AVX512; /* fall through */
+	case X86_CLASS_AVX:
+		if (unlikely(!(s->cr4 & CR4_OSXSAVE) || (s->xcr0 & parts) != parts || !soft_protected(c)))
+			soft_ud(c);
+		break;
+	default:
+		if (unlikely((s->cr0 & CR0_EM) || !(s->cr4 & CR4_OSFXSR)))
+			soft_ud(c);
+	}
+	if (unlikely(s->cr0 & CR0_TS))
+		soft_raise(c, VEC_NM);
+}
+
+/* Bounded copies without the vector registers. */
+static inline void copy_piece(uint8_t *dst, const uint8_t *src, unsigned len) {
+	if (len >= 8 && !(len & 7)) {
+		for (unsigned n = 0; n < len; n += 8)
+			*(uint64_t *)(dst + n) = *(const volatile uint64_t *)(src + n);
+	} else {
+		fpu_copy(dst, src, len);
+	}
+}
+
+void native_read(struct soft_vcpu *c, unsigned seg, uint64_t off, uint8_t *dst, unsigned len) {
+	if (len <= 8 && is_pow2(len)) {
+		*(uint64_t *)dst = fast_read(c, seg, off, len);
+		return;
+	}
+	gva_t gva = fast_linear(c, seg, off, len, ACCESS_READ);
+	const uint8_t *p = fast_host(c, gva, len, ACCESS_READ, fast_user(c));
+	if (likely(p != NULL)) {
+		copy_piece(dst, p, len);
+		return;
+	}
+	soft_fpu_unload(c); /* memcpy and exits below */
+	soft_read_bytes(c, seg, off, dst, len);
+}
+
+void native_write(struct soft_vcpu *c, unsigned seg, uint64_t off, const uint8_t *src,
+				  unsigned len) {
+	if (len <= 8 && is_pow2(len)) {
+		fast_write(c, seg, off, len, fast_load(src, len));
+		return;
+	}
+	gva_t gva = fast_linear(c, seg, off, len, ACCESS_WRITE);
+	uint8_t *p = fast_host(c, gva, len, ACCESS_WRITE, fast_user(c));
+	if (likely(p != NULL)) {
+		copy_piece(p, src, len);
+		fast_note_store(c, p);
+		return;
+	}
+	soft_fpu_unload(c);
+	soft_write_bytes(c, seg, off, src, len);
+}
+
+/* ---- unmasked SIMD exceptions ------------------------------------------------------------ */
+
+#define MXCSR_UM (1u << 11)
+#define FLAG_UE 0x10u
+#define FLAGS_BEFORE 7u /* IE, DE, ZE: found before the result is computed */
+
+static uint32_t run_masked(struct soft_fpu *f, const struct thunk_regs *in, uint32_t mxcsr) {
+	f->regs = *in;
+	fpu_set_mxcsr(mxcsr);
+	thunk_call(&f->regs);
+	return fpu_mxcsr() & MXCSR_FLAGS;
+}
+
+static void run_watched(struct soft_vcpu *c, struct soft_fpu *f) {
+	struct thunk_regs in = f->regs;
+	uint32_t mxcsr = fpu_mxcsr(), tiny = 0;
+	uint32_t masked = (mxcsr & ~MXCSR_FLAGS) | MXCSR_RESET;
+	fpu_zero(f->saved + XS_BV, 64);
+	fpu_save(f, f->saved);
+	if (!(mxcsr & MXCSR_UM)) {
+		/* Unmasked underflow looks at tininess alone: flush-to-zero shows it. */
+		tiny = run_masked(f, &in, masked | MXCSR_FTZ) & FLAG_UE;
+		fpu_restore(f, f->saved);
+	}
+	uint32_t raised = run_masked(f, &in, masked);
+	if (!(mxcsr & MXCSR_UM))
+		raised = (raised & ~FLAG_UE) | tiny;
+	uint32_t unmasked = raised & ~(mxcsr >> 7);
+	if (!unmasked) {
+		fpu_set_mxcsr(mxcsr | raised);
+		return;
+	}
+	if (unmasked & FLAGS_BEFORE)
+		raised &= FLAGS_BEFORE;
+	fpu_restore(f, f->saved);
+	fpu_set_mxcsr(mxcsr | raised);
+	soft_raise(c, c->s->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
+}
+
+/* ---- stores ------------------------------------------------------------------------------ */
+
+#define UNTOUCHED 0xa5
+
+/* An x87 store that meets an unmasked exception stores nothing and pops nothing. */
+static bool x87_stored(const struct soft_fpu *f, unsigned len) {
+	uint16_t fsw;
+	__asm__ volatile("fnstsw %0" : "=a"(fsw));
+	if (likely(!(fsw & FSW_ES)))
+		return true;
+	for (unsigned n = 0; n < len; n++)
+		if (f->bounce[n] != UNTOUCHED)
+			return true;
+	return false;
+}
+
+static void fill(struct soft_fpu *f, uint8_t byte, unsigned len) {
+	for (unsigned n = 0; n < len; n += 8)
+		*(uint64_t *)(f->bounce + n) = byte * 0x0101010101010101ull;
+}
+
+/* A masked store touches only some bytes: those that come out the same over zeros and ones. */
+static void masked_store(struct soft_vcpu *c, const struct x86_insn *i, uint64_t off,
+						 unsigned len) {
+	struct soft_fpu *f = c->fpu;
+	struct thunk_regs in = f->regs;
+	uint8_t zeros[64], ones[64];
+	fill(f, 0, 64);
+	thunk_call(&f->regs);
+	fpu_copy(zeros, f->bounce, 64);
+	f->regs = in;
+	fill(f, 0xff, 64);
+	thunk_call(&f->regs);
+	fpu_copy(ones, f->bounce, 64);
+	for (unsigned pass = 0; pass < 2; pass++) {
+		for (unsigned n = 0; n < len;) {
+			unsigned end = n;
+			while (end < len && zeros[end] == ones[end])
+				end++;
+			if (end == n) {
+				n++;
+				continue;
+			}
+			if (!pass)
+				soft_probe(c, i->seg, off + n, end - n, ACCESS_WRITE);
+			else
+				native_write(c, i->seg, off + n, zeros + n, end - n);
+			n = end;
+		}
+	}
+}
+
+/* ---- masked loads -------------------------------------------------------------------------- */
+
+/* Bytes of an element of the destination, by the instruction's name: AVX-512 names end so. */
+static unsigned element_size(const struct x86_insn *i) {
+	const char *m = x86_forms[i->form].mnemonic, *e = m;
+	while (*e)
+		e++;
+	bool one = e - m < 2;
+	char last = e[-1], before = one ? 0 : e[-2];
+	if (last == '8' || last == 'b' || last == 'B')
+		return 1;
+	if (last == 'w' || last == 'W' || (last == '6' && before == '1') || last == 'h' || last == 'H')
+		return 2;
+	if ((last == 's' || last == 'S') &&
+		(before == 'p' || before == 's' || before == 'P' || before == 'S'))
+		return 4;
+	return i->rex & 8 ? 8 : 4;
+}
+
+/* Lanes that the mask leaves out are not accessed and cannot fault ([SDM2 2.7.4]). */
+static void masked_load(struct soft_vcpu *c, const struct x86_insn *i, uint64_t off, unsigned len) {
+	struct soft_fpu *f = c->fpu;
+	gva_t gva = fast_linear(c, i->seg, off, len, ACCESS_READ);
+	const uint8_t *p = fast_host(c, gva, len, ACCESS_READ, fast_user(c));
+	if (likely(p != NULL)) {
+		copy_piece(f->bounce, p, len);
+		return;
+	}
+	uint64_t mask = le64_get(fpu_peek(c) + XS_K + (i->evex & 7) * 8);
+	unsigned lanes = (16u << i->vl) / element_size(i);
+	if (i->evex & 0x10) { /* broadcast: one element for all lanes */
+		if (mask & (lanes >= 64 ? ~0ull : BIT(lanes) - 1))
+			native_read(c, i->seg, off, f->bounce, len);
+		return;
+	}
+	if (!lanes || len < lanes)
+		lanes = 1; /* scalar */
+	unsigned size = len / lanes;
+	fill(f, 0, 64);
+	for (unsigned n = 0; n < lanes; n++) {
+		if (!(mask & BIT(n)))
+			continue;
+		uint8_t lane[64] __attribute__((aligned(8)));
+		native_read(c, i->seg, off + n * size, lane, size);
+		fpu_copy(f->bounce + n * size, lane, size);
+	}
+}
+
+/* ---- the handler ----------------------------------------------------------------------------- */
+
+static void note_x87(struct soft_vcpu *c, struct soft_fpu *f, const struct x86_insn *i,
+					 uint64_t off) {
+	f->fip = c->s->rip;
+	f->fop = (uint16_t)((i->raw[i->modrm_off - 1] & 7) << 8 | i->modrm);
+	if (i->modrm < 0xc0)
+		f->fdp = off;
+}
+
+void soft_native(struct soft_vcpu *c, const struct x86_insn *i) {
+	struct soft_fpu *f = c->fpu;
+	const struct x86_form *form = &x86_forms[i->form];
+	const struct x86_opnd *m = NULL;
+	bool mmx = form->cls == X86_CLASS_MMX, x87 = form->cls == X86_CLASS_X87;
+	uint64_t off = 0;
+
+	native_check(c, i);
+	for (unsigned n = 0; n < i->nopnds; n++) {
+		if (i->opnd[n].kind == OPND_MEM)
+			m = &i->opnd[n];
+		else if (i->opnd[n].kind == OPND_MMX)
+			mmx = true;
+	}
+	soft_fpu_load(c);
+	const struct thunk *t = thunk_find(f, i);
+	if ((x87 && !(t->flags & THUNK_NONWAIT)) || mmx)
+		fpu_check_pending(c);
+
+	bool masked = m && (i->prefix & X86_PFX_EVEX) && (i->evex & 7);
+	unsigned len = m ? m->size : 0;
+	bool store = m && (m->access & OPND_W);
+	if (m) {
+		off = fast_ea(c, i);
+		if (unlikely(len > 64))
+			soft_ud(c);
+		if (form->attr & X86_ATTR_ALIGN) {
+			gva_t gva = fast_linear(c, i->seg, off, len, store ? ACCESS_WRITE : ACCESS_READ);
+			if (unlikely(gva & (len - 1)))
+				soft_gp(c, 0);
+		}
+		if (!store && masked)
+			masked_load(c, i, off, len);
+		else if (!store)
+			native_read(c, i->seg, off, f->bounce, len);
+		else if (!masked)
+			soft_probe(c, i->seg, off, len, ACCESS_WRITE);
+		soft_fpu_load(c); /* a slow access took it away */
+	}
+
+	if (t->flags & THUNK_EMPTY)
+		return;
+	if (store && x87)
+		fill(f, UNTOUCHED, 16);
+	struct x86_state *s = c->s;
+	f->regs.rax = s->gpr[t->gpr];
+	f->regs.rcx = s->gpr[RCX];
+	f->regs.rdx = s->gpr[RDX];
+	f->regs.rflags = s->rflags;
+	f->regs.mem = f->bounce;
+	f->regs.code = t->code;
+	if (x87 && !(t->flags & THUNK_CONTROL))
+		note_x87(c, f, i, off);
+
+	if (unlikely(store && masked)) {
+		masked_store(c, i, off, len);
+		return;
+	}
+	if (unlikely(f->unmasked) && !x87 && form->cls != X86_CLASS_MMX)
+		run_watched(c, f);
+	else
+		thunk_call(&f->regs);
+	if (store && (!x87 || (t->flags & THUNK_CONTROL) || x87_stored(f, len)))
+		native_write(c, i->seg, off, f->bounce, len);
+	s->gpr[t->gpr] = f->regs.rax;
+	if (t->flags & THUNK_RCX)
+		s->gpr[RCX] = f->regs.rcx;
+	if (form->flags_written) {
+		/* OF does not go in by SAHF, so it comes out only where the instruction sets it. */
+		uint64_t mask = (RFLAGS_ARITH & ~RFLAGS_OF) | (form->flags_written & RFLAGS_OF);
+		s->rflags = (s->rflags & ~mask) | (f->regs.rflags & mask);
+	}
+}
