@@ -269,6 +269,7 @@ static void eoi(struct lapic *l) {
 
 /* Registers, common to both modes */
 
+/* false: no such register, or not readable in this mode. */
 static bool reg_read(struct lapic *l, unsigned reg, uint32_t *val) {
 	if (reg >= REG_ISR && reg < REG_ESR) {
 		const uint32_t *v = reg < REG_TMR ? l->isr : reg < REG_IRR ? l->tmr : l->irr;
@@ -450,20 +451,8 @@ static bool write_base(struct lapic *l, uint64_t val) {
 	return true;
 }
 
-static bool reg_readable_x2apic(unsigned reg) {
-	switch (reg) {
-	case REG_APR:
-	case REG_EOI:
-	case REG_RRD:
-	case REG_DFR:
-	case REG_ICR_HIGH:
-		return false;
-	default:
-		return true;
-	}
-}
-
-/* What a register takes in x2APIC mode; the rest of its 64 bits is reserved. 0: nothing. */
+/* What a register takes in x2APIC mode; the rest of its 64 bits is reserved. false:
+ * it cannot be written. */
 static bool x2apic_writable(unsigned reg, uint64_t *bits_allowed) {
 	if (reg >= REG_LVT && reg < REG_LVT + LVT_COUNT) {
 		*bits_allowed = lvt_bits[reg - REG_LVT] | LVT_READ_ONLY;
@@ -508,7 +497,7 @@ bool lapic_rdmsr(struct lapic *l, uint32_t index, uint64_t *val) {
 	if (index < MSR_X2APIC_FIRST || index > MSR_X2APIC_LAST || !lapic_x2apic(l))
 		return false;
 	unsigned reg = index - MSR_X2APIC_FIRST;
-	if (!reg_readable_x2apic(reg) || !reg_read(l, reg, &low))
+	if (!reg_read(l, reg, &low))
 		return false;
 	*val = reg == REG_ICR ? l->icr : low;
 	return true;

@@ -34,7 +34,8 @@ void pci_host_init(struct pci_host *h, struct pci_bus *bus);
 
 /* Adds the LPC bridge. `gsi` and `isa` are copied; lines that are not connected stay zero.
  * `route` is where each PIRQ leads when no firmware says otherwise. `pm_base`: the ports of
- * the power management chip, for the register that tells them; 0: none. */
+ * the power management chip, for the register that tells them; 0: none, or not laid out as
+ * an ICH9 has them (128 ports, PM1 at 0, timer at 8, GPE0 at 20h). */
 void pci_lpc_init(struct pci_lpc *l, struct pci_bus *bus, const struct irq_line gsi[PCI_PIRQS],
 				  const struct irq_line isa[16], const uint8_t route[PCI_PIRQS], uint16_t pm_base);
 
