@@ -8,8 +8,7 @@
 static const struct cli_option *find_in(const struct cli_option *o, const char *name, size_t len,
 										char letter) {
 	for (; o && o->name; o++)
-		if (name ? strlen(o->name) == len && memcmp(o->name, name, len) == 0
-				 : o->letter == letter)
+		if (name ? strlen(o->name) == len && memcmp(o->name, name, len) == 0 : o->letter == letter)
 			return o;
 	return NULL;
 }

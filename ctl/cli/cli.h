@@ -51,10 +51,10 @@ struct cli_verb {
 	const char *name;
 	const char *operands; /* how help writes them: "[KERNEL]" */
 	unsigned min_operands, max_operands;
-	const char *summary;				 /* one line */
-	const char *about;					 /* paragraphs, with an empty line between */
-	const char *examples;				 /* lines; may be NULL */
-	const struct cli_option *options;	 /* may be NULL */
+	const char *summary;				  /* one line */
+	const char *about;					  /* paragraphs, with an empty line between */
+	const char *examples;				  /* lines; may be NULL */
+	const struct cli_option *options;	  /* may be NULL */
 	int (*run)(const struct cli_args *a); /* returns an exit code */
 	bool hidden;
 };
@@ -79,8 +79,7 @@ const struct cli_verb *cli_find_verb(const char *name); /* NULL: none */
 /* "joist: sentence", on stderr. */
 void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The same and where to find help; returns CLI_USAGE. */
-int cli_usage(const struct cli_verb *v, const char *fmt, ...)
-	__attribute__((format(printf, 2, 3)));
+int cli_usage(const struct cli_verb *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* args.c: 0, or an exit code with its message printed. `help` is set if it was asked for. */
 int cli_parse(struct cli_args *a, const struct cli_verb *v, int argc, char **argv, bool *help);

@@ -56,9 +56,9 @@ static int print_json(const struct host_facts *f, const struct engine_choice *c)
 			json_array_append_new(findings,
 								  json_pack("{s:b, s:s, s:s}", "ok", p->findings[k].ok, "what",
 											p->findings[k].what, "found", p->findings[k].found));
-		json_array_append_new(list, json_pack("{s:s, s:b, s:s, s:o}", "name", engines[i]->name,
-											  "usable", p->usable, "why", p->why, "findings",
-											  findings));
+		json_array_append_new(list,
+							  json_pack("{s:s, s:b, s:s, s:o}", "name", engines[i]->name, "usable",
+										p->usable, "why", p->why, "findings", findings));
 	}
 	json_t *j = json_pack("{s:s, s:o, s:o, s:o, s:s?, s:s}", "version", JOIST_VERSION, "host",
 						  facts, "cpu_features", features, "engines", list, "engine",

@@ -6,8 +6,9 @@
 #include "ctl/cli/cli.h"
 
 const struct cli_verb *const cli_verbs[] = {
-	&cli_verb_run,		  &cli_verb_doctor, &cli_verb_version, &cli_verb_help,
-	&cli_verb_completion, &cli_verb_man,	NULL,
+	&cli_verb_run,	&cli_verb_doctor,	  &cli_verb_version,
+	&cli_verb_help, &cli_verb_completion, &cli_verb_man,
+	NULL,
 };
 
 /* --help stays the first: cli_parse() looks for it. */

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include "core/base/bits.h"
-#include "core/x86/cpuid.h"
 #include "ctl/cli/cli.h"
 #include "ctl/cli/pick.h"
 #include "host/linux/log.h"
@@ -116,7 +115,6 @@ static int read_disk(const char *text, struct machine_disk *d, char *path, size_
 
 struct run_request {
 	struct machine_config config;
-	struct cpuid_policy policy;
 	char paths[BOARD_DISKS][1024];
 };
 
@@ -162,6 +160,7 @@ static int configure(const struct cli_args *a, struct run_request *q) {
 			return cli_usage(a->verb, "--disk: the path is too long");
 		c->ndisks++;
 	}
+	c->cpu_model = cli_text(a, "cpu-model");
 	c->no_reboot = cli_flag(a, "no-reboot");
 	c->virtio_console = strcmp(cli_text(a, "console"), "virtio") == 0;
 	return 0;
@@ -225,20 +224,13 @@ static int with_loop(struct session *s, const struct cli_args *a, struct run_req
 static int run(const struct cli_args *a) {
 	static struct run_request q; /* big, and once a process */
 	struct session s = {.signals = {.end = on_signal, .raw_fd = STDIN_FILENO}};
-	struct err e = {{0}};
 	int r = configure(a, &q);
 	if (r)
 		return r;
-	r = pick_cpu(cli_text(a, "cpu-model"), &q.policy, &e);
-	if (r) {
-		cli_error("%s", e.text);
-		return r == -ERR_INVAL ? CLI_USAGE : code_of(r);
-	}
 	if (cli_flag(a, "verbose"))
 		log_set_level(LOG_DEBUG);
 	s.signals.opaque = &s;
 	s.name = q.config.name;
-	q.config.board.cpuid = &q.policy;
 	q.config.in = STDIN_FILENO;
 	q.config.out = STDOUT_FILENO;
 	q.config.escape = isatty(STDIN_FILENO);
@@ -259,11 +251,13 @@ static const struct cli_option options[] = {
 	{"disk", 0, CLI_FILE, "FILE[,ro]", "Raw image as a virtio disk, read-only with ,ro", NULL, NULL,
 	 true},
 	{"name", 'n', CLI_NAME, "NAME", "Name of the VM, in messages", NULL, NULL, false},
-	{"engine", 0, CLI_TEXT, "ENGINE", "What runs the guest's code", "auto",
-	 "auto soft soft,interp", false},
-	{"board", 0, CLI_CHOICE, "BOARD",
-	 "Kind of machine, pc with PCI or micro with virtio-mmio only", "pc", "pc micro", false},
-	{"cpu-model", 0, CLI_TEXT, "MODEL", "What CPU the guest sees", "max", CPU_MODELS, false},
+	{"engine", 0, CLI_TEXT, "ENGINE", "What runs the guest's code", "auto", "auto soft soft,interp",
+	 false},
+	{"board", 0, CLI_CHOICE, "BOARD", "Kind of machine, pc with PCI or micro with virtio-mmio only",
+	 "pc", "pc micro", false},
+	{"cpu-model", 0, CLI_CHOICE, "MODEL",
+	 "What CPU the guest sees: this host's, or a level of x86-64", "host", "host base v2 v3 v4",
+	 false},
 	{"console", 0, CLI_CHOICE, "KIND", "What the guest's console is: ttyS0 or hvc0", "serial",
 	 "serial virtio", false},
 	{"timeout", 0, CLI_SECONDS, "TIME", "Stop the VM after this time, with exit code 124", NULL,
@@ -283,13 +277,12 @@ const struct cli_verb cli_verb_run = {
 	.operands = "[KERNEL]",
 	.max_operands = 1,
 	.summary = "run a VM on this terminal",
-	.about =
-		"Boots a kernel in a new VM whose serial line is standard input and output. The "
-		"command ends with the VM: exit code 0 when the guest powers off, 1 when its kernel "
-		"panics. A reset boots the guest again.\n\n"
-		"On a terminal, all keys go to the guest but Ctrl-], which stops the VM and leaves. "
-		"Without one, input ends with the end of the file and the VM goes on.\n\n"
-		"Sizes are binary: 512M, 2G. Times are seconds, or 10m, 2h.",
+	.about = "Boots a kernel in a new VM whose serial line is standard input and output. The "
+			 "command ends with the VM: exit code 0 when the guest powers off, 1 when its kernel "
+			 "panics. A reset boots the guest again.\n\n"
+			 "On a terminal, all keys go to the guest but Ctrl-], which stops the VM and leaves. "
+			 "Without one, input ends with the end of the file and the VM goes on.\n\n"
+			 "Sizes are binary: 512M, 2G. Times are seconds, or 10m, 2h.",
 	.examples = "  joist run --kernel vmlinuz --initrd initrd --append \"console=ttyS0 quiet\"\n"
 				"  joist run -m 1G -c 2 --disk root.img --kernel vmlinuz \\\n"
 				"      --append \"console=ttyS0 root=/dev/vda\"\n",

@@ -41,7 +41,7 @@ void cli_suggest_add(struct cli_suggest *s, const char *candidate) {
 
 /* Words that users of other tools type. */
 static const char *const habits[][2] = {
-	{"start", "run"}, {"launch", "run"}, {"boot", "run"},  {"up", "run"},
+	{"start", "run"},	 {"launch", "run"},	 {"boot", "run"},	 {"up", "run"},
 	{"check", "doctor"}, {"info", "doctor"}, {"host", "doctor"}, {"usage", "help"},
 };
 

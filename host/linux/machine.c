@@ -352,6 +352,10 @@ static int make(struct machine *m, struct err *e) {
 		return r;
 	m->config.board.rng = host_rng();
 	host_clock_init(&m->clock);
+	r = cpuid_init(&m->cpuid, m->config.cpu_model, m->config.board.cpus, m->clock.clock.tsc_khz, e);
+	if (r)
+		return r;
+	m->config.board.cpuid = &m->cpuid;
 	vm_init(&m->vm, &m->host, &m->clock.clock);
 	m->vm.timers.rearm = timer_rearm;
 	m->vm.timers.rearm_opaque = m;

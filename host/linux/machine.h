@@ -36,9 +36,10 @@ struct machine_config {
 	const char *name;
 	const struct engine_ops *engine;
 	struct engine_options engine_options;
-	/* board, cpus, memory, cpuid, append, and the test fields; images and back ends are
-	 * filled in here, from the fields below. */
+	/* board, cpus, memory, append, and the test fields; images, back ends and the CPUID
+	 * policy are filled in here, from the fields below. */
 	struct board_config board;
+	const char *cpu_model;		 /* see cpuid_init() */
 	const char *kernel, *initrd; /* paths; NULL: none */
 	struct machine_disk disks[BOARD_DISKS];
 	unsigned ndisks;

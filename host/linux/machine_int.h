@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "core/x86/cpuid.h"
 #include "host/linux/clock.h"
 #include "host/linux/console.h"
 #include "host/linux/disk.h"
@@ -35,6 +36,7 @@ struct machine {
 	struct engine engine;
 	struct board *board;
 	struct host_clock clock;
+	struct cpuid_policy cpuid;
 	struct host_ram ram;
 	struct host_file kernel, initrd;
 	struct host_disk *disks[BOARD_DISKS];
