@@ -1,0 +1,371 @@
+/* libFuzzer: a hostile guest at a virtio device. The input's first byte chooses device and
+ * transport, the rest is a program: register accesses, writes to guest memory (raw, or as
+ * descriptors so that the fuzzer gets deep quickly), completions of the back end, input,
+ * time, saving and loading, resets. Whatever it does, nothing may crash, hang, or touch
+ * memory outside of the guest's. Link with core/ and test/unit/fake.c. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/bits.h"
+#include "core/base/le.h"
+#include "core/virtio/blk.h"
+#include "core/virtio/console.h"
+#include "core/virtio/mmio.h"
+#include "core/virtio/pci.h"
+#include "core/virtio/rng.h"
+#include "core/vm/vm.h"
+#include "test/unit/fake.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
+#define RAM_SIZE 0x20000u
+#define ROM_BASE 0x40000u
+#define MMIO 0xd0000000ull
+#define ECAM 0xe0000000ull
+#define BARS 0xc0000000ull
+#define DEVFN PCI_DEVFN(1, 0)
+#define DISK_SIZE 0x10000u
+#define RINGS 0x1000u /* where the quick start puts them */
+#define STATE_MAX (1u << 20)
+#define OPS_MAX 400
+
+struct input {
+	const uint8_t *p;
+	size_t len;
+};
+
+struct fuzz {
+	struct fake_clock time;
+	struct fake_irq irq;
+	struct vm_host host;
+	struct vm vm;
+	struct mem_region ram_region, ram2_region, rom_region;
+	uint8_t *ram;
+	struct pci_bus bus;
+	bool pci;
+	gpa_t regs; /* of the transport */
+	struct virtio_device *dev;
+	struct virtio_console *console;
+	struct block_backend disk;
+	struct block_request *waiting[256];
+	unsigned nwaiting;
+	size_t room;
+	bool immediate;
+	void *blocks[64];
+	unsigned nblocks;
+};
+
+static uint64_t take(struct input *in, unsigned bytes) {
+	uint8_t b[8] = {0};
+	for (unsigned i = 0; i < bytes && in->len; i++, in->p++, in->len--)
+		b[i] = *in->p;
+	return le64_get(b);
+}
+
+static void *keep(struct fuzz *f, void *p) {
+	if (!p || f->nblocks == ARRAY_LEN(f->blocks))
+		abort();
+	return f->blocks[f->nblocks++] = p;
+}
+
+static void *alloc(void *opaque, size_t size) {
+	return keep(opaque, calloc(1, size));
+}
+
+/* --- back ends --- */
+
+static void check_guest_memory(struct fuzz *f, const uint8_t *host, uint64_t len) {
+	if (host < f->ram || len > RAM_SIZE || (size_t)(host - f->ram) > RAM_SIZE - len)
+		abort();
+}
+
+static void complete(struct fuzz *f, struct block_request *r, int error) {
+	for (unsigned i = 0; i < r->nsegs; i++) {
+		check_guest_memory(f, r->segs[i].host, r->segs[i].len);
+		if (r->op == BLOCK_READ)
+			memset(r->segs[i].host, 0x44, r->segs[i].len);
+	}
+	r->done(r, error);
+}
+
+static void disk_submit(void *opaque, struct block_request *r) {
+	struct fuzz *f = opaque;
+	if (r->nsegs > BLOCK_SEGMENTS || r->offset > DISK_SIZE || r->len > DISK_SIZE - r->offset)
+		abort();
+	if (f->immediate)
+		complete(f, r, 0);
+	else if (f->nwaiting < ARRAY_LEN(f->waiting))
+		f->waiting[f->nwaiting++] = r;
+	else
+		abort();
+}
+
+static void disk_complete(struct fuzz *f, unsigned which, int error) {
+	if (!f->nwaiting)
+		return;
+	which %= f->nwaiting;
+	struct block_request *r = f->waiting[which];
+	f->waiting[which] = f->waiting[--f->nwaiting];
+	complete(f, r, error);
+}
+
+static size_t wire_write(void *opaque, const uint8_t *buf, size_t len) {
+	struct fuzz *f = opaque;
+	size_t n = MIN(len, f->room);
+	volatile uint8_t sum = 0;
+	for (size_t i = 0; i < n; i += 64)
+		sum = (uint8_t)(sum + buf[i]);
+	f->room -= n;
+	return n;
+}
+
+static void wire_readable(void *opaque) {
+}
+
+static void rng_fill(void *opaque, void *buf, size_t len) {
+	memset(buf, 0x5a, len);
+}
+
+/* --- the machine --- */
+
+static struct virtio_device *make_device(struct fuzz *f, unsigned kind) {
+	struct rng_backend rng = {rng_fill, NULL};
+	struct virtio_console_port_options ports[2] = {
+		{NULL, true, {wire_write, wire_readable, f}},
+		{"name", false, {wire_write, NULL, f}},
+	};
+	switch (kind) {
+	case 0:
+		f->disk = (struct block_backend){.submit = disk_submit,
+										 .opaque = f,
+										 .size = DISK_SIZE,
+										 .block_size = 4096,
+										 .discard = true,
+										 .serial = "serial"};
+		return virtio_blk_create(&f->vm, &f->disk, 2);
+	case 1:
+		f->console = virtio_console_create(&f->vm, ports, 2);
+		return virtio_console_device(f->console);
+	default:
+		return virtio_rng_create(&f->vm, &rng);
+	}
+}
+
+static void on_msi(void *opaque, gpa_t addr, uint32_t data) {
+}
+
+static void map(struct fuzz *f, struct mem_region *r, enum mem_kind kind, gpa_t base, uint64_t size,
+				uint8_t *host) {
+	*r = (struct mem_region){.name = "ram", .base = base, .size = size, .kind = kind, .host = host};
+	mem_add(&f->vm.mem, r);
+}
+
+static void make(struct fuzz *f, uint8_t choice) {
+	memset(f, 0, sizeof(*f));
+	fake_clock_init(&f->time);
+	fake_irq_init(&f->irq);
+	f->host = (struct vm_host){.alloc = alloc, .opaque = f};
+	vm_init(&f->vm, &f->host, &f->time.clock);
+	f->ram = keep(f, aligned_alloc(PAGE_SIZE, RAM_SIZE));
+	memset(f->ram, 0, RAM_SIZE);
+	/* Two regions, adjacent for the guest and the other way round in our memory. */
+	map(f, &f->ram_region, MEM_RAM, 0, RAM_SIZE / 2, f->ram + RAM_SIZE / 2);
+	map(f, &f->ram2_region, MEM_RAM, RAM_SIZE / 2, RAM_SIZE / 2, f->ram);
+	map(f, &f->rom_region, MEM_ROM, ROM_BASE, PAGE_SIZE, f->ram);
+	f->dev = make_device(f, choice % 3);
+	f->pci = choice & 0x80;
+	f->regs = f->pci ? BARS : MMIO;
+	if (f->pci) {
+		struct irq_line lines[4] = {f->irq.line, f->irq.line, f->irq.line, f->irq.line};
+		struct msi_sink sink = {on_msi, NULL};
+		pci_bus_init(&f->bus, &f->vm.mem, &sink, lines, ECAM);
+		f->bus.mmio32_next = BARS;
+		f->bus.mmio32_end = BARS + 0x100000;
+		virtio_pci_create(&f->vm, &f->bus, f->dev, DEVFN);
+		mem_io_write(&f->vm.mem, ECAM + (DEVFN << 12) + 4, 2, 6);
+	} else {
+		virtio_mmio_create(&f->vm, f->dev, MMIO, &f->irq.line, 0);
+	}
+}
+
+static void finish(struct fuzz *f) {
+	f->immediate = true;
+	while (f->nwaiting)
+		disk_complete(f, 0, 0);
+	while (f->nblocks)
+		free(f->blocks[--f->nblocks]);
+}
+
+/* --- what the guest does --- */
+
+static void status(struct fuzz *f, uint8_t val) {
+	if (f->pci)
+		mem_io_write(&f->vm.mem, f->regs + 0x14, 1, val);
+	else
+		mem_io_write(&f->vm.mem, f->regs + 0x70, 4, val);
+}
+
+static void kick(struct fuzz *f, unsigned queue) {
+	if (f->pci)
+		mem_io_write(&f->vm.mem, f->regs + 0x3000 + 4 * (queue % 64), 2, queue);
+	else
+		mem_io_write(&f->vm.mem, f->regs + 0x50, 4, queue);
+}
+
+static gpa_t ring_of(unsigned queue) {
+	return RINGS + queue % 8 * 0x800;
+}
+
+/* The handshake up to DRIVER_OK with rings of 16 in all queues. */
+static void quick_start(struct fuzz *f, uint64_t features, uint16_t size) {
+	struct virtio_device *d = f->dev;
+	status(f, 0);
+	status(f, 3);
+	for (d->driver_features_sel = 0; d->driver_features_sel < 2; d->driver_features_sel++)
+		virtio_driver_features_write(
+			d, (uint32_t)((features | BIT(VIRTIO_F_VERSION_1)) >> 32 * d->driver_features_sel));
+	status(f, 11);
+	for (unsigned i = 0; i < d->nvq; i++) {
+		struct virtqueue *q = &d->vq[i];
+		d->queue_sel = (uint16_t)i;
+		virtio_queue_set_size(d, size);
+		virtio_queue_set_half(d, &q->desc, false, (uint32_t)ring_of(i));
+		virtio_queue_set_half(d, &q->driver, false, (uint32_t)ring_of(i) + 0x400);
+		virtio_queue_set_half(d, &q->device, false, (uint32_t)ring_of(i) + 0x600);
+		virtio_queue_enable(d, true);
+	}
+	status(f, 15);
+}
+
+static void poke(struct fuzz *f, gpa_t gpa, const void *buf, size_t len) {
+	mem_write(&f->vm.mem, gpa % RAM_SIZE, buf, len);
+}
+
+/* A descriptor, anywhere in a ring. */
+static void put_desc(struct fuzz *f, struct input *in) {
+	uint8_t desc[16], place = (uint8_t)take(in, 1), shape = (uint8_t)take(in, 1);
+	gpa_t ring = ring_of(place & 7);
+	le64_put(desc, shape & 1 ? take(in, 8) : 0x8000 + take(in, 2));
+	le32_put(desc + 8, (uint32_t)(shape & 2 ? take(in, 4) : take(in, 1)));
+	le16_put(desc + 12, (uint16_t)(shape & 4 ? take(in, 2) : shape >> 4));
+	le16_put(desc + 14, (uint16_t)(shape & 8 ? take(in, 2) : take(in, 1)));
+	poke(f, ring + (place >> 3) % 16 * 16, desc, 16);
+}
+
+/* A descriptor of a split ring becomes available. */
+static void put_avail(struct fuzz *f, struct input *in) {
+	uint8_t queue = (uint8_t)take(in, 1) & 7, head = (uint8_t)take(in, 1), idx[2], entry[2];
+	gpa_t avail = ring_of(queue) + 0x400;
+	mem_read(&f->vm.mem, avail + 2, idx, 2);
+	le16_put(entry, head);
+	poke(f, avail + 4 + le16_get(idx) % 16 * 2, entry, 2);
+	le16_put(idx, (uint16_t)(le16_get(idx) + 1));
+	poke(f, avail + 2, idx, 2);
+	kick(f, queue);
+}
+
+static void console_input(struct fuzz *f, struct input *in) {
+	if (!f->console)
+		return;
+	struct char_device port = virtio_console_port(f->console, (unsigned)take(in, 1) & 1);
+	size_t n = MIN(take(in, 1), in->len);
+	if (port.receive(port.dev, in->p, n) > n)
+		abort();
+	f->room = take(in, 2);
+	port.writable(port.dev);
+	if (f->room & 1)
+		virtio_console_resize(f->console, (uint16_t)take(in, 1), (uint16_t)take(in, 1));
+}
+
+/* Saves, perhaps damages a byte, and loads. */
+static void save_load(struct fuzz *f, struct input *in) {
+	static uint8_t buf[STATE_MAX];
+	struct state_io io;
+	state_io_save(&io, buf, sizeof(buf));
+	vm_state(&f->vm, &io);
+	if (io.error || io.pos > sizeof(buf))
+		abort();
+	size_t size = io.pos;
+	uint32_t damage = (uint32_t)take(in, 3);
+	if (damage & 1 && size)
+		buf[(damage >> 9) % size] ^= (uint8_t)(damage >> 1);
+	if (damage & 2)
+		vm_reset(&f->vm);
+	state_io_load(&io, buf, size);
+	vm_state(&f->vm, &io);
+	if (io.error)
+		vm_reset(&f->vm);
+}
+
+static void step(struct fuzz *f, struct input *in) {
+	static const uint8_t sizes[] = {1, 2, 4, 8};
+	uint8_t op = (uint8_t)take(in, 1);
+	gpa_t at;
+	switch (op % 14) {
+	case 0:
+		at = f->regs + take(in, 2) % (f->pci ? 0x6000 : VIRTIO_MMIO_SIZE);
+		mem_io_write(&f->vm.mem, at, sizes[op >> 6], take(in, 4));
+		break;
+	case 1:
+		at = f->regs + take(in, 2) % (f->pci ? 0x6000 : VIRTIO_MMIO_SIZE);
+		mem_io_read(&f->vm.mem, at, sizes[op >> 6]);
+		break;
+	case 2:
+		at = ECAM + (DEVFN << 12) + (take(in, 1) & 0xff);
+		mem_io_write(&f->vm.mem, at, sizes[(op >> 6) % 3], take(in, 4));
+		mem_io_read(&f->vm.mem, at, 4);
+		break;
+	case 3: {
+		gpa_t gpa = take(in, 2);
+		size_t n = MIN(take(in, 1) & 63, in->len);
+		poke(f, gpa, in->p, n);
+		in->p += n;
+		in->len -= n;
+		break;
+	}
+	case 4:
+	case 5:
+		put_desc(f, in);
+		break;
+	case 6:
+		put_avail(f, in);
+		break;
+	case 7:
+		kick(f, (unsigned)take(in, 1));
+		break;
+	case 8:
+		f->immediate = op & 0x80;
+		disk_complete(f, (unsigned)take(in, 1), op & 0x40 ? -ERR_IO : 0);
+		break;
+	case 9:
+		console_input(f, in);
+		break;
+	case 10:
+		fake_clock_set(&f->time, f->time.now_ns + take(in, 1));
+		break;
+	case 11:
+		save_load(f, in);
+		break;
+	case 12:
+		quick_start(f, take(in, 5) & f->dev->features, (uint16_t)(op & 0x80 ? 16 : take(in, 1)));
+		break;
+	default:
+		if (op & 0x80)
+			vm_reset(&f->vm);
+		else
+			status(f, (uint8_t)take(in, 1));
+		break;
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len) {
+	static struct fuzz f;
+	struct input in = {data, len};
+	make(&f, (uint8_t)take(&in, 1));
+	quick_start(&f, take(&in, 5) & f.dev->features, 16);
+	for (unsigned i = 0; in.len && i < OPS_MAX; i++)
+		step(&f, &in);
+	finish(&f);
+	return 0;
+}
