@@ -269,7 +269,8 @@ static void console_input(struct fuzz *f, struct input *in) {
 	if (!f->console)
 		return;
 	struct char_device port = virtio_console_port(f->console, (unsigned)take(in, 1) & 1);
-	size_t n = MIN(take(in, 1), in->len);
+	size_t n = (size_t)take(in, 1);
+	n = MIN(n, in->len);
 	if (port.receive(port.dev, in->p, n) > n)
 		abort();
 	f->room = take(in, 2);
@@ -318,7 +319,8 @@ static void step(struct fuzz *f, struct input *in) {
 		break;
 	case 3: {
 		gpa_t gpa = take(in, 2);
-		size_t n = MIN(take(in, 1) & 63, in->len);
+		size_t n = take(in, 1) & 63;
+		n = MIN(n, in->len);
 		poke(f, gpa, in->p, n);
 		in->p += n;
 		in->len -= n;

@@ -9,7 +9,7 @@
 char fake_log_last[512];
 unsigned fake_log_count;
 
-static _Noreturn void bug(const char *file, int line, const char *what) {
+static __attribute__((noreturn)) void bug(const char *file, int line, const char *what) {
 	fprintf(stderr, "BUG %s:%d: %s\n", file, line, what);
 	abort();
 }
