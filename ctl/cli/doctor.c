@@ -7,6 +7,8 @@
 #include "ctl/cli/pick.h"
 #include "host/linux/facts.h"
 
+#define COLUMN 31 /* where values start */
+
 static const char *const status_names[] = {"info", "ok", "warning", "bad"};
 static const char *const status_marks[] = {"    ", "ok  ", "warn", "BAD "};
 
@@ -17,14 +19,14 @@ static void print_text(const struct host_facts *f, const struct engine_choice *c
 		if (x->hint[0])
 			printf("      %-24s -> %s\n", "", x->hint);
 	}
-	printf("      %-24s", "cpu-features");
-	for (unsigned i = 0, at = 31; i < f->nfeatures; i++) {
+	printf("      %-*s", COLUMN - 7, "cpu-features");
+	for (unsigned i = 0, at = COLUMN; i < f->nfeatures; i++) {
 		at += (unsigned)strlen(f->features[i]) + 1;
 		if (at > 100) {
-			printf("\n%31s", "");
-			at = 31 + (unsigned)strlen(f->features[i]) + 1;
+			printf("\n%*s", COLUMN - 1, "");
+			at = COLUMN + (unsigned)strlen(f->features[i]) + 1;
 		}
-		printf("%s%s", i ? " " : " ", f->features[i]);
+		printf(" %s", f->features[i]);
 	}
 	putchar('\n');
 	for (unsigned i = 0; i < c->n; i++) {

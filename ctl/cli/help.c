@@ -47,9 +47,10 @@ static void print_option(const struct cli_option *o) {
 	if (n >= COLUMN)
 		printf("\n%*s", COLUMN - 1, "");
 	putchar(' ');
-	snprintf(text, sizeof(text), "%s%s%s%s%s%s%s%s", o->help, o->choices ? ": " : "",
+	bool preset = o->preset && o->preset[0];
+	snprintf(text, sizeof(text), "%s%s%s%s%s%s%s", o->help, o->choices ? ": " : "",
 			 o->choices ? o->choices : "", o->repeat ? "; may be repeated" : "",
-			 o->preset ? " (default: " : "", o->preset ? o->preset : "", o->preset ? ")" : "", "");
+			 preset ? " (default: " : "", preset ? o->preset : "", preset ? ")" : "");
 	wrap(text, COLUMN, COLUMN);
 }
 

@@ -1,0 +1,390 @@
+#!/usr/bin/env python3
+"""The command line from outside: messages, exit codes, help, completion, the terminal.
+
+usage: cli.py JOIST
+Cases that need a guest kernel use build/guest (tools/fetch-guest) and are skipped without it.
+"""
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+
+JOIST = os.path.abspath(sys.argv[1])
+GUEST = os.environ.get("JOIST_CACHE", os.path.join(os.getcwd(), "build/guest"))
+KERNEL = os.path.join(GUEST, "vmlinuz-cloud")
+cases = []
+
+
+class Skip(Exception):
+    pass
+
+
+def case(fn):
+    cases.append(fn)
+    return fn
+
+
+def joist(*args, timeout=30, **kw):
+    return subprocess.run([JOIST, *args], capture_output=True, text=True, timeout=timeout,
+                          stdin=subprocess.DEVNULL, **kw)
+
+
+def same(got, want, what):
+    if got != want:
+        raise AssertionError(f"{what}: {got!r}, not {want!r}")
+
+
+def has(text, part):
+    if part not in text:
+        raise AssertionError(f"{part!r} is not in {text!r}")
+
+
+def refused(args, code, *parts):
+    p = joist(*args)
+    same(p.returncode, code, "exit code of " + " ".join(args))
+    same(p.stdout, "", "stdout")
+    for part in parts:
+        has(p.stderr, part)
+    for line in p.stderr.splitlines():
+        if not line.startswith(("joist", "Try ")):
+            raise AssertionError(f"a line that is no message: {line!r}")
+
+
+def need_kernel():
+    if not os.path.exists(KERNEL):
+        raise Skip("no guest kernel; tools/fetch-guest takes one")
+    return KERNEL
+
+
+@case
+def version():
+    p = joist("--version")
+    same(p.returncode, 0, "exit code")
+    if not re.fullmatch(r"joist \d+\.\d+\.\d+\n", p.stdout):
+        raise AssertionError(p.stdout)
+    same(joist("version").stdout, p.stdout, "verb and option")
+    j = json.loads(joist("version", "--json").stdout)
+    same(p.stdout, f"joist {j['version']}\n", "version in JSON")
+    assert "soft" in j["engines"] and "pc" in j["boards"], j
+
+
+@case
+def no_arguments():
+    refused([], 2, "joist --help")
+
+
+@case
+def help_everywhere():
+    p = joist("--help")
+    same(p.returncode, 0, "exit code")
+    verbs = re.findall(r"^  (\w+)  ", p.stdout, re.MULTILINE)
+    assert {"run", "doctor", "version", "help", "completion"} <= set(verbs), verbs
+    for v in verbs:
+        a, b = joist(v, "--help"), joist("help", v)
+        same(a.returncode, 0, v + " --help")
+        same(a.stdout, b.stdout, "both ways to help of " + v)
+        has(a.stdout, "Usage: joist " + v)
+        for line in a.stdout.splitlines():
+            assert len(line) <= 80, line
+    same(joist("run", "--kernel", "x", "-h", "--nonsense").returncode, 0, "help wins")
+
+
+@case
+def unknown_words():
+    refused(["rnu"], 2, "unknown command rnu", "did you mean run?")
+    refused(["frobnicate"], 2, "unknown command frobnicate")
+    refused(["--frob"], 2, "unknown option --frob")
+    refused(["run", "--memroy", "1G"], 2, "did you mean --memory?")
+    refused(["run", "--memroy=1G"], 2, "unknown option --memroy", "did you mean --memory?")
+    refused(["run", "-Z"], 2, "unknown option -Z")
+    refused(["help", "docter"], 2, "did you mean doctor?")
+
+
+@case
+def bad_values():
+    refused(["run", "--memory"], 2, "--memory needs SIZE")
+    for v in ("12Q", "", "M", "-1", "1.5G", "99999999999999999999", "99999999999T", "1Gx"):
+        refused(["run", "--memory", v], 2, f"--memory {v}: not a size")
+    for v in ("1", "4097", "1M", "900T"):
+        refused(["run", "--kernel", "x", "--memory", v], 2, f"--memory {v}: a multiple of 4K")
+    for v in ("0", "1000"):
+        refused(["run", "--kernel", "x", "--cpus", v], 2, f"--cpus {v}")
+    refused(["run", "--cpus", "two"], 2, "not a number")
+    refused(["run", "--board", "q35"], 2, "not one of: pc micro")
+    refused(["run", "--cpu-model", "z80"], 2, "not one of: host")
+    refused(["run", "--kernel", "x", "--engine", "tcg"], 2, "no engine tcg", "soft")
+    refused(["run", "--name", "UPPER"], 2, "not a name")
+    refused(["run", "--timeout", "soon"], 2, "not a time")
+    refused(["run", "--no-reboot=1"], 2, "takes no value")
+    refused(["run", "a", "b"], 2, "too many arguments: b")
+    refused(["doctor", "x"], 2, "takes no argument")
+    refused(["run"], 2, "needs a kernel")
+    refused(["run", "--kernel", "a", "b"], 2, "which is the kernel?")
+    refused(["completion"], 2, "needs bash|zsh|fish")
+    refused(["completion", "tcsh"], 2, "no completion for tcsh")
+
+
+@case
+def missing_files():
+    refused(["run", "--kernel", "/nowhere/vmlinuz"], 3, "kernel /nowhere/vmlinuz: No such file")
+    refused(["run", "--kernel", "/"], 1, "not a regular file")
+    refused(["run", "--kernel", "/dev/null"], 1, "not a regular file")
+    with tempfile.NamedTemporaryFile() as empty:
+        refused(["run", "--kernel", empty.name], 1, "is empty")
+    k = need_kernel()
+    refused(["run", k, "--initrd", "/nowhere/initrd"], 3, "initrd /nowhere/initrd: No such file")
+    refused(["run", k, "--disk", "/nowhere/disk"], 3, "disk /nowhere/disk: No such file")
+
+
+@case
+def bad_kernels():
+    with tempfile.TemporaryDirectory() as d:
+        path = os.path.join(d, "kernel")
+        with open(path, "wb") as f:
+            f.write(b"this is no kernel at all\n" * 400)
+        p = joist("run", path)
+        same(p.returncode, 1, "exit code of a text file")
+        has(p.stderr, path)
+        k = need_kernel()
+        with open(k, "rb") as f:
+            start = f.read(100000)
+        with open(path, "wb") as f:
+            f.write(start)
+        p = joist("run", path)
+        same(p.returncode, 1, "exit code of a truncated kernel")
+        has(p.stderr, "truncated")
+
+
+@case
+def bad_disks():
+    k = need_kernel()
+    with tempfile.TemporaryDirectory() as d:
+        path = os.path.join(d, "disk.img")
+        with open(path, "wb") as f:
+            f.write(b"x" * 1000)
+        refused(["run", k, "--disk", path], 1, "1000 bytes", "truncated")
+        with open(path, "wb") as f:
+            f.truncate(1 << 20)
+        with open(path, "r+b") as f:
+            # struct flock of x86-64: type, whence, start, len, pid
+            import struct
+            fcntl.fcntl(f, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))  # F_OFD_SETLK
+            refused(["run", k, "--disk", path], 1, "in use by another process")
+
+
+@case
+def too_much_memory():
+    k = need_kernel()
+    with open("/proc/meminfo", encoding="ascii") as f:
+        total = sum(int(x) for x in re.findall(r"^(?:Mem|Swap)Total: *(\d+)", f.read(),
+                                               re.MULTILINE))
+    gib = total // (1 << 20) + 2
+    if gib > 256:
+        raise Skip("this host has more memory than a guest can have")
+    refused(["run", k, "-m", f"{gib}G"], 1, "more than this host has", "--memory")
+    with tempfile.NamedTemporaryFile() as big:
+        big.truncate(65 << 20)
+        refused(["run", k, "-m", "64M", "--initrd", big.name], 1, "initrd", "does not fit", "64 MiB")
+
+
+@case
+def doctor():
+    p = joist("doctor")
+    same(p.returncode, 0, "exit code")
+    has(p.stdout, "engine: soft")
+    j = json.loads(joist("doctor", "--json").stdout)
+    same(j["engine"], "soft", "engine")
+    for fact in ("cpu", "tsc", "kvm", "memory", "cores", "limit-mappings", "memfd-exec"):
+        assert j["host"][fact]["status"] in ("info", "ok", "warning", "bad"), fact
+    assert j["cpu_features"], "features"
+
+
+@case
+def completion():
+    for shell, check in (("bash", ["bash", "-n"]), ("zsh", ["zsh", "-n"]), ("fish", ["fish", "-n"])):
+        p = joist("completion", shell)
+        same(p.returncode, 0, shell)
+        for word in ("run", "memory", "doctor"):
+            has(p.stdout, word)
+        if shutil.which(check[0]):
+            with tempfile.NamedTemporaryFile("w", suffix="." + shell) as f:
+                f.write(p.stdout)
+                f.flush()
+                subprocess.run(check + [f.name], check=True, timeout=20)
+
+
+@case
+def completion_in_bash():
+    script = joist("completion", "bash").stdout + """
+complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _joist; echo "${COMPREPLY[*]}"; }
+complete_words joist d
+complete_words joist run --mem
+complete_words joist run --board ''
+complete_words joist help v
+"""
+    p = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=20)
+    same(p.stdout.splitlines(), ["doctor", "--memory", "pc micro", "version"], "completions")
+
+
+@case
+def manual_page():
+    p = joist("man")
+    same(p.returncode, 0, "exit code")
+    for word in (".TH JOIST 1", "EXIT STATUS", "\\-\\-memory", "joist doctor"):
+        has(p.stdout, word)
+    if shutil.which("groff"):
+        g = subprocess.run(["groff", "-man", "-ww", "-Tascii"], input=p.stdout, text=True,
+                           capture_output=True, timeout=20)
+        same(g.stderr, "", "groff's complaints")
+
+
+@case
+def full_output_device():
+    with open("/dev/full", "w", encoding="ascii") as full:
+        p = subprocess.run([JOIST, "--help"], stdout=full, stderr=subprocess.PIPE, text=True,
+                           timeout=20)
+    same(p.returncode, 1, "exit code")
+    has(p.stderr, "cannot write")
+
+
+@case
+def timeout_ends_it():
+    start = time.monotonic()
+    p = joist("run", need_kernel(), "-m", "128M", "--timeout", "0.5")
+    same(p.returncode, 124, "exit code")
+    has(p.stderr, "--timeout")
+    assert time.monotonic() - start < 10
+
+
+@case
+def signals_end_it():
+    k = need_kernel()
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        p = subprocess.Popen([JOIST, "run", k, "-m", "128M", "--name", "sig"],
+                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.PIPE, text=True)
+        time.sleep(0.4)
+        p.send_signal(sig)
+        _, err = p.communicate(timeout=20)
+        same(p.returncode, 128 + sig, sig.name)
+        has(err, "joist: sig: ")
+
+
+class Terminal:
+    """joist run on a pseudo terminal of its own."""
+
+    def __init__(self, *args):
+        self.master, slave = pty.openpty()
+        self.slave = slave
+        self.before = termios.tcgetattr(slave)
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+            for fd in (0, 1, 2):
+                os.dup2(slave, fd)
+            os.execv(JOIST, [JOIST, "run", *args])
+        self.text = b""
+
+    def wait_for(self, what, seconds=20):
+        end = time.monotonic() + seconds
+        while what not in self.text:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self.master], [], [], left)[0]:
+                raise AssertionError(f"{what!r} did not come; there is {self.text!r}")
+            self.text += os.read(self.master, 4096)
+
+    def is_raw(self):
+        return not termios.tcgetattr(self.slave)[3] & termios.ICANON
+
+    def end(self):
+        stop = time.monotonic() + 20
+        while time.monotonic() < stop:
+            if select.select([self.master], [], [], 0)[0]:
+                self.text += os.read(self.master, 4096)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.02)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        raise AssertionError(f"does not end; {self.text!r}")
+
+    def check_restored(self):
+        same(termios.tcgetattr(self.slave), self.before, "terminal settings")
+
+    def close(self):
+        os.close(self.master)
+        os.close(self.slave)
+
+
+@case
+def escape_key_restores_the_terminal():
+    t = Terminal(need_kernel(), "-m", "128M")
+    t.wait_for(b"Ctrl-]")
+    assert t.is_raw(), "the terminal is not raw"
+    os.write(t.master, b"abc\x1d")
+    same(t.end(), 0, "exit code")
+    has(t.text.decode(errors="replace"), "left with Ctrl-]")
+    t.check_restored()
+    t.close()
+
+
+@case
+def signals_restore_the_terminal():
+    for sig, code in ((signal.SIGTERM, 128 + 15), (signal.SIGHUP, 128 + 1),
+                      (signal.SIGSEGV, -signal.SIGSEGV), (signal.SIGABRT, -signal.SIGABRT)):
+        t = Terminal(need_kernel(), "-m", "128M")
+        t.wait_for(b"Ctrl-]")
+        assert t.is_raw(), "the terminal is not raw"
+        os.kill(t.pid, sig)
+        got = t.end()
+        if sig in (signal.SIGSEGV, signal.SIGABRT):
+            assert got != 0, got  # a sanitizer ends in its own way
+        else:
+            same(got, code, sig.name)
+        t.check_restored()
+        t.close()
+
+
+@case
+def ctrl_c_goes_to_the_guest():
+    t = Terminal(need_kernel(), "-m", "128M")
+    t.wait_for(b"Ctrl-]")
+    os.write(t.master, b"\x03\x1a\x1c")
+    time.sleep(0.3)
+    same(os.waitpid(t.pid, os.WNOHANG), (0, 0), "still there")
+    os.write(t.master, b"\x1d")
+    same(t.end(), 0, "exit code")
+    t.check_restored()
+    t.close()
+
+
+def main():
+    print(f"1..{len(cases)}")
+    failed = 0
+    for i, fn in enumerate(cases, 1):
+        try:
+            fn()
+            print(f"ok {i} - {fn.__name__}")
+        except Skip as e:
+            print(f"ok {i} - {fn.__name__} # SKIP {e}")
+        except Exception as e:  # a failing case must not hide the others
+            failed += 1
+            print(f"not ok {i} - {fn.__name__}")
+            for line in f"{type(e).__name__}: {e}".splitlines():
+                print(f"# {line}")
+        sys.stdout.flush()
+    return 1 if failed else 0
+
+
+sys.exit(main())
