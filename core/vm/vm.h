@@ -16,7 +16,7 @@
 #include "core/vm/vcpu.h"
 
 #define VM_VCPUS 64
-#define VM_DEVICES 64
+#define VM_DEVICES (VM_VCPUS + 64) /* each vCPU has a local APIC */
 
 enum vm_power {
 	VM_POWER_OFF, /* ACPI S5 or the like: the guest is done */

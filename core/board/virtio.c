@@ -1,0 +1,42 @@
+/* The virtio devices that the config asks for; how they are attached is the
+ * board's business. */
+#include "core/board/parts.h"
+#include "core/virtio/blk.h"
+#include "core/virtio/rng.h"
+
+struct adder {
+	struct board *b;
+	bool (*attach)(struct board *b, struct virtio_device *d, const char *name, unsigned index);
+	unsigned index;
+};
+
+static bool add(struct adder *a, struct virtio_device *d, const char *name) {
+	return d && a->attach(a->b, d, name, a->index++);
+}
+
+static bool add_console(struct adder *a) {
+	const struct virtio_console_port_options port = {.console = true,
+													 .backend = a->b->config.console};
+	a->b->console = virtio_console_create(a->b->vm, &port, 1);
+	return a->b->console && add(a, virtio_console_device(a->b->console), "virtio-console");
+}
+
+/* One queue a processor, within reason. */
+static unsigned blk_queues(const struct board *b) {
+	return b->config.cpus < 4 ? b->config.cpus : 4;
+}
+
+int board_add_virtio(struct board *b,
+					 bool (*attach)(struct board *b, struct virtio_device *d, const char *name,
+									unsigned index),
+					 struct err *e) {
+	struct adder a = {.b = b, .attach = attach};
+	bool ok = true;
+	for (unsigned i = 0; ok && i < b->config.ndisks; i++)
+		ok = add(&a, virtio_blk_create(b->vm, b->config.disks[i], blk_queues(b)), "virtio-blk");
+	if (ok && b->config.console.write)
+		ok = add_console(&a);
+	if (ok && b->config.rng.fill)
+		ok = add(&a, virtio_rng_create(b->vm, &b->config.rng), "virtio-rng");
+	return ok ? 0 : err_set(e, ERR_NOMEM, "no memory for a virtio device");
+}
