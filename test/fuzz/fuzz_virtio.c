@@ -265,6 +265,60 @@ static void put_avail(struct fuzz *f, struct input *in) {
 	kick(f, queue);
 }
 
+static void encode(uint8_t desc[16], bool packed, gpa_t gpa, uint32_t len, uint16_t id_or_next,
+				   uint16_t flags) {
+	le64_put(desc, gpa);
+	le32_put(desc + 8, len);
+	le16_put(desc + (packed ? 14 : 12), flags);
+	le16_put(desc + (packed ? 12 : 14), id_or_next);
+}
+
+/* A chain as a driver would make it, of up to 16 buffers, direct or through a table, with
+ * a request's header in front: what it asks for is the input's, its form is right. */
+static void put_chain(struct fuzz *f, struct input *in) {
+	struct virtqueue *q = &f->dev->vq[take(in, 1) % f->dev->nvq];
+	uint8_t shape = (uint8_t)take(in, 1), readable = (uint8_t)take(in, 1) % 17;
+	unsigned n = 1 + shape % 16, unit = shape & 0x40 ? 512 : 37;
+	bool indirect = shape & 0x80;
+	if (!q->enabled || (!indirect && n > q->size))
+		return;
+	uint8_t header[16] = {0}, desc[16];
+	header[0] = (uint8_t)take(in, 1);
+	header[8] = (uint8_t)take(in, 1);
+	gpa_t at = 0x8000 + (take(in, 1) << 7), table = 0x6000;
+	poke(f, at, header, 16);
+	unsigned slot = q->packed ? q->next_avail : 0;
+	bool wrap = q->avail_wrap;
+	for (unsigned i = 0; i < n; i++) {
+		bool write = i >= readable;
+		uint32_t len = i == 0 ? 16 : i + 1 == n ? 1 : unit * (1 + i % 3);
+		uint16_t flags = (uint16_t)((i + 1 < n) | (unsigned)write << 1);
+		if (q->packed && !indirect)
+			flags |= wrap ? 0x80 : 0x8000;
+		encode(desc, q->packed, at, len, (uint16_t)(slot + 1), flags);
+		poke(f, indirect ? table + 16 * i : q->desc + 16 * slot, desc, 16);
+		at += len;
+		if (++slot == q->size && q->packed && !indirect) {
+			slot = 0;
+			wrap = !wrap;
+		}
+	}
+	if (indirect) {
+		uint16_t flags = 4;
+		if (q->packed)
+			flags |= q->avail_wrap ? 0x80 : 0x8000;
+		encode(desc, q->packed, table, 16 * n, 0, flags);
+		poke(f, q->desc + (q->packed ? 16u * q->next_avail : 0), desc, 16);
+	}
+	if (!q->packed) {
+		uint8_t head[2] = {0}, idx[2];
+		poke(f, q->driver + 4 + q->next_avail % q->size * 2u, head, 2);
+		le16_put(idx, (uint16_t)(q->next_avail + 1));
+		poke(f, q->driver + 2, idx, 2);
+	}
+	kick(f, q->index);
+}
+
 static void console_input(struct fuzz *f, struct input *in) {
 	if (!f->console)
 		return;
@@ -303,7 +357,7 @@ static void step(struct fuzz *f, struct input *in) {
 	static const uint8_t sizes[] = {1, 2, 4, 8};
 	uint8_t op = (uint8_t)take(in, 1);
 	gpa_t at;
-	switch (op % 14) {
+	switch (op % 16) {
 	case 0:
 		at = f->regs + take(in, 2) % (f->pci ? 0x6000 : VIRTIO_MMIO_SIZE);
 		mem_io_write(&f->vm.mem, at, sizes[op >> 6], take(in, 4));
@@ -351,6 +405,10 @@ static void step(struct fuzz *f, struct input *in) {
 		break;
 	case 12:
 		quick_start(f, take(in, 5) & f->dev->features, (uint16_t)(op & 0x80 ? 16 : take(in, 1)));
+		break;
+	case 13:
+	case 14:
+		put_chain(f, in);
 		break;
 	default:
 		if (op & 0x80)
