@@ -102,7 +102,8 @@ static void one_in(struct soft_vcpu *c, const struct x86_insn *i, uint16_t port,
 
 static void one_out(struct soft_vcpu *c, const struct x86_insn *i, uint16_t port, unsigned size) {
 	uint64_t si = soft_reg(c, RSI, i->addrsize);
-	port_io(c, port, size, true, (uint32_t)soft_read(c, i->seg, si, size));
+	unsigned seg = i->seg_prefix != X86_REG_NONE ? i->seg_prefix : SEG_DS;
+	port_io(c, port, size, true, (uint32_t)soft_read(c, seg, si, size));
 	advance(c, RSI, i, size);
 }
 

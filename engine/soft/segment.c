@@ -313,12 +313,12 @@ static void need_fsgsbase(struct soft_vcpu *c) {
 
 static void read_base(struct soft_vcpu *c, const struct x86_insn *i, unsigned seg) {
 	need_fsgsbase(c);
-	soft_set_reg(c, i->opnd[0].reg, i->opsize, c->s->seg[seg].base);
+	soft_set_reg(c, i->opnd[0].reg, i->opnd[0].size, c->s->seg[seg].base);
 }
 
 static void write_base(struct soft_vcpu *c, const struct x86_insn *i, unsigned seg) {
 	need_fsgsbase(c);
-	uint64_t base = soft_reg(c, i->opnd[0].reg, i->opsize);
+	uint64_t base = soft_reg(c, i->opnd[0].reg, i->opnd[0].size);
 	if (!soft_canonical(base))
 		soft_gp(c, 0);
 	c->s->seg[seg].base = base;
