@@ -1,0 +1,68 @@
+/* The clock goes, stands still, and its two faces agree. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <time.h>
+
+#include "host/linux/clock.h"
+
+static uint64_t ns(struct host_clock *c) {
+	return c->clock.now_ns(c->clock.opaque);
+}
+
+static uint64_t tsc(struct host_clock *c) {
+	return c->clock.now_tsc(c->clock.opaque);
+}
+
+static void wait_ms(long ms) {
+	nanosleep(&(struct timespec){0, ms * 1000000}, NULL);
+}
+
+static void test_advances(void **state) {
+	struct host_clock c;
+	struct timespec a, b;
+	host_clock_init(&c);
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	uint64_t start = ns(&c);
+	assert_true(start < 1000000000);
+	wait_ms(50);
+	uint64_t took = ns(&c) - start;
+	clock_gettime(CLOCK_MONOTONIC, &b);
+	uint64_t real =
+		(uint64_t)(b.tv_sec - a.tv_sec) * 1000000000u + (uint64_t)b.tv_nsec - (uint64_t)a.tv_nsec;
+	/* Within two in a thousand and what lies between the readings. */
+	assert_true(took <= real + real / 500);
+	assert_true(took >= 50000000 - 50000000 / 500);
+}
+
+static void test_stands_still(void **state) {
+	struct host_clock c;
+	host_clock_init(&c);
+	wait_ms(5);
+	host_clock_pause(&c);
+	uint64_t at = ns(&c), ticks = tsc(&c);
+	/* Ticks at the same moment, scaled, are the nanoseconds. */
+	uint64_t scaled = (uint64_t)((unsigned __int128)ticks * 1000000 / c.clock.tsc_khz);
+	assert_true(at <= scaled + 1 && scaled <= at + at / 1000000 + 1);
+	wait_ms(20);
+	assert_int_equal(ns(&c), at);
+	assert_int_equal(tsc(&c), ticks);
+	host_clock_resume(&c);
+	uint64_t after = ns(&c);
+	assert_true(after >= at && after < at + 15000000);
+	host_clock_resume(&c); /* resuming a running clock does nothing */
+	assert_true(ns(&c) >= after);
+}
+
+int main(void) {
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_advances),
+		cmocka_unit_test(test_stands_still),
+	};
+	return cmocka_run_group_tests_name("host_clock", tests, NULL, NULL);
+}

@@ -1,0 +1,166 @@
+/* Raw images: data comes back, bounds hold, locks exclude, holes are zero. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "host/linux/disk.h"
+
+#define SIZE (1u << 20)
+
+static pthread_mutex_t vm_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t finished = PTHREAD_COND_INITIALIZER;
+
+static void lock(void *opaque) {
+	pthread_mutex_lock(&vm_lock);
+}
+
+static void unlock(void *opaque) {
+	pthread_mutex_unlock(&vm_lock);
+}
+
+static const struct vm_host vm = {.lock = lock, .unlock = unlock};
+
+struct fixture {
+	char path[32];
+	struct host_disk *disk;
+};
+
+static int setup(void **state) {
+	struct fixture *f = calloc(1, sizeof(*f));
+	snprintf(f->path, sizeof(f->path), "/tmp/joist-disk-XXXXXX");
+	int fd = mkstemp(f->path);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, SIZE), 0);
+	close(fd);
+	assert_int_equal(host_disk_open(&f->disk, f->path, false, &vm, NULL), 0);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state) {
+	struct fixture *f = *state;
+	if (f->disk)
+		host_disk_close(f->disk);
+	unlink(f->path);
+	free(f);
+	return 0;
+}
+
+struct result {
+	bool done;
+	int error;
+};
+
+static void done(struct block_request *r, int error) {
+	struct result *x = r->opaque;
+	x->error = error;
+	x->done = true;
+	pthread_cond_signal(&finished);
+}
+
+static int submit(struct host_disk *d, struct block_request *r) {
+	const struct block_backend *b = host_disk_backend(d);
+	struct result x = {0};
+	r->done = done;
+	r->opaque = &x;
+	lock(NULL);
+	b->submit(b->opaque, r);
+	while (!x.done)
+		pthread_cond_wait(&finished, &vm_lock);
+	unlock(NULL);
+	return x.error;
+}
+
+static int transfer(struct host_disk *d, enum block_op op, uint64_t offset, void *buf,
+					uint64_t len) {
+	/* Two segments, the first odd in size, so that vectors are cut in the middle. */
+	struct block_request r = {.op = op, .offset = offset, .len = len, .nsegs = 2};
+	uint64_t first = len > 100 ? 100 : len;
+	r.segs[0] = (struct block_segment){buf, first};
+	r.segs[1] = (struct block_segment){(uint8_t *)buf + first, len - first};
+	return submit(d, &r);
+}
+
+static void test_round_trip(void **state) {
+	struct fixture *f = *state;
+	static uint8_t out[65536], in[65536];
+	for (unsigned i = 0; i < sizeof(out); i++)
+		out[i] = (uint8_t)(i * 7 + (i >> 8));
+	assert_int_equal(transfer(f->disk, BLOCK_WRITE, 4096, out, sizeof(out)), 0);
+	assert_int_equal(transfer(f->disk, BLOCK_READ, 4096, in, sizeof(in)), 0);
+	assert_memory_equal(in, out, sizeof(in));
+	struct block_request flush = {.op = BLOCK_FLUSH};
+	assert_int_equal(submit(f->disk, &flush), 0);
+	struct block_request fua = {
+		.op = BLOCK_WRITE, .offset = 0, .len = 512, .fua = true, .nsegs = 1};
+	fua.segs[0] = (struct block_segment){out, 512};
+	assert_int_equal(submit(f->disk, &fua), 0);
+}
+
+static void test_zeroes_and_discard(void **state) {
+	struct fixture *f = *state;
+	static uint8_t ones[8192], in[8192], zero[4096];
+	memset(ones, 0xff, sizeof(ones));
+	assert_int_equal(transfer(f->disk, BLOCK_WRITE, 0, ones, sizeof(ones)), 0);
+	struct block_request r = {.op = BLOCK_ZEROES, .offset = 0, .len = 4096};
+	assert_int_equal(submit(f->disk, &r), 0);
+	assert_int_equal(transfer(f->disk, BLOCK_READ, 0, in, sizeof(in)), 0);
+	assert_memory_equal(in, zero, 4096);
+	assert_memory_equal(in + 4096, ones, 4096);
+	r = (struct block_request){.op = BLOCK_DISCARD, .offset = 4096, .len = 4096};
+	assert_int_equal(submit(f->disk, &r), 0);
+}
+
+static void test_bounds(void **state) {
+	struct fixture *f = *state;
+	uint8_t buf[1024] = {0};
+	assert_int_equal(transfer(f->disk, BLOCK_READ, SIZE, buf, 512), -ERR_INVAL);
+	assert_int_equal(transfer(f->disk, BLOCK_READ, SIZE - 512, buf, 1024), -ERR_INVAL);
+	assert_int_equal(transfer(f->disk, BLOCK_WRITE, UINT64_MAX - 511, buf, 1024), -ERR_INVAL);
+	assert_int_equal(transfer(f->disk, BLOCK_READ, SIZE - 512, buf, 512), 0);
+	/* Segments that do not add up to the length. */
+	struct block_request r = {.op = BLOCK_WRITE, .len = 1024, .nsegs = 1};
+	r.segs[0] = (struct block_segment){buf, 512};
+	assert_int_equal(submit(f->disk, &r), -ERR_INVAL);
+	r = (struct block_request){.op = BLOCK_ZEROES, .offset = 512, .len = UINT64_MAX - 100};
+	assert_int_equal(submit(f->disk, &r), -ERR_INVAL);
+}
+
+static void test_locks(void **state) {
+	struct fixture *f = *state;
+	struct host_disk *second;
+	struct err e;
+	assert_int_equal(host_disk_open(&second, f->path, false, &vm, &e), -ERR_BUSY);
+	assert_non_null(strstr(e.text, "in use"));
+	assert_int_equal(host_disk_open(&second, f->path, true, &vm, &e), -ERR_BUSY);
+	host_disk_close(f->disk);
+	f->disk = NULL;
+	struct host_disk *first;
+	assert_int_equal(host_disk_open(&first, f->path, true, &vm, &e), 0);
+	assert_int_equal(host_disk_open(&second, f->path, true, &vm, &e), 0);
+	uint8_t buf[512] = {0};
+	assert_int_equal(transfer(second, BLOCK_WRITE, 0, buf, 512), -ERR_INVAL);
+	assert_int_equal(transfer(second, BLOCK_READ, 0, buf, 512), 0);
+	host_disk_close(first);
+	host_disk_close(second);
+}
+
+int main(void) {
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_zeroes_and_discard, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_bounds, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_locks, setup, teardown),
+	};
+	return cmocka_run_group_tests_name("host_disk", tests, NULL, NULL);
+}
