@@ -1,0 +1,739 @@
+/* The instruction decoder: bytes to struct x86_insn [SDM2 2], [APM3 1].
+ *
+ * Prefixes, then a walk through the generated trees (core/x86/decode_table.h) to a form, then
+ * ModRM, SIB and displacement, then the form's operand recipe. XOP, 3DNow!, MPX, CET and AMX
+ * are not in the table: they are #UD, or the NOPs that older CPUs see in them.
+ * Pure: called from any thread with any bytes. */
+#include "core/base/le.h"
+#include "core/base/string.h"
+#include "core/x86/decode_table.h"
+
+/* enum x86_seg of core/vm/vcpu.h, which this layer is below of. */
+enum { ES, CS, SS, DS, FS, GS };
+
+enum prefix_kind { P_NONE, P_SEG, P_OPSIZE, P_ADDRSIZE, P_LOCK, P_REPNE, P_REP, P_REX, P_VEX };
+
+static const uint8_t prefix_kinds[256] = {
+	[0x26] = P_SEG, [0x2e] = P_SEG,			 [0x36] = P_SEG,	  [0x3e] = P_SEG,  [0x64] = P_SEG,
+	[0x65] = P_SEG, [0x66] = P_OPSIZE,		 [0x67] = P_ADDRSIZE, [0xf0] = P_LOCK, [0xf2] = P_REPNE,
+	[0xf3] = P_REP, [0x40 ... 0x4f] = P_REX, [0x62] = P_VEX,	  [0xc4] = P_VEX,  [0xc5] = P_VEX,
+};
+
+struct decoder {
+	struct x86_insn *o;
+	const uint8_t *bytes;
+	unsigned pos, end;
+	int short_code; /* what running out of bytes means */
+	uint16_t node;
+	uint8_t opcode;
+	uint8_t map; /* row of x86_root[] */
+	uint8_t pp;	 /* index as in DIM_PP */
+	uint8_t l;	 /* VEX.L or EVEX.L'L as encoded */
+	bool mode64, has_modrm;
+	bool rex_r2, rex_x2; /* EVEX.R' and V', as bits */
+	bool any_rex;		 /* makes SPL BPL SIL DIL of AH CH DH BH */
+};
+
+static inline bool have(const struct decoder *d, unsigned n) {
+	return d->pos + n <= d->end;
+}
+
+/* ---- prefixes -------------------------------------------------------------------------- */
+
+static int vex_prefix(struct decoder *d, uint8_t first) {
+	struct x86_insn *o = d->o;
+	static const uint8_t pps[4] = {0, 1, 2, 3};
+	if (o->prefix & (X86_PFX_LOCK | X86_PFX_REP | X86_PFX_REPNE | X86_PFX_OPSIZE | X86_PFX_REX))
+		return X86_DECODE_UD;
+	unsigned n = first == 0xc5 ? 1 : first == 0xc4 ? 2 : 3;
+	if (!have(d, n + 1))
+		return d->short_code;
+	const uint8_t *p = d->bytes + d->pos;
+	uint8_t p0 = p[0], p1 = p[n == 1 ? 0 : 1];
+	d->pos += n;
+	o->prefix |= n == 3 ? X86_PFX_EVEX : X86_PFX_VEX;
+	d->pp = pps[p1 & 3];
+	o->vvvv = ~p1 >> 3 & 15;
+	if (n == 1) {
+		o->rex = ~p0 >> 5 & 4;
+		d->map = X86_MAP_VEX + 1;
+		d->l = p0 >> 2 & 1;
+	} else {
+		o->rex = (~p0 >> 5 & 7) | (p1 >> 4 & 8);
+		d->map = (uint8_t)((n == 2 ? X86_MAP_VEX : X86_MAP_EVEX) + (p0 & (n == 2 ? 31 : 7)));
+		d->l = p1 >> 2 & 1;
+	}
+	if (n == 2 && (d->map < X86_MAP_VEX + 1 || d->map > X86_MAP_VEX + 3))
+		return X86_DECODE_UD;
+	if (n == 3) {
+		uint8_t p2 = p[2];
+		if (p0 & 8 || !(p1 & 4) || !(p0 & 7))
+			return X86_DECODE_UD;
+		d->l = p2 >> 5 & 3;
+		d->rex_r2 = !(p0 & 0x10);
+		d->rex_x2 = !(p2 & 8);
+		o->evex = (p2 & 7) | (p2 >> 7 & 1) << 3 | (p2 >> 4 & 1) << 4;
+	}
+	if (!d->mode64) {
+		/* Only eight registers; R and X are 1 by necessity, the rest is ignored. */
+		o->rex &= 8;
+		o->vvvv &= 7;
+		d->rex_r2 = false;
+	}
+	return 0;
+}
+
+/* Reads prefixes and opcode; sets d->node. Returns 0 or a result. */
+static int prefixes(struct decoder *d) {
+	struct x86_insn *o = d->o;
+	const uint8_t *p = d->bytes;
+	unsigned pos = 0, end = d->end;
+	uint8_t seg = X86_REG_NONE, rex = 0, pp = 0, b;
+	bool has_rex = false;
+
+	for (;; pos++) {
+		if (pos >= end)
+			return d->short_code;
+		b = p[pos];
+		uint8_t kind = prefix_kinds[b];
+		if (kind == P_NONE)
+			break;
+		if (kind == P_REX) {
+			if (!d->mode64)
+				break;
+			rex = b & 15;
+			has_rex = true;
+			continue;
+		}
+		if (kind == P_VEX) {
+			if (d->mode64)
+				break;
+			/* LES, LDS or BOUND if the next byte is a ModRM with a memory operand. */
+			if (pos + 1 >= end)
+				return d->short_code;
+			if (p[pos + 1] < 0xc0)
+				kind = P_NONE;
+			break;
+		}
+		/* REX counts only directly before the opcode. */
+		rex = 0;
+		has_rex = false;
+		switch (kind) {
+		case P_SEG:
+			if (b >= 0x64)
+				seg = b == 0x64 ? FS : GS;
+			else if (!d->mode64) /* where these four mean nothing, not even "no FS" */
+				seg = (b >> 3) & 3;
+			break;
+		case P_OPSIZE:
+			o->prefix |= X86_PFX_OPSIZE;
+			break;
+		case P_ADDRSIZE:
+			o->prefix |= X86_PFX_ADDRSIZE;
+			break;
+		case P_LOCK:
+			o->prefix |= X86_PFX_LOCK;
+			break;
+		case P_REPNE:
+			o->prefix = (o->prefix & (uint8_t)~X86_PFX_REP) | X86_PFX_REPNE;
+			pp = 3;
+			break;
+		case P_REP:
+			o->prefix = (o->prefix & (uint8_t)~X86_PFX_REPNE) | X86_PFX_REP;
+			pp = 2;
+			break;
+		}
+	}
+	o->seg_prefix = seg;
+	o->rex = rex;
+	d->pp = pp ? pp : o->prefix & X86_PFX_OPSIZE ? 1 : 0;
+	if (has_rex) {
+		o->prefix |= X86_PFX_REX;
+		d->any_rex = true;
+	}
+	pos++;
+	if (b == 0x0f) {
+		d->map = 1;
+		if (pos >= end)
+			return d->short_code;
+		b = p[pos++];
+		if (b == 0x38 || b == 0x3a) {
+			d->map = b == 0x38 ? 2 : 3;
+			if (pos >= end)
+				return d->short_code;
+			b = p[pos++];
+		}
+	} else if (prefix_kinds[b] == P_VEX && (d->mode64 || p[pos] >= 0xc0)) {
+		d->pos = pos;
+		int rc = vex_prefix(d, b);
+		if (rc)
+			return rc;
+		pos = d->pos;
+		b = p[pos++];
+	}
+	d->opcode = b;
+	d->pos = pos;
+	o->opcode_off = (uint8_t)(pos - 1);
+	d->node = x86_root[d->map][b];
+	return d->node ? 0 : X86_DECODE_UD;
+}
+
+/* ---- the form -------------------------------------------------------------------------- */
+
+static int need_modrm(struct decoder *d) {
+	if (d->has_modrm)
+		return 0;
+	if (!have(d, 1))
+		return d->short_code;
+	d->has_modrm = true;
+	d->o->modrm_off = (uint8_t)d->pos;
+	d->o->modrm = d->bytes[d->pos++];
+	return 0;
+}
+
+/* Walks the tree from d->node to a form. */
+static int find_form(struct decoder *d) {
+	struct x86_insn *o = d->o;
+	unsigned node = d->node;
+	while (node & X86_NODE) {
+		const uint16_t *t = &x86_tree[node & ~X86_NODE];
+		unsigned n;
+		switch (*t) {
+		case DIM_MODE:
+			n = d->mode64;
+			break;
+		case DIM_PP:
+			n = d->pp;
+			break;
+		case DIM_W:
+			n = o->rex >> 3;
+			break;
+		case DIM_L:
+			n = d->l;
+			break;
+		case DIM_OPSIZE:
+			n = o->opsize >> 2;
+			break;
+		case DIM_REXB:
+			n = o->rex & 1;
+			break;
+		default: {
+			int rc = need_modrm(d);
+			if (rc)
+				return rc;
+			n = *t == DIM_REG ? o->modrm >> 3 & 7 : *t == DIM_RM ? o->modrm & 7 : o->modrm >= 0xc0;
+		}
+		}
+		node = t[1 + n];
+	}
+	o->form = (uint16_t)node;
+	return node ? 0 : X86_DECODE_UD;
+}
+
+/* ---- sizes ----------------------------------------------------------------------------- */
+
+static unsigned dynamic_size(const struct decoder *d, unsigned code) {
+	const struct x86_insn *o = d->o;
+	unsigned vec = 16u << o->vl;
+	switch (code) {
+	case SZ_V:
+		return o->opsize;
+	case SZ_Z:
+		return o->opsize == 2 ? 2 : 4;
+	case SZ_Y:
+		return d->mode64 && o->rex & 8 ? 8 : 4;
+	case SZ_R:
+		return d->mode64 ? 8 : 4;
+	case SZ_2V:
+		return o->opsize * 2u;
+	case SZ_P:
+		return o->opsize + 2u;
+	case SZ_S:
+		return d->mode64 ? 10 : 6;
+	case SZ_A:
+		return o->addrsize;
+	case SZ_X:
+		return vec;
+	case SZ_XH:
+		return vec / 2;
+	case SZ_XF:
+		return vec / 4;
+	case SZ_XE:
+		return vec / 8;
+	case SZ_ENV:
+		return o->opsize == 2 ? 14 : 28;
+	case SZ_SAVE:
+		return o->opsize == 2 ? 94 : 108;
+	default: /* SZ_DUP */
+		return vec == 16 ? 8 : vec;
+	}
+}
+
+static inline unsigned size_of(const struct decoder *d, unsigned code) {
+	if (code < 0x80)
+		return code;
+	if (code == SZ_V)
+		return d->o->opsize;
+	return dynamic_size(d, code);
+}
+
+/* ---- memory operands -------------------------------------------------------------------- */
+
+static int displacement(struct decoder *d, unsigned len) {
+	struct x86_insn *o = d->o;
+	if (!have(d, len))
+		return d->short_code;
+	const uint8_t *p = d->bytes + d->pos;
+	o->disp = len == 1 ? (int8_t)p[0] : len == 2 ? (int16_t)le16_get(p) : (int32_t)le32_get(p);
+	o->disp_off = (uint8_t)d->pos;
+	o->disp_len = (uint8_t)len;
+	d->pos += len;
+	return 0;
+}
+
+static int memory16(struct decoder *d, unsigned mod, unsigned rm, bool *ss) {
+	static const uint8_t bases[8] = {3, 3, 5, 5, 6, 7, 5, 3};
+	static const uint8_t indexes[8] = {
+		6, 7, 6, 7, X86_REG_NONE, X86_REG_NONE, X86_REG_NONE, X86_REG_NONE};
+	struct x86_insn *o = d->o;
+	if (mod == 0 && rm == 6)
+		return displacement(d, 2);
+	o->base = bases[rm];
+	o->index = indexes[rm];
+	*ss = o->base == 5;
+	return mod ? displacement(d, mod) : 0;
+}
+
+/* SIB and displacement; everything but the size. */
+static int memory(struct decoder *d, bool vsib) {
+	struct x86_insn *o = d->o;
+	unsigned mod = o->modrm >> 6, rm = o->modrm & 7, disp_len = mod == 1 ? 1 : mod == 2 ? 4 : 0;
+	bool ss = false;
+	int rc = 0;
+
+	if (o->addrsize == 2) {
+		if (vsib)
+			return X86_DECODE_UD;
+		rc = memory16(d, mod, rm, &ss);
+	} else {
+		if (rm == 4) {
+			if (!have(d, 1))
+				return d->short_code;
+			uint8_t sib = d->bytes[d->pos++];
+			unsigned base = sib & 7, index = (sib >> 3 & 7) | (o->rex & 2) << 2;
+			o->scale = sib >> 6;
+			if (vsib)
+				o->index = (uint8_t)(index | (d->rex_x2 ? 16 : 0));
+			else if (index != 4)
+				o->index = (uint8_t)index;
+			if (base == 5 && mod == 0) {
+				disp_len = 4;
+			} else {
+				o->base = (uint8_t)(base | (o->rex & 1) << 3);
+				ss = o->base == 4 || o->base == 5;
+			}
+		} else if (vsib) {
+			return X86_DECODE_UD;
+		} else if (rm == 5 && mod == 0) {
+			disp_len = 4;
+			if (d->mode64)
+				o->base = X86_REG_RIP;
+		} else {
+			o->base = (uint8_t)(rm | (o->rex & 1) << 3);
+			ss = o->base == 5;
+		}
+		if (disp_len)
+			rc = displacement(d, disp_len);
+	}
+	o->seg = o->seg_prefix != X86_REG_NONE ? o->seg_prefix : ss ? SS : DS;
+	return rc;
+}
+
+/* ---- operands -------------------------------------------------------------------------- */
+
+static inline int immediate(struct decoder *d, unsigned len, uint64_t *val) {
+	if (!have(d, len))
+		return d->short_code;
+	const uint8_t *p = d->bytes + d->pos;
+	switch (len) {
+	case 1:
+		*val = p[0];
+		break;
+	case 2:
+		*val = le16_get(p);
+		break;
+	case 4:
+		*val = le32_get(p);
+		break;
+	default:
+		*val = le64_get(p);
+		break;
+	}
+	if (!d->o->imm_len)
+		d->o->imm_off = (uint8_t)d->pos;
+	d->o->imm_len += (uint8_t)len;
+	d->pos += len;
+	return 0;
+}
+
+static inline uint64_t sign_extend(uint64_t val, unsigned bytes) {
+	unsigned shift = 64 - bytes * 8;
+	return (uint64_t)((int64_t)(val << shift) >> shift);
+}
+
+static inline uint8_t gpr(const struct decoder *d, unsigned reg, unsigned size) {
+	if (size == 1 && !d->any_rex && reg - 4u < 4)
+		return (uint8_t)(X86_REG_HIGH + reg - 4);
+	return (uint8_t)reg;
+}
+
+static int far_operand(struct decoder *d) {
+	uint64_t val = 0;
+	int rc = immediate(d, d->o->opsize == 2 ? 2 : 4, &d->o->imm);
+	if (!rc)
+		rc = immediate(d, 2, &val);
+	if (!rc)
+		d->o->imm2 = (uint16_t)val;
+	return rc;
+}
+
+static int moffs(struct decoder *d) {
+	struct x86_insn *o = d->o;
+	if (!have(d, o->addrsize))
+		return d->short_code;
+	const uint8_t *p = d->bytes + d->pos;
+	o->disp_off = (uint8_t)d->pos;
+	o->disp_len = o->addrsize;
+	o->disp = o->addrsize == 2	 ? (int64_t)le16_get(p)
+			  : o->addrsize == 4 ? (int64_t)le32_get(p)
+								 : (int64_t)le64_get(p);
+	o->seg = o->seg_prefix != X86_REG_NONE ? o->seg_prefix : DS;
+	d->pos += o->addrsize;
+	return 0;
+}
+
+/* Operands that are not plain registers of modrm: one call for each, rarer than those. */
+static int odd_operand(struct decoder *d, const struct x86_opspec *s, struct x86_opnd *op) {
+	struct x86_insn *o = d->o;
+	unsigned reg = (o->modrm >> 3 & 7) | (o->rex & 4) << 1;
+	uint64_t val = 0;
+	int rc = 0;
+	switch (s->at) {
+	case AT_REG_SEG:
+		op->kind = OPND_SEG;
+		op->reg = reg & 7;
+		if (op->reg > GS || (op->reg == CS && s->access & OPND_W))
+			return X86_DECODE_UD;
+		break;
+	case AT_REG_CR:
+		op->kind = OPND_CR;
+		op->reg = (uint8_t)reg;
+		if (!(0x11d >> reg & 1)) /* 0 2 3 4 8 */
+			return X86_DECODE_UD;
+		break;
+	case AT_REG_DR:
+		op->kind = OPND_DR;
+		op->reg = (uint8_t)reg;
+		if (reg > 7)
+			return X86_DECODE_UD;
+		break;
+	case AT_REG_MASK:
+		op->kind = OPND_MASK;
+		op->reg = (uint8_t)reg;
+		if (reg > 7 || d->rex_r2)
+			return X86_DECODE_UD;
+		break;
+	case AT_RM_MASK:
+		if (o->modrm < 0xc0) {
+			op->kind = OPND_MEM;
+			op->size = (uint8_t)size_of(d, s->msize);
+			break;
+		}
+		op->kind = OPND_MASK;
+		op->reg = o->modrm & 7;
+		break;
+	case AT_VVVV_MASK:
+		op->kind = OPND_MASK;
+		op->reg = o->vvvv;
+		if (o->vvvv > 7)
+			return X86_DECODE_UD;
+		break;
+	case AT_IS4_VEC:
+		op->kind = OPND_VEC;
+		rc = immediate(d, 1, &o->imm);
+		op->reg = (uint8_t)(o->imm >> 4 & (d->mode64 ? 15 : 7));
+		break;
+	case AT_FIXED_SEG:
+		op->kind = OPND_SEG;
+		op->reg = s->msize;
+		break;
+	case AT_FIXED_VEC:
+		op->kind = OPND_VEC;
+		op->reg = s->msize;
+		break;
+	case AT_ST:
+		op->kind = OPND_ST;
+		op->reg = o->modrm & 7;
+		break;
+	case AT_ST0:
+		op->kind = OPND_ST;
+		op->reg = 0;
+		break;
+	case AT_ONE:
+		op->kind = OPND_ONE;
+		break;
+	case AT_IMM16:
+		op->kind = OPND_IMM;
+		rc = immediate(d, 2, &o->imm);
+		break;
+	case AT_IMMV:
+		op->kind = OPND_IMM;
+		rc = immediate(d, o->opsize, &o->imm);
+		break;
+	case AT_IMM8_2:
+		op->kind = OPND_IMM2;
+		rc = immediate(d, 1, &val);
+		if (!rc)
+			o->imm2 = (uint16_t)val;
+		break;
+	case AT_FAR:
+		op->kind = OPND_FAR;
+		rc = far_operand(d);
+		break;
+	case AT_MOFFS:
+		op->kind = OPND_MEM;
+		op->size = (uint8_t)size_of(d, s->msize);
+		rc = moffs(d);
+		break;
+	case AT_VSIB: /* reg: size of the index vector */
+		op->kind = OPND_MEM;
+		op->reg = op->size;
+		op->size = (uint8_t)size_of(d, s->msize);
+		break;
+	}
+	return rc;
+}
+
+static int operand(struct decoder *d, const struct x86_opspec *s, struct x86_opnd *op) {
+	struct x86_insn *o = d->o;
+	unsigned rex = o->rex, size = size_of(d, s->rsize);
+	int rc = 0;
+	op->access = s->access;
+	op->size = (uint8_t)size;
+	op->reg = 0;
+	switch (s->at) {
+	case AT_RM_GPR:
+	case AT_RM_MMX:
+	case AT_RM_VEC:
+		if (d->has_modrm && o->modrm < 0xc0 && !(x86_decs[o->form].flags & DEC_NOMOD)) {
+			op->kind = OPND_MEM;
+			op->size = (uint8_t)size_of(d, s->msize);
+		} else if (s->at == AT_RM_GPR) {
+			op->kind = OPND_GPR;
+			op->reg = gpr(d, (o->modrm & 7) | (rex & 1) << 3, size);
+		} else if (s->at == AT_RM_MMX) {
+			op->kind = OPND_MMX;
+			op->reg = o->modrm & 7;
+		} else {
+			op->kind = OPND_VEC;
+			op->reg = (uint8_t)((o->modrm & 7) | (rex & 1) << 3);
+			if (o->prefix & X86_PFX_EVEX)
+				op->reg |= (rex & 2) << 3;
+		}
+		break;
+	case AT_REG_GPR:
+		op->kind = OPND_GPR;
+		op->reg = gpr(d, (o->modrm >> 3 & 7) | (rex & 4) << 1, size);
+		if (d->rex_r2)
+			return X86_DECODE_UD;
+		break;
+	case AT_REG_VEC:
+		op->kind = OPND_VEC;
+		op->reg = (uint8_t)((o->modrm >> 3 & 7) | (rex & 4) << 1 | (d->rex_r2 ? 16 : 0));
+		break;
+	case AT_REG_MMX:
+		op->kind = OPND_MMX;
+		op->reg = o->modrm >> 3 & 7;
+		break;
+	case AT_VVVV_VEC:
+		op->kind = OPND_VEC;
+		op->reg = o->vvvv;
+		break;
+	case AT_VVVV_GPR:
+		op->kind = OPND_GPR;
+		op->reg = o->vvvv;
+		break;
+	case AT_OPCODE_GPR:
+		op->kind = OPND_GPR;
+		op->reg = gpr(d, (d->opcode & 7) | (rex & 1) << 3, size);
+		break;
+	case AT_FIXED_GPR:
+		op->kind = OPND_GPR;
+		op->reg = s->msize;
+		break;
+	case AT_IMM8:
+		op->kind = OPND_IMM;
+		rc = immediate(d, 1, &o->imm);
+		break;
+	case AT_IMM8S:
+		op->kind = OPND_IMM;
+		rc = immediate(d, 1, &o->imm);
+		o->imm = sign_extend(o->imm, 1);
+		break;
+	case AT_REL8:
+		op->kind = OPND_REL;
+		rc = immediate(d, 1, &o->imm);
+		o->imm = sign_extend(o->imm, 1);
+		break;
+	case AT_IMMZ:
+	case AT_RELZ: {
+		unsigned len = o->opsize == 2 ? 2 : 4;
+		op->kind = s->at == AT_IMMZ ? OPND_IMM : OPND_REL;
+		rc = immediate(d, len, &o->imm);
+		o->imm = sign_extend(o->imm, len);
+		break;
+	}
+	default:
+		return odd_operand(d, s, op);
+	}
+	return rc;
+}
+
+/* ---- VEX and EVEX rules ----------------------------------------------------------------- */
+
+/* What the payload bits may say for this form; also settles the vector length. */
+static int vector_rules(struct decoder *d, const struct x86_dec *dec) {
+	struct x86_insn *o = d->o;
+	bool evex = o->prefix & X86_PFX_EVEX, mem = o->modrm < 0xc0;
+	unsigned aaa = o->evex & 7, flags = dec->flags;
+	bool vsib = x86_forms[o->form].attr & X86_ATTR_VSIB;
+
+	if (!(flags & DEC_VVVV) && (o->vvvv || (d->rex_x2 && !vsib)))
+		return X86_DECODE_UD;
+	if (!evex) {
+		o->vl = flags & DEC_LIG ? 0 : d->l;
+		return 0;
+	}
+	o->vl = flags & DEC_LIG ? 0 : d->l;
+	if (flags & DEC_VVVV && !vsib && d->rex_x2) {
+		if (!d->mode64)
+			return X86_DECODE_UD;
+		o->vvvv |= 16;
+	}
+	if (o->evex & 0x10) {
+		if (mem ? !dec->bcast : !(flags & (DEC_ER | DEC_SAE)))
+			return X86_DECODE_UD;
+		if (!mem && !(flags & DEC_LIG))
+			o->vl = 2;
+	}
+	if (aaa ? !(flags & DEC_K) : flags & DEC_KREQ)
+		return X86_DECODE_UD;
+	if (o->evex & 8 && (!(flags & DEC_Z) || !aaa))
+		return X86_DECODE_UD;
+	return 0;
+}
+
+/* Gathers: destination, index and mask must differ [SDM2 VGATHERDPS]. */
+static bool not_distinct(const struct x86_insn *o) {
+	unsigned dest = o->opnd[0].reg, index = o->index;
+	if (o->prefix & X86_PFX_EVEX)
+		return dest == index;
+	return dest == index || dest == o->opnd[2].reg || index == o->opnd[2].reg;
+}
+
+static int vector_operands_done(struct decoder *d, const struct x86_dec *dec) {
+	struct x86_insn *o = d->o;
+	if (dec->flags & DEC_DISTINCT && not_distinct(o))
+		return X86_DECODE_UD;
+	if (!(o->prefix & X86_PFX_EVEX) || o->modrm >= 0xc0)
+		return 0;
+	for (unsigned n = 0; n < o->nopnds; n++) {
+		struct x86_opnd *op = &o->opnd[n];
+		if (op->kind != OPND_MEM)
+			continue;
+		if (o->evex & 8 && op->access & OPND_W)
+			return X86_DECODE_UD;
+		if (o->evex & 0x10)
+			op->size = dec->bcast;
+		/* disp8 counts memory operands [SDM2 2.7.5]. */
+		if (o->disp_len == 1)
+			o->disp *= o->evex & 0x10 || !dec->disp8_n ? op->size : dec->disp8_n;
+	}
+	return 0;
+}
+
+/* ---- the whole ------------------------------------------------------------------------- */
+
+int x86_decode(struct x86_insn *o, const uint8_t *bytes, size_t avail, enum x86_mode mode) {
+	struct decoder d = {
+		.o = o,
+		.bytes = bytes,
+		.end = avail < X86_MAX_LEN ? (unsigned)avail : X86_MAX_LEN,
+		.short_code = avail < X86_MAX_LEN ? X86_DECODE_SHORT : X86_DECODE_LONG,
+		.mode64 = mode == X86_MODE_64,
+	};
+	memset(o, 0, sizeof(*o));
+	o->mode = (uint8_t)mode;
+	o->base = o->index = X86_REG_NONE;
+
+	int rc = prefixes(&d);
+	if (rc)
+		return rc;
+	bool pfx66 = o->prefix & X86_PFX_OPSIZE, pfx67 = o->prefix & X86_PFX_ADDRSIZE;
+	o->addrsize = mode == X86_MODE_64 ? (pfx67 ? 4 : 8) : (mode == X86_MODE_32) != pfx67 ? 4 : 2;
+	o->opsize = mode == X86_MODE_16 ? (pfx66 ? 4 : 2) : o->rex & 8 && d.mode64 ? 8 : pfx66 ? 2 : 4;
+	rc = find_form(&d);
+	if (rc)
+		return rc;
+
+	const struct x86_form *form = &x86_forms[o->form];
+	const struct x86_dec *dec = &x86_decs[o->form];
+	unsigned flags = dec->flags;
+	o->op = form->op;
+	o->seg = o->seg_prefix != X86_REG_NONE ? o->seg_prefix : DS;
+	if (flags & (DEC_O8 | DEC_OZ | DEC_D64 | DEC_F64 | DEC_REPOP | DEC_COND)) {
+		if (flags & DEC_O8)
+			o->opsize = 1;
+		else if (flags & DEC_OZ)
+			o->opsize = o->opsize == 2 ? 2 : 4;
+		else if (d.mode64 && (flags & DEC_F64 || (flags & DEC_D64 && o->opsize == 4)))
+			o->opsize = 8;
+		if (flags & DEC_REPOP)
+			o->prefix &= (uint8_t) ~(X86_PFX_REP | X86_PFX_REPNE);
+		if (flags & DEC_COND)
+			o->cond = d.opcode & 15;
+	}
+	if (flags & DEC_MODRM) {
+		rc = need_modrm(&d);
+		if (rc)
+			return rc;
+		if (o->modrm < 0xc0 && !(flags & DEC_NOMOD)) {
+			rc = memory(&d, form->attr & X86_ATTR_VSIB);
+			if (rc)
+				return rc;
+		}
+	}
+	bool vector = o->prefix & (X86_PFX_VEX | X86_PFX_EVEX);
+	if (vector) {
+		rc = vector_rules(&d, dec);
+		if (rc)
+			return rc;
+	}
+	o->nopnds = dec->nopnds;
+	const struct x86_opspec *spec = &x86_opspecs[dec->ops];
+	for (unsigned n = 0; n < dec->nopnds; n++) {
+		rc = operand(&d, &spec[n], &o->opnd[n]);
+		if (rc)
+			return rc;
+	}
+	if (vector) {
+		rc = vector_operands_done(&d, dec);
+		if (rc)
+			return rc;
+	} else if (o->prefix & X86_PFX_LOCK &&
+			   (!(form->attr & X86_ATTR_LOCK) || o->opnd[0].kind != OPND_MEM)) {
+		return X86_DECODE_UD;
+	}
+	o->len = (uint8_t)d.pos;
+	return o->len;
+}
