@@ -46,8 +46,8 @@ bench: deps all
 	@tools/run-tests --suite bench $(BUILD) $(TESTS)
 
 # libFuzzer targets, a minute each; FUZZ_SECONDS for longer.
-fuzz: deps
-	@tools/run-fuzz $(FUZZ_SECONDS)
+fuzz: deps all
+	@tools/run-fuzz $(if $(FUZZ_SECONDS),-s $(FUZZ_SECONDS)) -b $(BUILD)
 
 guest: deps
 	@tools/fetch-guest
