@@ -106,6 +106,17 @@ static unsigned reg_width(const struct soft_vcpu *c) {
 	return c->mode == X86_MODE_64 ? 8 : 4;
 }
 
+/* The local APIC's task priority, set first if `set` is not negative. An exit of its own kind. */
+static uint8_t local_tpr(struct soft_vcpu *c, int set) {
+	soft_fpu_unload(c);
+	soft_leave_guest(c);
+	if (set >= 0)
+		vcpu_set_tpr(c->v, (uint8_t)set);
+	uint8_t tpr = set >= 0 ? (uint8_t)set : vcpu_get_tpr(c->v);
+	soft_enter_guest(c);
+	return tpr;
+}
+
 static uint64_t read_cr(struct soft_vcpu *c, unsigned n) {
 	const struct x86_state *s = c->s;
 	switch (n) {
@@ -118,8 +129,7 @@ static uint64_t read_cr(struct soft_vcpu *c, unsigned n) {
 	case 4:
 		return s->cr4;
 	default:
-		soft_fpu_unload(c); /* the local APIC answers */
-		return vcpu_get_tpr(c->v) >> 4;
+		return local_tpr(c, -1) >> 4;
 	}
 }
 
@@ -140,8 +150,7 @@ static void write_cr(struct soft_vcpu *c, unsigned n, uint64_t val) {
 	default:
 		if (val & ~0xfull)
 			soft_gp(c, 0);
-		soft_fpu_unload(c);
-		vcpu_set_tpr(c->v, (uint8_t)(val << 4));
+		local_tpr(c, (int)(val << 4));
 		c->leave_block = true;
 	}
 }
