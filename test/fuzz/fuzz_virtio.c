@@ -273,25 +273,33 @@ static void encode(uint8_t desc[16], bool packed, gpa_t gpa, uint32_t len, uint1
 	le16_put(desc + (packed ? 12 : 14), id_or_next);
 }
 
-/* A chain as a driver would make it, of up to 16 buffers, direct or through a table, with
+/* A chain as a driver would make it, direct or through a table, with
  * a request's header in front: what it asks for is the input's, its form is right. */
 static void put_chain(struct fuzz *f, struct input *in) {
+	static const uint8_t types[] = {0, 1, 4, 8, 11, 13, 2, 3};
 	struct virtqueue *q = &f->dev->vq[take(in, 1) % f->dev->nvq];
-	uint8_t shape = (uint8_t)take(in, 1), readable = (uint8_t)take(in, 1) % 17;
-	unsigned n = 1 + shape % 16, unit = shape & 0x40 ? 512 : 37;
+	uint8_t shape = (uint8_t)take(in, 1), readable = (uint8_t)take(in, 1);
 	bool indirect = shape & 0x80;
+	unsigned n = indirect ? 1u + (shape & 0x3f) * 4 : 1u + shape % 16;
+	unsigned unit = shape & 0x40 ? 512 : 4;
 	if (!q->enabled || (!indirect && n > q->size))
 		return;
-	uint8_t header[16] = {0}, desc[16];
-	header[0] = (uint8_t)take(in, 1);
+	/* A block request with the range of a discard behind it, or a console's message. */
+	uint8_t header[32] = {0}, desc[16];
+	header[0] = types[take(in, 1) % 8];
+	header[4] = (uint8_t)take(in, 1) & 7;
+	header[6] = readable & 1;
 	header[8] = (uint8_t)take(in, 1);
+	header[16] = header[8];
+	header[24] = readable;
+	header[28] = shape & 1;
 	gpa_t at = 0x8000 + (take(in, 1) << 7), table = 0x6000;
-	poke(f, at, header, 16);
+	poke(f, at, header, sizeof(header));
 	unsigned slot = q->packed ? q->next_avail : 0;
 	bool wrap = q->avail_wrap;
 	for (unsigned i = 0; i < n; i++) {
 		bool write = i >= readable;
-		uint32_t len = i == 0 ? 16 : i + 1 == n ? 1 : unit * (1 + i % 3);
+		uint32_t len = i && i + 1 == n ? 1 : i < 2 ? 16 : unit * (1 + i % 4);
 		uint16_t flags = (uint16_t)((i + 1 < n) | (unsigned)write << 1);
 		if (q->packed && !indirect)
 			flags |= wrap ? 0x80 : 0x8000;
