@@ -13,22 +13,21 @@
 struct i8254_counter {
 	uint8_t control; /* as written: access 5:4, mode 3:1, BCD 0 */
 	bool gate;
-	bool programmed;			/* a control word was written since power-on */
-	bool null_count;			/* what was written is not in the counting element yet */
-	bool loaded;				/* the counting element holds a count */
-	bool armed;					/* one-shots: the output event is still to come */
-	bool write_high, read_high; /* which byte of a pair is next */
+	bool loaded;	   /* a count was written since the control word, and triggered if need be */
+	bool running;	   /* counts since `start`; else stands still at `frozen` */
+	bool waiting;	   /* a count was written that the next trigger loads */
+	bool next_pending; /* modes 2, 3: `reload` takes over at `switch_at` */
+	bool low_half;	   /* mode 3: the half that began at `start` has the output low */
+	bool out_before;   /* the output until `start` */
+	bool write_high, read_high; /* which byte of a pair comes next */
 	bool count_latched, status_latched;
 	uint8_t low_byte; /* the first of two written */
 	uint8_t latched_status;
 	uint16_t latch;
-	uint16_t reload;	 /* as written, in the counter's own notation */
-	uint32_t count;		 /* the count in the element at `start`: 1..65536 (BCD 10000) */
-	uint32_t next_count; /* modes 2 and 3: takes over at the end of the period */
-	bool next_pending;
-	uint64_t start;	 /* PIT ticks: when `count` was in the element */
-	uint64_t frozen; /* ticks that had passed when the gate went low */
-	bool running;	 /* counting; else `frozen` stands still */
+	uint32_t reload; /* the count written last: 1..65536; 0: none yet */
+	uint32_t count;	 /* what the element held at `start` */
+	/* All in ticks of I8254_HZ since the VM's clock was 0. */
+	uint64_t start, switch_at, frozen;
 };
 
 struct i8254 {
@@ -36,10 +35,10 @@ struct i8254 {
 	struct vm_timers *timers;
 	struct vm_timer timer; /* the next edge of counter 0's output */
 	struct irq_line irq;
-	bool speaker;	/* port 61 bit 1 */
-	bool muted;		/* the HPET took irq 0 over */
-	bool out0;		/* the level last given to `irq` */
-	uint8_t port61; /* bits 3:2, NMI enables, kept only */
+	bool muted;			   /* the HPET took irq 0 over */
+	bool out0;			   /* counter 0's output as last seen */
+	uint8_t port61;		   /* speaker and NMI enables, as written */
+	uint64_t last_edge_ns; /* when the timer ran last */
 };
 
 /* `irq` is counter 0's output. */
