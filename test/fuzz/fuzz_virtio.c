@@ -355,6 +355,8 @@ static void save_load(struct fuzz *f, struct input *in) {
 		buf[(damage >> 9) % size] ^= (uint8_t)(damage >> 1);
 	if (damage & 2)
 		vm_reset(&f->vm);
+	while (damage & 4 && f->nwaiting) /* or the load is refused */
+		disk_complete(f, 0, 0);
 	state_io_load(&io, buf, size);
 	vm_state(&f->vm, &io);
 	if (io.error)
