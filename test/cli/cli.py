@@ -292,7 +292,10 @@ class Terminal:
             fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
             for fd in (0, 1, 2):
                 os.dup2(slave, fd)
-            os.execv(JOIST, [JOIST, "run", *args])
+            try:
+                os.execv(JOIST, [JOIST, "run", *args])
+            finally:
+                os._exit(127)
         self.text = b""
 
     def wait_for(self, what, seconds=20):
