@@ -9,7 +9,7 @@
 #include "core/base/le.h"
 #include "core/base/string.h"
 #include "core/virtio/blk.h"
-#include "core/virtio/driver_fake.h"
+#include "test/unit/virtio_driver.h"
 
 #define DISK_SIZE 65536u
 #define T_IN 0

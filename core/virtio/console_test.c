@@ -9,8 +9,8 @@
 #include "core/base/le.h"
 #include "core/base/string.h"
 #include "core/virtio/console.h"
-#include "core/virtio/driver_fake.h"
 #include "core/virtio/rng.h"
+#include "test/unit/virtio_driver.h"
 
 #define MULTIPORT F(1)
 

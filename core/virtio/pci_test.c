@@ -9,9 +9,9 @@
 
 #include "core/base/le.h"
 #include "core/base/string.h"
-#include "core/virtio/driver_fake.h"
 #include "core/virtio/pci.h"
 #include "core/virtio/rng.h"
+#include "test/unit/virtio_driver.h"
 
 #define ECAM 0xe0000000ull
 #define DEVFN PCI_DEVFN(3, 0)

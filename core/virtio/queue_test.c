@@ -8,7 +8,7 @@
 
 #include "core/base/le.h"
 #include "core/base/string.h"
-#include "core/virtio/driver_fake.h"
+#include "test/unit/virtio_driver.h"
 
 #define F_PACKED F(VIRTIO_F_RING_PACKED)
 #define F_EVENT F(VIRTIO_F_EVENT_IDX)

@@ -1,7 +1,7 @@
 /* The other side of virtio, for unit tests: a small machine with RAM and one virtio-mmio
  * device, and a driver that does the handshake and fills rings of both formats. */
-#ifndef CORE_VIRTIO_DRIVER_FAKE_H
-#define CORE_VIRTIO_DRIVER_FAKE_H
+#ifndef TEST_UNIT_VIRTIO_DRIVER_H
+#define TEST_UNIT_VIRTIO_DRIVER_H
 
 #include "core/base/bits.h"
 #include "core/virtio/device.h"

@@ -1,5 +1,5 @@
-/* See driver_fake.h. */
-#include "core/virtio/driver_fake.h"
+/* See virtio_driver.h. */
+#include "test/unit/virtio_driver.h"
 
 #include <assert.h>
 #include <stdlib.h>
