@@ -35,7 +35,8 @@
 
 /* What a thunk finds in registers and leaves there. */
 struct thunk_regs {
-	uint64_t rax, rcx, rdx, rflags;
+	uint64_t rax, rcx, rdx;
+	uint64_t rflags; /* in: flags_to_ax(), out: RFLAGS */
 	uint8_t *mem; /* the memory operand */
 	const void *code;
 };

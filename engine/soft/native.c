@@ -301,7 +301,7 @@ static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 	f->regs.rax = s->gpr[t->gpr];
 	f->regs.rcx = s->gpr[RCX];
 	f->regs.rdx = s->gpr[RDX];
-	f->regs.rflags = s->rflags;
+	f->regs.rflags = flags_to_ax(s->rflags);
 	f->regs.mem = f->bounce;
 	f->regs.code = t->code;
 	if (x87 && !(t->flags & THUNK_CONTROL))
@@ -311,7 +311,7 @@ static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 		masked_store(c, i, off, len);
 		return;
 	}
-	if (unlikely(f->unmasked) && !x87 && form->cls != X86_CLASS_MMX)
+	if (unlikely(f->unmasked) && !x87)
 		run_watched(c, f);
 	else
 		thunk_call(&f->regs);
@@ -320,9 +320,6 @@ static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 	s->gpr[t->gpr] = f->regs.rax;
 	if (t->flags & THUNK_RCX)
 		s->gpr[RCX] = f->regs.rcx;
-	if (form->flags_written) {
-		/* OF does not go in by SAHF, so it comes out only where the instruction sets it. */
-		uint64_t mask = (RFLAGS_ARITH & ~RFLAGS_OF) | (form->flags_written & RFLAGS_OF);
-		s->rflags = (s->rflags & ~mask) | (f->regs.rflags & mask);
-	}
+	if (form->flags_written)
+		s->rflags = (s->rflags & ~(uint64_t)RFLAGS_ARITH) | (f->regs.rflags & RFLAGS_ARITH);
 }

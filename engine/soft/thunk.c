@@ -41,8 +41,7 @@ void thunk_destroy(struct soft_fpu *f) {
 		munmap(f->code_rx, THUNK_CODE);
 }
 
-/* The way in and out. Flags go in through SAHF (FCMOVcc reads CF, PF, ZF) and come out whole. */
-void thunk_call(struct thunk_regs *r);
+/* The way in and out. Flags go in as flags_to_ax() has them and come out whole. */
 __asm__(".pushsection .text\n"
 		".globl thunk_call\n"
 		".hidden thunk_call\n"
@@ -51,7 +50,7 @@ __asm__(".pushsection .text\n"
 		"	push %rbx\n"
 		"	mov %rdi, %rbx\n"
 		"	mov 24(%rbx), %rax\n"
-		"	mov %al, %ah\n"
+		"	add $0x7f, %al\n"
 		"	sahf\n"
 		"	mov (%rbx), %rax\n"
 		"	mov 8(%rbx), %rcx\n"

@@ -45,11 +45,26 @@ static uint16_t summary(uint16_t fcw, uint16_t fsw) {
 	return fsw & ~fcw & 0x3f ? fsw | FSW_ES | FSW_B : fsw;
 }
 
+/* The physical registers stay where they are; the image has them relative to the top. */
+static void rotate(uint8_t *image, unsigned from, unsigned to) {
+	uint8_t regs[128];
+	if (from == to)
+		return;
+	fpu_copy(regs, image + XS_ST, sizeof(regs));
+	for (unsigned n = 0; n < 8; n++)
+		fpu_copy(image + XS_ST + n * 16, regs + ((n + to - from) & 7) * 16, 16);
+}
+
+static unsigned top_of(uint16_t fsw) {
+	return fsw >> 11 & 7;
+}
+
 static void env_put(uint8_t *image, const struct env *e) {
 	uint8_t tags = 0;
+	rotate(image, top_of(le16_get(image + XS_FSW)), top_of(e->fsw));
 	for (unsigned n = 0; n < 8; n++)
 		tags |= (uint8_t)(((e->ftw >> (n * 2) & 3) != 3) << n);
-	le16_put(image + XS_FCW, e->fcw);
+	le16_put(image + XS_FCW, (e->fcw & 0x1f3f) | 0x40);
 	le16_put(image + XS_FSW, summary(e->fcw, e->fsw));
 	image[XS_FTW] = tags;
 	le16_put(image + XS_FOP, e->fop);
@@ -147,13 +162,7 @@ void op_fnsave(struct soft_vcpu *c, const struct x86_insn *i) {
 	for (unsigned n = 0; n < 8; n++)
 		fpu_copy(out + at + n * 10, image + XS_ST + n * 16, 10);
 	soft_write_bytes(c, i->seg, fast_ea(c, i), out, at + 80);
-	/* FNINIT leaves the registers' contents. */
 	image = fpu_image(c);
-	unsigned top = le16_get(image + XS_FSW) >> 11 & 7;
-	uint8_t regs[128];
-	fpu_copy(regs, image + XS_ST, sizeof(regs));
-	for (unsigned n = 0; n < 8; n++)
-		fpu_copy(image + XS_ST + n * 16, regs + ((n - top) & 7) * 16, 16);
 	env_put(image, &(struct env){.fcw = 0x37f, .ftw = 0xffff});
 	fpu_image_used(c, XCR0_X87);
 }
