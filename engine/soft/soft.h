@@ -62,8 +62,13 @@ struct soft_vcpu {
 	/* The instruction being executed. The loop sets next_rip to the following
 	 * instruction (truncated to the mode's width); branches change it; the loop commits it. */
 	uint64_t next_rip;
+	int unwind_why;
 	bool leave_block; /* set: look at events/mode again before the next instruction */
-	void *unwind[5];  /* __builtin_setjmp buffer of the run loop */
+	bool single_step; /* RFLAGS.TF or a debugger: REP does one element at a time */
+	bool deliver;	  /* `event` is to be delivered before anything else runs */
+	uint32_t pauses;
+	uint64_t synced[4]; /* CR0, CR3, CR4, EFER that the TLB was filled under */
+	void *unwind[5];	/* __builtin_setjmp buffer of the run loop */
 
 	/* What follows from the state; soft_update_mode() after any change of CR0, CR4, EFER,
 	 * RFLAGS.VM, CS or SS. */
@@ -72,7 +77,8 @@ struct soft_vcpu {
 	bool long_mode;		/* EFER.LMA (64-bit or compatibility) */
 	uint8_t stack_size; /* 2, 4, 8: width of SP */
 	bool paging;
-	bool flat; /* 64-bit mode: segments but FS/GS have no base and no limit */
+	bool align_check; /* CR0.AM, RFLAGS.AC and CPL 3: #AC on unaligned data */
+	bool flat;		  /* 64-bit mode: segments but FS/GS have no base and no limit */
 
 	/* The event being delivered, for #DF ([SDM3 6.15]); SOFT_VEC_NONE outside of delivery. */
 	uint8_t delivering;
@@ -80,6 +86,9 @@ struct soft_vcpu {
 	bool delivering_ext;	 /* the EXT bit of error codes made during delivery */
 
 	struct soft_tlb_entry tlb[2][SOFT_TLB];
+	uint8_t phys_bits; /* MAXPHYADDR that CPUID shows */
+	bool has_1g_pages;
+	struct mem_range ram;  /* the range that the last page walk read its tables from */
 	bool data_breakpoints; /* DR7 watches data: every access takes the slow path */
 	uint32_t db_pending; /* DR6 bits of breakpoints hit by the current instruction: trap after it */
 
@@ -92,7 +101,7 @@ struct soft_vcpu {
 	const uint8_t *code_page; /* host page that the running block lies in: writes there leave it */
 
 	/* Stop-the-world, see exclusive.c */
-	bool in_guest;
+	uint32_t in_guest;	 /* atomic */
 	struct vm_exit exit; /* scratch for vcpu_exit() */
 
 	uint64_t insns, blocks_made, tlb_misses, tlb_flushes;
@@ -103,10 +112,11 @@ struct soft {
 	struct vm *vm;
 	struct soft_vcpu *vcpus[VM_VCPUS];
 	unsigned nvcpus;
+	gpa_t a20_mask; /* all ones, or without bit 20 */
 	pthread_mutex_t excl_lock;
 	pthread_cond_t excl_cond;
 	struct soft_vcpu *excl_owner;
-	unsigned excl_waiting;
+	uint32_t excl_wanted; /* how many want or have it; atomic */
 };
 
 /* ---- raising exceptions; none returns ------------------------------------------------ */
@@ -238,6 +248,17 @@ void soft_exit(struct soft_vcpu *c);
  * is served before begin returns. */
 void soft_exclusive_begin(struct soft_vcpu *c);
 void soft_exclusive_end(struct soft_vcpu *c);
+
+/* Marks this vCPU as executing guest code, waiting while another one has the world stopped; and the
+ * reverse. */
+void soft_enter_guest(struct soft_vcpu *c);
+void soft_leave_guest(struct soft_vcpu *c);
+
+/* ---- the interpreter (interp.c) ----------------------------------------------------------- */
+int soft_interp_create(struct soft_vcpu *c);
+void soft_interp_destroy(struct soft_vcpu *c);
+/* Runs until an exit of the second group; gives its kind. */
+enum vm_exit_kind soft_interp_run(struct soft_vcpu *c);
 
 /* Handlers by enum x86_op; NULL: by class (x87 ... AVX-512: soft_native) or #UD. handlers.c */
 extern soft_handler *const soft_handlers[X86_OP_COUNT];

@@ -1,0 +1,223 @@
+/* The page walk and the software TLB ([SDM3 4]): 2-level, PAE and 4-level paging with
+ * accessed and dirty bits, NX, WP, SMEP, global pages and 4 MiB, 2 MiB, 1 GiB leaves.
+ *
+ * The TLB is direct-mapped, one set for user and one for supervisor rights. It
+ * has no PCID tags: a CR3 write drops what is not global, which the architecture
+ * always allows. Runs on the vCPU's thread; page tables are read and their A/D bits set with
+ * single atomic accesses, as other vCPUs walk them too. */
+#include "engine/soft/fast.h"
+
+/* In a tag: the page is known, but an access must take the slow path (MMIO, ROM writes,
+ * watched data). */
+#define TAG_SLOW 2ull
+
+void soft_tlb_flush(struct soft_vcpu *c, bool global_too) {
+	c->tlb_flushes++;
+	for (unsigned user = 0; user < 2; user++)
+		for (unsigned i = 0; i < SOFT_TLB; i++) {
+			struct soft_tlb_entry *e = &c->tlb[user][i];
+			if (global_too || !e->global)
+				e->tag[0] = e->tag[1] = e->tag[2] = SOFT_TLB_INVALID;
+		}
+}
+
+void soft_tlb_flush_page(struct soft_vcpu *c, gva_t gva) {
+	for (unsigned user = 0; user < 2; user++) {
+		struct soft_tlb_entry *e = &c->tlb[user][(gva >> 12) & (SOFT_TLB - 1)];
+		e->tag[0] = e->tag[1] = e->tag[2] = SOFT_TLB_INVALID;
+	}
+}
+
+/* What a walk found. */
+struct walk {
+	gpa_t gpa; /* of the byte */
+	bool write, user, nx, global;
+	uint64_t *leaf; /* host address of the leaf entry; NULL without paging */
+	uint64_t entry; /* the leaf as it was judged */
+	bool leaf64, dirty;
+};
+
+/* Host address of `len` bytes of RAM at gpa for the page walk; NULL if there is none. */
+static uint8_t *table_ptr(struct soft_vcpu *c, gpa_t gpa, unsigned len) {
+	if (gpa < c->ram.start || gpa + len > c->ram.end) {
+		struct mem_range r = mem_find(&c->v->vm->mem, gpa);
+		if (!r.region || r.region->kind != MEM_RAM || gpa + len > r.end)
+			return NULL;
+		c->ram = r;
+	}
+	return c->ram.region->host + (gpa - c->ram.region->base);
+}
+
+static uint64_t max_phys_mask(const struct soft_vcpu *c) {
+	return (1ull << c->phys_bits) - 1;
+}
+
+/* Sets bits in an entry if it still reads `old`; false: it changed, walk again. */
+static bool set_bits(uint64_t *entry, bool is64, uint64_t old, uint64_t set) {
+	if ((old & set) == set)
+		return true;
+	if (is64)
+		return __atomic_compare_exchange_n(entry, &old, old | set, false, __ATOMIC_SEQ_CST,
+										   __ATOMIC_SEQ_CST);
+	uint32_t old32 = (uint32_t)old;
+	return __atomic_compare_exchange_n((uint32_t *)entry, &old32, (uint32_t)(old | set), false,
+									   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+/* Walks for an access; fills *w, or returns the #PF error code bits P and RSVD with `false`. */
+static bool walk_once(struct soft_vcpu *c, gva_t gva, bool set_dirty, struct walk *w,
+					  uint32_t *error, bool *again) {
+	const struct x86_state *s = c->s;
+	bool nxe = s->efer & EFER_NXE;
+	bool is64 = s->cr4 & CR4_PAE;
+	unsigned level, bits_per;
+	gpa_t table;
+
+	*error = 0;
+	*again = false;
+	*w = (struct walk){.write = true, .user = true};
+	if (c->long_mode) {
+		level = 4;
+		table = s->cr3 & max_phys_mask(c) & ~PAGE_MASK;
+	} else if (is64) {
+		level = 3;
+		table = s->cr3 & 0xffffffe0;
+	} else {
+		level = 2;
+		table = s->cr3 & 0xfffff000;
+	}
+	bits_per = is64 ? 9 : 10;
+	for (;; level--) {
+		unsigned shift = 12 + (level - 1) * bits_per;
+		unsigned index = (unsigned)(gva >> shift) & ((1u << bits_per) - 1);
+		bool pdpte = is64 && !c->long_mode && level == 3;
+		if (pdpte)
+			index &= 3;
+		uint8_t *p = table_ptr(c, table + index * (is64 ? 8 : 4), is64 ? 8 : 4);
+		if (!p) { /* tables outside of RAM read as all ones: every reserved bit is set */
+			*error = PF_P | PF_RSVD;
+			return false;
+		}
+		uint64_t e = is64 ? __atomic_load_n((uint64_t *)p, __ATOMIC_RELAXED)
+						  : __atomic_load_n((uint32_t *)p, __ATOMIC_RELAXED);
+		if (!(e & PTE_P))
+			return false;
+		bool leaf = level == 1 ||
+					((e & PTE_PS) && !pdpte &&
+					 (level == 2 ? is64 || (s->cr4 & CR4_PSE) : level == 3 && c->has_1g_pages));
+		uint64_t reserved = 0;
+		if (is64) {
+			reserved = ~max_phys_mask(c) & 0x000fffffffffffffull;
+			if (pdpte)
+				reserved |= 0xfff00000000001e6ull; /* [SDM3 4.4.1] table 4-8 */
+			else if (!c->long_mode)
+				reserved |= 0x7ff0000000000000ull;
+			if (!nxe)
+				reserved |= PTE_NX;
+			if (level == 4 || (level == 3 && !pdpte && !leaf))
+				reserved |= PTE_PS;
+			if (leaf && level > 1)
+				reserved |= ((1ull << shift) - 1) & ~0x1fffull;
+		} else if (leaf && level == 2) {
+			reserved = 1u << 21; /* PSE-36: bits 13..20 are address bits 32..39 */
+		}
+		if (e & reserved) {
+			*error = PF_P | PF_RSVD;
+			return false;
+		}
+		if (!pdpte) {
+			w->write &= !!(e & PTE_W);
+			w->user &= !!(e & PTE_U);
+			w->nx |= is64 && nxe && (e & PTE_NX);
+		}
+		if (leaf) {
+			uint64_t frame_mask = ~((1ull << shift) - 1) & (is64 ? max_phys_mask(c) : 0xffffffff);
+			w->gpa = (e & frame_mask) | (gva & ((1ull << shift) - 1));
+			if (!is64 && level == 2)
+				w->gpa |= (e >> 13 & 0xff) << 32;
+			w->global = (e & PTE_G) && (s->cr4 & CR4_PGE);
+			w->leaf = (uint64_t *)p;
+			w->entry = e;
+			w->leaf64 = is64;
+			w->dirty = (e & PTE_D) || set_dirty;
+			/* The caller judges rights before any bit is set in the leaf. */
+			return true;
+		}
+		if (!pdpte && !set_bits((uint64_t *)p, is64, e, PTE_A)) {
+			*again = true;
+			return false;
+		}
+		table = is64 ? e & max_phys_mask(c) & ~PAGE_MASK : e & 0xfffff000;
+	}
+}
+
+static bool allowed(const struct soft_vcpu *c, const struct walk *w, enum soft_access kind,
+					bool user) {
+	if (user && !w->user)
+		return false;
+	switch (kind) {
+	case ACCESS_WRITE:
+		return w->write || (!user && !(c->s->cr0 & CR0_WP));
+	case ACCESS_EXEC:
+		return !w->nx && !(!user && w->user && (c->s->cr4 & CR4_SMEP));
+	default:
+		return true;
+	}
+}
+
+/* Walks, checks rights, sets A and (for writes) D. Raises #PF. */
+static void walk(struct soft_vcpu *c, gva_t gva, enum soft_access kind, bool user, struct walk *w) {
+	if (!c->paging) {
+		*w = (struct walk){.gpa = (uint32_t)gva, .write = true, .user = true, .dirty = true};
+		return;
+	}
+	for (;;) {
+		uint32_t error;
+		bool again;
+		bool found = walk_once(c, gva, kind == ACCESS_WRITE, w, &error, &again);
+		if (again)
+			continue;
+		if (found && !allowed(c, w, kind, user)) {
+			found = false;
+			error = PF_P;
+		}
+		if (!found) {
+			if (kind == ACCESS_WRITE)
+				error |= PF_W;
+			if (user)
+				error |= PF_U;
+			if (kind == ACCESS_EXEC && ((c->s->efer & EFER_NXE) || (c->s->cr4 & CR4_SMEP)))
+				error |= PF_I;
+			soft_raise_pf(c, gva, error);
+		}
+		if (set_bits(w->leaf, w->leaf64, w->entry, PTE_A | (kind == ACCESS_WRITE ? PTE_D : 0)))
+			return;
+	}
+}
+
+struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_access kind,
+									  bool user) {
+	gva_t page = gva & ~PAGE_MASK;
+	struct soft_tlb_entry *e = &c->tlb[user][(gva >> 12) & (SOFT_TLB - 1)];
+	if ((e->tag[kind] & ~TAG_SLOW) == page)
+		return e;
+
+	struct walk w;
+	c->tlb_misses++;
+	walk(c, gva, kind, user, &w);
+
+	gpa_t gpa = w.gpa & ~PAGE_MASK & c->soft->a20_mask;
+	struct mem_range r = mem_find(&c->v->vm->mem, gpa);
+	enum mem_kind mem = r.region && r.end - gpa >= PAGE_SIZE ? r.region->kind : MEM_NONE;
+	e->gpa = gpa;
+	e->global = w.global;
+	e->host = mem == MEM_RAM || mem == MEM_ROM ? r.region->host + (gpa - r.region->base) : NULL;
+	gva_t slow = c->data_breakpoints || !e->host ? TAG_SLOW : 0;
+	e->tag[ACCESS_READ] = page | slow;
+	e->tag[ACCESS_WRITE] = w.dirty && allowed(c, &w, ACCESS_WRITE, user)
+							   ? page | slow | (mem != MEM_RAM ? TAG_SLOW : 0)
+							   : SOFT_TLB_INVALID;
+	e->tag[ACCESS_EXEC] =
+		allowed(c, &w, ACCESS_EXEC, user) ? page | (e->host ? 0 : TAG_SLOW) : SOFT_TLB_INVALID;
+	return e;
+}

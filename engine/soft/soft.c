@@ -1,0 +1,129 @@
+/* The soft engine's entry points: engine_soft, its vCPUs and their life. */
+#include "engine/soft/soft.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/fmt.h"
+#include "core/x86/cpuid.h"
+#include "core/x86/feature.h"
+
+static void soft_probe_host(struct engine_probe *p) {
+	p->usable = true;
+	p->nfindings = 1;
+	p->findings[0] = (struct engine_finding){.ok = true};
+	fmt_text(p->findings[0].what, sizeof(p->findings[0].what), "x86-64 host");
+	fmt_text(p->findings[0].found, sizeof(p->findings[0].found), "runs guests without privileges");
+}
+
+static int soft_create(struct vm *vm, const struct engine_options *o, void **self, struct err *e) {
+	if (o && o->tier && strcmp(o->tier, "interp") != 0)
+		return err_set(e, ERR_INVAL, "engine soft has no tier \"%s\"; it has: interp", o->tier);
+	struct soft *s = calloc(1, sizeof(*s));
+	if (!s)
+		return err_set(e, ERR_NOMEM, "no memory for engine soft");
+	s->vm = vm;
+	s->a20_mask = ~0ull;
+	pthread_mutex_init(&s->excl_lock, NULL);
+	pthread_cond_init(&s->excl_cond, NULL);
+	*self = s;
+	return 0;
+}
+
+static void soft_destroy(void *self) {
+	struct soft *s = self;
+	for (unsigned n = 0; n < s->nvcpus; n++) {
+		struct soft_vcpu *c = s->vcpus[n];
+		soft_fpu_destroy(c);
+		soft_interp_destroy(c);
+		c->v->engine = NULL;
+		free(c);
+	}
+	pthread_cond_destroy(&s->excl_cond);
+	pthread_mutex_destroy(&s->excl_lock);
+	free(s);
+}
+
+static void soft_set_state(struct vcpu *v) {
+	struct soft_vcpu *c = v->engine;
+	const struct x86_state *s = c->s;
+	uint64_t now[4] = {s->cr0, s->cr3, s->cr4, s->efer};
+	if (memcmp(now, c->synced, sizeof(now)) != 0) {
+		memcpy(c->synced, now, sizeof(now));
+		soft_tlb_flush(c, true);
+	}
+	soft_update_mode(c);
+}
+
+static int soft_add_vcpu(void *self, struct vcpu *v, struct err *e) {
+	struct soft *s = self;
+	struct soft_vcpu *c = aligned_alloc(64, align_up(sizeof(*c), 64));
+	if (!c)
+		return err_set(e, ERR_NOMEM, "no memory for vCPU %u", v->id);
+	memset(c, 0, sizeof(*c));
+	c->v = v;
+	c->s = &v->state;
+	c->soft = s;
+	c->delivering = SOFT_VEC_NONE;
+	uint32_t regs[4];
+	cpuid_query(v->vm->cpuid, 0x80000008, 0, c->s, v->id, regs);
+	c->phys_bits = (uint8_t)regs[0];
+	c->has_1g_pages = cpuid_has(v->vm->cpuid, X86_FEAT_GBPAGES);
+	v->engine = c;
+	if (soft_interp_create(c) || soft_fpu_create(c)) {
+		soft_interp_destroy(c);
+		free(c);
+		return err_set(e, ERR_NOMEM, "no memory for the caches of vCPU %u", v->id);
+	}
+	soft_tlb_flush(c, true);
+	s->vcpus[s->nvcpus++] = c;
+	soft_set_state(v);
+	return 0;
+}
+
+static void soft_run(struct vcpu *v, struct vm_exit *out) {
+	struct soft_vcpu *c = v->engine;
+	soft_enter_guest(c);
+	out->kind = soft_interp_run(c);
+	soft_fpu_unload(c);
+	/* What changed inside is in the TLB already. */
+	c->synced[0] = c->s->cr0;
+	c->synced[1] = c->s->cr3;
+	c->synced[2] = c->s->cr4;
+	c->synced[3] = c->s->efer;
+	soft_leave_guest(c);
+}
+
+static void soft_mem_changed(void *self) {
+	struct soft *s = self;
+	for (unsigned n = 0; n < s->nvcpus; n++)
+		vcpu_post(s->vcpus[n]->v, EVENT_FLUSH);
+}
+
+static void soft_stats(void *self, void (*line)(void *out, const char *name, uint64_t val),
+					   void *out) {
+	const struct soft *s = self;
+	uint64_t insns = 0, blocks = 0, misses = 0, flushes = 0;
+	for (unsigned n = 0; n < s->nvcpus; n++) {
+		insns += s->vcpus[n]->insns;
+		blocks += s->vcpus[n]->blocks_made;
+		misses += s->vcpus[n]->tlb_misses;
+		flushes += s->vcpus[n]->tlb_flushes;
+	}
+	line(out, "instructions", insns);
+	line(out, "blocks_decoded", blocks);
+	line(out, "tlb_misses", misses);
+	line(out, "tlb_flushes", flushes);
+}
+
+const struct engine_ops engine_soft = {
+	.name = "soft",
+	.probe = soft_probe_host,
+	.create = soft_create,
+	.destroy = soft_destroy,
+	.add_vcpu = soft_add_vcpu,
+	.run = soft_run,
+	.set_state = soft_set_state,
+	.mem_changed = soft_mem_changed,
+	.stats = soft_stats,
+};

@@ -1,0 +1,100 @@
+/* See bench_vm.h. */
+#include "test/insn/bench_vm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <x86intrin.h>
+
+#include "core/x86/cpuid.h"
+
+static void nothing(void *opaque) {
+}
+
+static void no_kick(void *opaque, unsigned vcpu) {
+}
+
+static void no_power(void *opaque, enum vm_power what) {
+}
+
+static void *alloc(void *opaque, size_t size) {
+	return aligned_alloc(64, (size + 63) & ~63ull);
+}
+
+static uint64_t zero(void *opaque) {
+	return 0;
+}
+
+static uint64_t tsc(void *opaque) {
+	return __rdtsc();
+}
+
+static bool no_rdmsr(void *board, struct vcpu *v, uint32_t index, uint64_t *val) {
+	return false;
+}
+
+static bool no_wrmsr(void *board, struct vcpu *v, uint32_t index, uint64_t val) {
+	return false;
+}
+
+static int no_intack(void *board, struct vcpu *v) {
+	return -1;
+}
+
+static const struct vm_host host = {
+	.lock = nothing,
+	.unlock = nothing,
+	.kick = no_kick,
+	.power = no_power,
+	.alloc = alloc,
+};
+
+void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
+	static const struct vm_clock clock = {zero, tsc, zero, NULL, 1000000};
+	struct err e;
+	memset(b, 0, sizeof(*b));
+	b->ram_size = ram_size;
+	b->ram = mmap(NULL, ram_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (b->ram == MAP_FAILED)
+		abort();
+	vm_init(&b->vm, &host, &clock);
+	b->cpuid = calloc(1, sizeof(*b->cpuid));
+	if (cpuid_init(b->cpuid, "host", 1, 1000000, &e)) {
+		fprintf(stderr, "%s\n", e.text);
+		exit(1);
+	}
+	b->vm.cpuid = b->cpuid;
+	b->vm.rdmsr = no_rdmsr;
+	b->vm.wrmsr = no_wrmsr;
+	b->vm.intack = no_intack;
+	b->region =
+		(struct mem_region){.name = "ram", .size = ram_size, .kind = MEM_RAM, .host = b->ram};
+	mem_add(&b->vm.mem, &b->region);
+	b->cpu = aligned_alloc(64, (sizeof(*b->cpu) + 63) & ~63ull);
+	memset(b->cpu, 0, sizeof(*b->cpu));
+	b->cpu->vm = &b->vm;
+	b->vm.vcpus[0] = b->cpu;
+	b->vm.nvcpus = 1;
+	vcpu_reset(b->cpu, false);
+	struct engine_options o = {.tier = tier};
+	if (engine_create(&b->engine, &engine_soft, &b->vm, &o, &e)) {
+		fprintf(stderr, "%s\n", e.text);
+		exit(1);
+	}
+}
+
+void bench_vm_destroy(struct bench_vm *b) {
+	engine_destroy(&b->engine);
+	munmap(b->ram, b->ram_size);
+	free(b->cpu);
+	free(b->cpuid);
+}
+
+enum vm_exit_kind bench_vm_run(struct bench_vm *b) {
+	struct vm_exit e;
+	engine_set_state(&b->engine, b->cpu);
+	engine_run(&b->engine, b->cpu, &e);
+	engine_get_state(&b->engine, b->cpu);
+	return e.kind;
+}

@@ -1,0 +1,27 @@
+/* The smallest VM that executes instructions: one vCPU, some RAM, no chips. For the
+ * instruction tests, which set its state directly. */
+#ifndef TEST_INSN_BENCH_VM_H
+#define TEST_INSN_BENCH_VM_H
+
+#include "core/vm/vm.h"
+#include "engine/engine.h"
+
+struct bench_vm {
+	struct vm vm;
+	struct vcpu *cpu;
+	struct engine engine;
+	uint8_t *ram;
+	uint64_t ram_size;
+	struct mem_region region;
+	struct cpuid_policy *cpuid;
+};
+
+/* Makes it with RAM at guest-physical 0. Exits the program on failure. `tier`: as in
+ * struct engine_options. */
+void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier);
+void bench_vm_destroy(struct bench_vm *b);
+
+/* Runs from b->cpu->state until the engine gives an exit of the second group. */
+enum vm_exit_kind bench_vm_run(struct bench_vm *b);
+
+#endif

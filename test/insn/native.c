@@ -1,0 +1,734 @@
+/* Every user-mode instruction form, run on the host CPU and in an engine, from the same
+ * state; registers, flags, memory, vector state and faults must come out the same.
+ *
+ * Usage: native [--tier interp] [--count CASES] [--seed N] [--op MNEMONIC] [--verbose]
+ *
+ * The host side is a forked child that lives in its signal handlers: each case is put into the
+ * ucontext and started by returning from the handler; the INT3 behind the instruction (or its
+ * fault) comes back as the next signal with the whole state in hand. The guest side has the
+ * same few pages at the same addresses, runs at CPL 3, and its IDT sends every vector to a HLT.
+ *
+ * Instructions are random bytes that decode to a form marked NATIVE in the table; each form gets
+ * the same share. Flags that the table calls undefined are masked, nothing else is. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "core/x86/cpuid.h"
+#include "core/x86/feature.h"
+#include "core/x86/insn.h"
+#include "core/x86/regs.h"
+#include "test/insn/bench_vm.h"
+
+/* The pages that both sides have, by virtual address. */
+#define CODE 0x10000000ull /* two pages, executable, filled with INT3 */
+#define DATA 0x10010000ull /* four pages, writable; before and behind: nothing */
+#define DATA_SIZE 0x4000ull
+#define RODATA 0x10020000ull /* one page, read-only */
+#define XSTATE 832			 /* legacy, header, AVX */
+
+struct cpu {
+	uint64_t gpr[16], rip, rflags;
+	uint8_t x[XSTATE] __attribute__((aligned(64)));
+	int vector; /* 3: the INT3 behind the instruction */
+	uint32_t error;
+	uint64_t cr2;
+};
+
+/* One case and its two outcomes, shared between parent and child. */
+struct arena {
+	uint8_t code[64];
+	uint64_t at; /* where the code goes */
+	struct cpu before, after;
+	uint8_t data_before[DATA_SIZE], data_after[DATA_SIZE], ro[4096];
+	volatile uint32_t turn; /* 0: parent's, 1: child's, 2: end */
+};
+
+#define BATCH 256
+static struct arena *shared; /* BATCH of them */
+
+/* ---- the host side --------------------------------------------------------------------- */
+
+static unsigned cursor, batch_len;
+static volatile uint32_t *go; /* [0]: 1 = run the batch; [1]: its length */
+static uint8_t *handler_stack;
+
+static void start_case(ucontext_t *uc, struct arena *a) {
+	memset((void *)CODE, 0xcc, 8192);
+	memcpy((void *)a->at, a->code, sizeof(a->code) - 16);
+	memcpy((void *)DATA, a->data_before, DATA_SIZE);
+	greg_t *g = uc->uc_mcontext.gregs;
+	static const int map[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+								REG_RSI, REG_RDI, REG_R8,  REG_R9,	REG_R10, REG_R11,
+								REG_R12, REG_R13, REG_R14, REG_R15};
+	for (unsigned n = 0; n < 16; n++)
+		g[map[n]] = (greg_t)a->before.gpr[n];
+	g[REG_RIP] = (greg_t)a->before.rip;
+	g[REG_EFL] = (greg_t)a->before.rflags;
+	uint8_t *fp = (uint8_t *)uc->uc_mcontext.fpregs;
+	uint8_t keep[48];
+	memcpy(keep, fp + 464, 48); /* the kernel's words about the frame */
+	memcpy(fp, a->before.x, 512);
+	memcpy(fp + 464, keep, 48);
+	memcpy(fp + 576, a->before.x + 576, 256);
+	uint64_t *bv = (uint64_t *)(fp + 512);
+	*bv |= 7;
+}
+
+static void end_case(const ucontext_t *uc, struct arena *a) {
+	const greg_t *g = uc->uc_mcontext.gregs;
+	static const int map[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+								REG_RSI, REG_RDI, REG_R8,  REG_R9,	REG_R10, REG_R11,
+								REG_R12, REG_R13, REG_R14, REG_R15};
+	for (unsigned n = 0; n < 16; n++)
+		a->after.gpr[n] = (uint64_t)g[map[n]];
+	a->after.rip = (uint64_t)g[REG_RIP];
+	a->after.rflags = (uint64_t)g[REG_EFL];
+	a->after.vector = (int)g[REG_TRAPNO];
+	a->after.error = (uint32_t)g[REG_ERR];
+	a->after.cr2 = (uint64_t)g[REG_CR2];
+	const uint8_t *fp = (const uint8_t *)uc->uc_mcontext.fpregs;
+	memcpy(a->after.x, fp, XSTATE);
+	memcpy(a->data_after, (void *)DATA, DATA_SIZE);
+}
+
+static void on_signal(int sig, siginfo_t *si, void *ctx) {
+	ucontext_t *uc = ctx;
+	if (cursor < batch_len)
+		end_case(uc, &shared[cursor++]);
+	if (cursor >= batch_len) {
+		go[0] = 0;
+		while (go[0] == 0)
+			usleep(20);
+		if (go[0] == 2)
+			_exit(0);
+		batch_len = go[1];
+		cursor = go[2];
+	}
+	shared[cursor].after.vector = -1;
+	start_case(uc, &shared[cursor]);
+}
+
+static void map_pages(void) {
+	int rwx = PROT_READ | PROT_WRITE | PROT_EXEC;
+	if (mmap((void *)CODE, 8192, rwx, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+			MAP_FAILED ||
+		mmap((void *)DATA, DATA_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED ||
+		mmap((void *)RODATA, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+			 -1, 0) == MAP_FAILED)
+		abort();
+	memset((void *)RODATA, 0xaa, 4096);
+	mprotect((void *)RODATA, 4096, PROT_READ);
+}
+
+static pid_t child;
+
+static void start_child(void) {
+	child = fork();
+	if (child)
+		return;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	map_pages();
+	handler_stack = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	stack_t ss = {.ss_sp = handler_stack, .ss_size = 1 << 20};
+	sigaltstack(&ss, NULL);
+	struct sigaction sa = {.sa_sigaction = on_signal,
+						   .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+	int sigs[] = {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE};
+	for (unsigned n = 0; n < 5; n++)
+		sigaction(sigs[n], &sa, NULL);
+	for (;;)
+		asm volatile("int3");
+}
+
+/* Runs shared[0..n) on the host; a case that killed the child has vector -1. */
+static void run_native(unsigned n) {
+	unsigned from = 0;
+	while (from < n) {
+		go[1] = n;
+		go[2] = from;
+		go[0] = 1;
+		int status;
+		bool dead = false;
+		while (go[0] == 1)
+			if (waitpid(child, &status, WNOHANG) == child) {
+				dead = true;
+				break;
+			} else {
+				usleep(20);
+			}
+		if (!dead)
+			return;
+		while (from < n && shared[from].after.vector != -1)
+			from++;
+		shared[from++].after.vector = -2;
+		go[0] = 0;
+		start_child();
+		while (go[0] != 0)
+			usleep(20);
+	}
+}
+
+/* ---- the guest side -------------------------------------------------------------------- */
+
+#define G_PML4 0x1000u /* guest-physical */
+#define G_PDPT 0x2000u
+#define G_PD 0x3000u
+#define G_PT 0x4000u
+#define G_GDT 0x5000u
+#define G_IDT 0x6000u
+#define G_HLT 0x7000u /* 256 x HLT */
+#define G_TSS 0x8000u
+#define G_STACK 0xa000u /* top of the kernel's stack */
+#define G_CODE 0x10000u
+#define G_DATA 0x20000u
+#define G_RO 0x30000u
+#define G_SYS 0x20000000ull /* where the first 64 KiB are mapped for the kernel */
+#define RAM_SIZE 0x100000u
+
+static struct bench_vm vm;
+
+static void put64(uint32_t gpa, uint64_t v) {
+	memcpy(vm.ram + gpa, &v, 8);
+}
+
+static void map_page(gva_t va, uint32_t gpa, uint64_t bits) {
+	/* One page table serves CODE .. RODATA, another one (G_PT + 0x1000 is the GDT's) is spared by
+	 * mapping G_SYS with a 2 MiB leaf. */
+	put64(G_PT + (uint32_t)(va >> 12 & 511) * 8, gpa | bits);
+}
+
+static void guest_create(const char *tier) {
+	bench_vm_create(&vm, RAM_SIZE, tier);
+	uint64_t user = PTE_P | PTE_W | PTE_U | PTE_A | PTE_D;
+	put64(G_PML4, G_PDPT | user);
+	put64(G_PDPT, G_PD | user);
+	put64(G_PD + (CODE >> 21 & 511) * 8, G_PT | user);
+	put64(G_PD + (G_SYS >> 21 & 511) * 8, 0 | PTE_P | PTE_W | PTE_A | PTE_D | PTE_PS);
+	for (unsigned n = 0; n < 2; n++)
+		map_page(CODE + n * 4096, G_CODE + n * 4096, user);
+	for (unsigned n = 0; n < DATA_SIZE / 4096; n++)
+		map_page(DATA + n * 4096, G_DATA + n * 4096, user | PTE_NX);
+	map_page(RODATA, G_RO, (user & ~PTE_W) | PTE_NX);
+	memset(vm.ram + G_RO, 0xaa, 4096);
+	memset(vm.ram + G_HLT, 0xf4, 256);
+	put64(G_GDT + 0x08, 0x00209a0000000000ull); /* kernel code */
+	put64(G_GDT + 0x10, 0x0000920000000000ull);
+	for (unsigned n = 0; n < 256; n++) {
+		uint64_t at = G_SYS + G_HLT + n;
+		put64(G_IDT + n * 16,
+			  (at & 0xffff) | 8ull << 16 | 0xeeull << 40 | (at >> 16 & 0xffff) << 48);
+		put64(G_IDT + n * 16 + 8, at >> 32);
+	}
+	put64(G_TSS + 4, G_SYS + G_STACK);
+}
+
+static void guest_run(struct arena *a, struct cpu *out) {
+	struct x86_state *s = &vm.cpu->state;
+	memset(vm.ram + G_CODE, 0xcc, 8192);
+	memcpy(vm.ram + G_CODE + (a->at - CODE), a->code, sizeof(a->code) - 16);
+	memcpy(vm.ram + G_DATA, a->data_before, DATA_SIZE);
+	s->activity = CPU_RUNNING;
+	s->shadow = 0;
+	s->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
+	s->cr3 = G_PML4;
+	s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
+	s->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
+	s->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX;
+	for (unsigned n = 0; n < 6; n++)
+		s->seg[n] = (struct x86_segment){0x2b, 0xc0f3, 0xffffffff, 0};
+	s->seg[SEG_CS] = (struct x86_segment){0x33, 0xa0fb, 0xffffffff, 0};
+	s->seg[SEG_TR] = (struct x86_segment){0x18, 0x8b, 0x67, G_SYS + G_TSS};
+	s->gdtr = (struct x86_dtable){G_SYS + G_GDT, 0x2f};
+	s->idtr = (struct x86_dtable){G_SYS + G_IDT, 0xfff};
+	memcpy(s->gpr, a->before.gpr, sizeof(s->gpr));
+	s->rip = a->before.rip;
+	s->rflags = a->before.rflags;
+	memcpy(s->xsave, a->before.x, XSTATE);
+	memset(s->xsave + 512, 0, 64);
+	s->xsave[512] = 7;
+	s->cr2 = 0;
+	enum vm_exit_kind kind = bench_vm_run(&vm);
+	memset(out, 0, sizeof(*out));
+	out->vector = kind == EXIT_HALT ? (int)(s->rip - 1 - G_SYS - G_HLT) : -100 - (int)kind;
+	memcpy(out->gpr, s->gpr, sizeof(out->gpr));
+	memcpy(out->x, s->xsave, XSTATE);
+	if (kind != EXIT_HALT || out->vector < 0 || out->vector > 255)
+		return;
+	uint32_t sp = (uint32_t)(s->gpr[RSP] - G_SYS);
+	uint64_t frame[6] = {0};
+	bool has_error = (1u << out->vector & 0x27d00u) != 0;
+	if (sp > RAM_SIZE - 64)
+		return;
+	memcpy(frame, vm.ram + sp, has_error ? 48 : 40);
+	uint64_t *f = has_error ? frame + 1 : frame;
+	out->error = has_error ? (uint32_t)frame[0] : 0;
+	out->rip = f[0];
+	out->rflags = f[2];
+	out->gpr[RSP] = f[3];
+	out->cr2 = s->cr2;
+}
+
+/* ---- making cases ---------------------------------------------------------------------- */
+
+static uint64_t seed_state;
+
+static uint64_t rnd(void) { /* xorshift64* */
+	seed_state ^= seed_state >> 12;
+	seed_state ^= seed_state << 25;
+	seed_state ^= seed_state >> 27;
+	return seed_state * 0x2545f4914f6cdd1dull;
+}
+
+static unsigned below(unsigned n) {
+	return (unsigned)(rnd() >> 33) % n;
+}
+
+#define PROTOS 16
+static struct form_protos {
+	unsigned n;
+	uint8_t bytes[PROTOS][16];
+} * protos;
+
+static bool usable(const struct x86_insn *i, const struct cpuid_policy *p) {
+	const struct x86_form *f = &x86_forms[i->form];
+	if (!(f->attr & X86_ATTR_NATIVE) || (f->feature && !cpuid_has(p, f->feature)))
+		return false;
+	if (i->seg_prefix == SEG_FS || i->seg_prefix == SEG_GS)
+		return false; /* the host's FS is the C library's */
+	return true;
+}
+
+/* Random bytes with the shapes of real encodings, so that every form turns up. */
+static void random_bytes(uint8_t *b) {
+	unsigned n = 0;
+	for (unsigned k = 0; k < 16; k++)
+		b[k] = (uint8_t)rnd();
+	if (below(3) == 0)
+		b[n++] = (uint8_t[]){0x66, 0xf2, 0xf3, 0x67, 0xf0, 0x2e, 0x66, 0xf3}[below(8)];
+	if (below(8) == 0)
+		b[n++] = (uint8_t[]){0x66, 0xf2, 0xf3, 0x67}[below(4)];
+	switch (below(8)) {
+	case 0:
+	case 1:
+		break;
+	case 2:
+		b[n++] = 0x0f;
+		break;
+	case 3:
+		b[n++] = 0x40 + below(16);
+		if (below(2))
+			b[n++] = 0x0f;
+		break;
+	case 4:
+		if (below(2))
+			b[n++] = 0x40 + below(16);
+		b[n++] = 0x0f;
+		b[n++] = below(2) ? 0x38 : 0x3a;
+		break;
+	case 5:
+		n = 0;
+		b[n++] = 0xc5;
+		break;
+	case 6:
+		n = 0;
+		b[n++] = 0xc4;
+		b[n] = (uint8_t)((b[n] & 0xe0) | (1 + below(3)));
+		break;
+	default:
+		b[n++] = 0xd8 + below(8);
+	}
+}
+
+static void collect(const struct cpuid_policy *p, const char *only) {
+	protos = calloc(X86_FORM_COUNT, sizeof(*protos));
+	unsigned fill = 0;
+	for (unsigned k = 0; k < 12000000; k++) {
+		uint8_t b[16];
+		struct x86_insn i;
+		random_bytes(b);
+		int len = x86_decode(&i, b, 15, X86_MODE_64);
+		if (len <= 0 || !usable(&i, p))
+			continue;
+		if (only && strcasecmp(x86_forms[i.form].mnemonic, only) != 0)
+			continue;
+		struct form_protos *fp = &protos[i.form];
+		unsigned slot = fp->n < PROTOS ? fp->n++ : below(PROTOS);
+		fill += fp->n <= PROTOS;
+		memcpy(fp->bytes[slot], b, 16);
+		memset(fp->bytes[slot] + len, 0xcc, 16 - (unsigned)len);
+	}
+}
+
+/* Values that find edges more often than random ones do. */
+static uint64_t edgy(void) {
+	static const uint64_t edges[] = {0,
+									 1,
+									 2,
+									 0x7f,
+									 0x80,
+									 0xff,
+									 0x7fff,
+									 0x8000,
+									 0xffff,
+									 0x7fffffff,
+									 0x80000000,
+									 0xffffffff,
+									 0x7fffffffffffffff,
+									 1ull << 63,
+									 ~0ull};
+	switch (below(4)) {
+	case 0:
+		return edges[below(sizeof(edges) / 8)];
+	case 1:
+		return (uint64_t)below(256);
+	default:
+		return rnd();
+	}
+}
+
+static gva_t target(unsigned size) {
+	if (!size)
+		size = 64;
+	switch (below(12)) {
+	case 0: /* across two pages */
+		return DATA + 0x2000 - below(size ? size : 1);
+	case 1: /* into nothing behind */
+		return DATA + DATA_SIZE - below(size + 1);
+	case 2: /* from nothing before */
+		return DATA - below(size + 1);
+	case 3:
+		return RODATA + (below(4096) & ~63u);
+	case 4: /* unaligned */
+		return DATA + below((unsigned)DATA_SIZE - 128);
+	case 5: /* nowhere, or not canonical */
+		return below(2) ? rnd() : DATA + 0x100000;
+	default:
+		return DATA + (below((unsigned)DATA_SIZE - 4096) & ~63u) + 0x800;
+	}
+}
+
+static void make_fpu(uint8_t *x) {
+	for (unsigned n = 0; n < XSTATE; n += 8) {
+		uint64_t v = rnd();
+		memcpy(x + n, &v, 8);
+	}
+	/* Vectors: random bits, small floats and doubles, specials. */
+	for (unsigned r = 0; r < 16; r++)
+		for (unsigned k = 0; k < 4; k++) {
+			uint8_t *at = x + (k < 2 ? 160 : 576 - 16) + r * 16 + k * 8;
+			uint64_t v;
+			switch (below(5)) {
+			case 0: {
+				double d = (double)(int64_t)(rnd() % 2000) - 1000.5;
+				memcpy(&v, &d, 8);
+				break;
+			}
+			case 1: {
+				float f[2] = {(float)below(1000) / 7, -(float)below(100)};
+				memcpy(&v, f, 8);
+				break;
+			}
+			case 2:
+				v = (uint64_t[]){0,
+								 1ull << 63,
+								 0x7ff0000000000000,
+								 0x7ff8000000000000,
+								 0x7ff0000000000001,
+								 0x0000000000000001,
+								 0x7f8000017f800000,
+								 0xff80000000000001}[below(8)];
+				break;
+			default:
+				v = rnd();
+			}
+			memcpy(at, &v, 8);
+		}
+	uint16_t fcw = below(6) ? 0x037f : (uint16_t)(0x0300 | below(16) << 8 | 0x40 | below(64));
+	uint16_t fsw = (uint16_t)(below(8) << 11 | (below(4) ? 0 : below(16) << 8));
+	memcpy(x, &fcw, 2);
+	memcpy(x + 2, &fsw, 2);
+	x[4] = below(3) ? (uint8_t)rnd() : 0;
+	x[5] = 0;
+	memset(x + 6, 0, 18);
+	uint32_t mxcsr = 0x1f80 | (below(4) << 13);
+	if (below(6) == 0)
+		mxcsr ^= (uint32_t)below(64) << 7;
+	if (below(8) == 0)
+		mxcsr |= 1u << 15 | below(64) | (below(2) << 6);
+	memcpy(x + 24, &mxcsr, 4);
+	uint32_t mask = 0xffff;
+	memcpy(x + 28, &mask, 4);
+	for (unsigned r = 0; r < 8; r++) {
+		long double d = (long double)(int64_t)rnd() / (below(2) ? 65536.0L : 1.0L);
+		uint8_t *at = x + 32 + r * 16;
+		if (below(3))
+			memcpy(at, &d, 10);
+		memset(at + 10, 0, 6);
+	}
+	memset(x + 416, 0, 160);
+}
+
+static unsigned operand_size(const struct x86_insn *i) {
+	for (unsigned n = 0; n < i->nopnds; n++)
+		if (i->opnd[n].kind == OPND_MEM)
+			return i->opnd[n].size;
+	return 0;
+}
+
+static bool make_case(struct arena *a, unsigned form) {
+	const struct form_protos *fp = &protos[form];
+	struct x86_insn i;
+	uint8_t bytes[16];
+	memcpy(bytes, fp->bytes[below(fp->n)], 16);
+	if (x86_decode(&i, bytes, 15, X86_MODE_64) <= 0)
+		return false;
+	if (i.modrm_off && below(2)) { /* other registers */
+		uint8_t old = bytes[i.modrm_off];
+		bytes[i.modrm_off] = (uint8_t)(old & 0xc0) | (uint8_t)(rnd() & 0x3f);
+		struct x86_insn j;
+		int len = x86_decode(&j, bytes, 15, X86_MODE_64);
+		if (len == i.len && j.form == i.form)
+			i = j;
+		else
+			bytes[i.modrm_off] = old;
+		if (x86_decode(&i, bytes, 15, X86_MODE_64) <= 0)
+			return false;
+	}
+	if (i.imm_off && i.opnd[0].kind != OPND_REL && below(2))
+		for (unsigned n = 0; n < i.imm_len; n++)
+			bytes[i.imm_off + n] = (uint8_t)edgy();
+
+	memset(&a->before, 0, sizeof(a->before));
+	a->at = CODE + 64 + below(16);
+	struct cpu *b = &a->before;
+	for (unsigned n = 0; n < 16; n++)
+		b->gpr[n] = edgy();
+	bool string = x86_forms[form].cls == X86_CLASS_STRING;
+	if (string || below(3) == 0) {
+		b->gpr[RSI] = target(16);
+		b->gpr[RDI] = target(16);
+		b->gpr[RCX] = below(40);
+	}
+	b->gpr[RSP] = DATA + 0x2000 + (below(2) ? below(64) : 0);
+	b->gpr[RBP] = DATA + 0x1800 + below(128);
+	b->gpr[RBX] = below(2) ? target(1) : b->gpr[RBX];
+	if (below(12) == 0)
+		b->gpr[RSP] = target(8);
+	gva_t t = target(operand_size(&i));
+	bool has_mem = false;
+	for (unsigned n = 0; n < i.nopnds; n++)
+		has_mem |= i.opnd[n].kind == OPND_MEM;
+	if (has_mem || (i.modrm_off && (bytes[i.modrm_off] >> 6) != 3)) {
+		bool vsib = x86_forms[form].attr & X86_ATTR_VSIB;
+		uint64_t idx = 0;
+		if (i.index < 16 && !vsib) {
+			if (below(2))
+				b->gpr[i.index] = below(64);
+			if (i.index == RSP)
+				return false;
+			idx = b->gpr[i.index] << i.scale;
+		}
+		if (i.base < 16 && i.base != i.index)
+			b->gpr[i.base] = t - (uint64_t)i.disp - idx;
+		else if (i.base == X86_REG_RIP && i.disp_len == 4) {
+			int32_t d = (int32_t)(t - (a->at + i.len));
+			memcpy(bytes + i.disp_off, &d, 4);
+		} else if (i.base == X86_REG_NONE && i.disp_len >= 4 && t < 0x7fffffff) {
+			uint64_t d = t - idx;
+			memcpy(bytes + i.disp_off, &d, i.disp_len);
+		}
+	}
+	b->rip = a->at;
+	b->rflags = (rnd() & RFLAGS_ARITH) | RFLAGS_FIXED | RFLAGS_IF;
+	if (below(4) == 0)
+		b->rflags |= RFLAGS_DF;
+	make_fpu(b->x);
+	memset(a->code, 0xcc, sizeof(a->code));
+	memcpy(a->code, bytes, i.len);
+	return true;
+}
+
+/* ---- comparing ------------------------------------------------------------------------- */
+
+/* Bits of an XSAVE image that are compared: control and status words, tags, registers; not the
+ * instruction and data pointers, which hold the host's addresses. */
+static bool same_fpu(const uint8_t *x, const uint8_t *y, const char **what) {
+	if (memcmp(x, y, 5) != 0)
+		return *what = "fcw/fsw/ftw", false;
+	if (memcmp(x + 24, y + 24, 4) != 0)
+		return *what = "mxcsr", false;
+	for (unsigned r = 0; r < 8; r++)
+		if (memcmp(x + 32 + r * 16, y + 32 + r * 16, 10) != 0)
+			return *what = "st", false;
+	if (memcmp(x + 160, y + 160, 256) != 0)
+		return *what = "xmm", false;
+	if (memcmp(x + 576, y + 576, 256) != 0)
+		return *what = "ymm", false;
+	return true;
+}
+
+/* An area that XSAVE left in its initial state is not in the image: fill it in. */
+static void normalise(struct cpu *c) {
+	uint64_t bv;
+	memcpy(&bv, c->x + 512, 8);
+	if (!(bv & 4))
+		memset(c->x + 576, 0, 256);
+	if (!(bv & 2)) {
+		memset(c->x + 160, 0, 256);
+	}
+	if (!(bv & 1)) {
+		static const uint8_t init[8] = {0x7f, 3};
+		memset(c->x, 0, 24);
+		memcpy(c->x, init, 2);
+		memset(c->x + 32, 0, 128);
+	}
+}
+
+static const char *compare(struct arena *a, struct cpu *g, uint16_t undefined) {
+	static char why[160];
+	struct cpu *h = &a->after;
+	const char *what;
+	if (h->vector != g->vector) {
+		snprintf(why, sizeof(why), "vector: host %d engine %d", h->vector, g->vector);
+		return why;
+	}
+	if (g->vector == 14 && (h->cr2 != g->cr2 || (h->error & 0x1f) != (g->error & 0x1f))) {
+		snprintf(why, sizeof(why), "#PF: host %lx/%x engine %lx/%x", h->cr2, h->error, g->cr2,
+				 g->error);
+		return why;
+	}
+	if (h->rip != g->rip) {
+		snprintf(why, sizeof(why), "rip: host %lx engine %lx", h->rip, g->rip);
+		return why;
+	}
+	for (unsigned n = 0; n < 16; n++)
+		if (h->gpr[n] != g->gpr[n]) {
+			snprintf(why, sizeof(why), "gpr %u: host %lx engine %lx before %lx", n, h->gpr[n],
+					 g->gpr[n], a->before.gpr[n]);
+			return why;
+		}
+	uint64_t mask = (RFLAGS_ARITH | RFLAGS_DF) & ~(uint64_t)undefined;
+	if ((h->rflags ^ g->rflags) & mask) {
+		snprintf(why, sizeof(why), "flags: host %lx engine %lx mask %lx", h->rflags, g->rflags,
+				 mask);
+		return why;
+	}
+	if (memcmp(a->data_after, vm.ram + G_DATA, DATA_SIZE) != 0) {
+		for (unsigned n = 0; n < DATA_SIZE; n++)
+			if (a->data_after[n] != vm.ram[G_DATA + n]) {
+				snprintf(why, sizeof(why), "memory +%x: host %02x engine %02x", n, a->data_after[n],
+						 vm.ram[G_DATA + n]);
+				break;
+			}
+		return why;
+	}
+	normalise(h);
+	normalise(g);
+	if (!same_fpu(h->x, g->x, &what)) {
+		snprintf(why, sizeof(why), "fpu state: %s", what);
+		return why;
+	}
+	return NULL;
+}
+
+int main(int argc, char **argv) {
+	unsigned long count = 100000, failures = 0, cases = 0, killed = 0;
+	const char *tier = "interp", *only = NULL;
+	bool verbose = false;
+	seed_state = 0x9e3779b97f4a7c15ull;
+	for (int n = 1; n < argc; n++) {
+		if (!strcmp(argv[n], "--tier") && n + 1 < argc)
+			tier = argv[++n];
+		else if (!strcmp(argv[n], "--count") && n + 1 < argc)
+			count = strtoul(argv[++n], NULL, 0);
+		else if (!strcmp(argv[n], "--seed") && n + 1 < argc)
+			seed_state = strtoul(argv[++n], NULL, 0) * 0x9e3779b97f4a7c15ull + 1;
+		else if (!strcmp(argv[n], "--op") && n + 1 < argc)
+			only = argv[++n];
+		else if (!strcmp(argv[n], "--verbose"))
+			verbose = true;
+	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	shared = mmap(NULL, sizeof(*shared) * BATCH, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+				  -1, 0);
+	go = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	guest_create(tier);
+	collect(vm.cpuid, only);
+	go[0] = 1;
+	start_child();
+	while (go[0] != 0)
+		usleep(20);
+
+	unsigned covered = 0, native_forms = 0;
+	unsigned *fails = calloc(X86_FORM_COUNT, sizeof(*fails));
+	static unsigned forms[X86_FORM_COUNT + 1];
+	for (unsigned f = 0; f < X86_FORM_COUNT; f++) {
+		const struct x86_form *form = &x86_forms[f];
+		if (!(form->attr & X86_ATTR_NATIVE) ||
+			(form->feature && !cpuid_has(vm.cpuid, form->feature)))
+			continue;
+		native_forms++;
+		if (protos[f].n)
+			forms[covered++] = f;
+		else if (verbose && !only)
+			printf("# not reached: %s\n", form->mnemonic);
+	}
+	if (!covered)
+		return printf("1..1\nnot ok 1 - native: no forms\n"), 1;
+	while (cases < count) {
+		static unsigned of[BATCH];
+		unsigned n = 0;
+		while (n < BATCH) {
+			of[n] = forms[(cases + n) % covered];
+			if (!n || below(16) == 0)
+				for (unsigned k = 0; k < DATA_SIZE; k += 8) {
+					uint64_t v = edgy();
+					memcpy(shared[n].data_before + k, &v, 8);
+				}
+			else
+				memcpy(shared[n].data_before, shared[n - 1].data_before, DATA_SIZE);
+			for (unsigned tries = 0; !make_case(&shared[n], of[n]) && tries < 50; tries++)
+				;
+			n++;
+		}
+		run_native(n);
+		for (unsigned k = 0; k < n; k++) {
+			struct cpu g;
+			cases++;
+			if (shared[k].after.vector == -2) { /* killed the child: nothing to compare with */
+				killed++;
+				continue;
+			}
+			guest_run(&shared[k], &g);
+			const char *why = compare(&shared[k], &g, x86_forms[of[k]].flags_undefined);
+			if (!why)
+				continue;
+			failures++;
+			if (fails[of[k]]++ < (verbose ? 10 : 1) && failures < 2000) {
+				struct x86_insn i;
+				char text[96];
+				x86_decode(&i, shared[k].code, 15, X86_MODE_64);
+				x86_format(text, sizeof(text), &i, shared[k].at);
+				printf("# %-8s %s | ", x86_forms[of[k]].mnemonic, text);
+				for (unsigned m = 0; m < i.len; m++)
+					printf("%02x", shared[k].code[m]);
+				printf(" | %s\n", why);
+			}
+		}
+	}
+	go[0] = 2;
+	printf("# %lu cases, %u of %u forms reached, %lu cases killed the host process\n", cases,
+		   covered, native_forms, killed);
+	printf("1..1\n%s 1 - native/%s (%lu of %lu differ)\n", failures ? "not ok" : "ok", tier,
+		   failures, cases);
+	return failures != 0;
+}
