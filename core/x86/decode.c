@@ -735,5 +735,7 @@ int x86_decode(struct x86_insn *o, const uint8_t *bytes, size_t avail, enum x86_
 		return X86_DECODE_UD;
 	}
 	o->len = (uint8_t)d.pos;
+	for (unsigned n = 0; n < d.pos; n++)
+		o->raw[n] = bytes[n];
 	return o->len;
 }
