@@ -6,6 +6,7 @@ BUILD_ROOT ?= .
 JOBS ?= $(shell nproc)
 TESTS ?=
 SAN ?=
+WERROR ?=
 comma := ,
 
 variant :=
@@ -13,6 +14,10 @@ setup_args :=
 ifneq ($(SAN),)
 variant := $(variant)-san
 setup_args += -Db_sanitize=$(SAN) -Db_lundef=false -Dbuildtype=debug -Doptimization=1
+endif
+# WERROR=1: a warning is an error, as in CI.
+ifneq ($(WERROR),)
+setup_args += -Dwerror=true
 endif
 ifneq ($(filter command% environment%,$(origin CC)),)
 ifneq ($(notdir $(CC)),gcc)

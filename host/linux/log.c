@@ -48,7 +48,7 @@ static void log_write(enum log_level level, const char *line) {
 
 /* A check() failed: state is not what we think it is, so nothing is tidied up but the
  * user's terminal. */
-static _Noreturn void bug(const char *file, int line, const char *what) {
+static void __attribute__((noreturn)) bug(const char *file, int line, const char *what) {
 	terminal_restore();
 	log_say("internal error at %s:%d: %s; please report it", file, line, what);
 	abort();
