@@ -196,7 +196,7 @@ void soft_read_bytes(struct soft_vcpu *c, unsigned seg, uint64_t off, void *buf,
 		struct soft_tlb_entry *e = soft_translate(c, at, ACCESS_READ, user);
 		if (e->host) {
 			/* 16 bytes and less in one go where the host does it so, as hardware would. */
-			__builtin_memcpy(out + done, e->host + (at & PAGE_MASK), n);
+			fast_copy(out + done, e->host + (at & PAGE_MASK), n);
 			done += n;
 			continue;
 		}
@@ -205,7 +205,7 @@ void soft_read_bytes(struct soft_vcpu *c, unsigned seg, uint64_t off, void *buf,
 		while (!is_pow2(piece))
 			piece--;
 		uint64_t val = page_read(c, &mmio, at, piece);
-		__builtin_memcpy(out + done, &val, piece);
+		fast_copy(out + done, &val, piece);
 		done += piece;
 	}
 }
@@ -222,7 +222,7 @@ void soft_write_bytes(struct soft_vcpu *c, unsigned seg, uint64_t off, const voi
 		unsigned n = MIN(len - done, PAGE_SIZE - (unsigned)(at & PAGE_MASK));
 		uint8_t *p = fast_host(c, at, n, ACCESS_WRITE, user);
 		if (p) {
-			__builtin_memcpy(p, in + done, n);
+			fast_copy(p, in + done, n);
 			fast_note_store(c, p);
 			done += n;
 			continue;
@@ -232,7 +232,7 @@ void soft_write_bytes(struct soft_vcpu *c, unsigned seg, uint64_t off, const voi
 		while (!is_pow2(piece))
 			piece--;
 		uint64_t val = 0;
-		__builtin_memcpy(&val, in + done, piece);
+		fast_copy(&val, in + done, piece);
 		page_write(c, &e, at, piece, val);
 		done += piece;
 	}

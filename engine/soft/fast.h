@@ -51,6 +51,11 @@ static inline void fast_store(uint8_t *p, unsigned size, uint64_t val) {
 	}
 }
 
+/* memcpy() of the C library uses the vector registers, which hold the guest's. */
+static inline void fast_copy(void *dst, const void *src, unsigned len) {
+	__asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(len) : : "memory");
+}
+
 /* A store into the page that the running block came from may change the block: x86 sees
  * such a change at once, so look again ([SDM3 9.1.3]). */
 static inline void fast_note_store(struct soft_vcpu *c, const uint8_t *p) {

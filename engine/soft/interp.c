@@ -158,7 +158,7 @@ static void block_make(struct soft_vcpu *c, struct soft_block *b, const uint8_t 
 	avail = MIN(avail, BLOCK_BYTES);
 	c->blocks_made++;
 	/* Decode from the copy: memory may change under us. */
-	memcpy(b->bytes, host, avail);
+	fast_copy(b->bytes, host, avail);
 	while (b->n < BLOCK_INSNS) {
 		struct soft_op *op = &b->op[b->n];
 		int len = x86_decode(&op->insn, b->bytes + b->len, avail - b->len, c->mode);
