@@ -138,7 +138,7 @@ static const struct place {
 	uint32_t leaf;
 	uint8_t subleaf, reg, bit;
 } places[X86_FEAT_COUNT] = {
-#define PLACE(name, text, leaf, subleaf, reg, bit)                                                \
+#define PLACE(name, text, leaf, subleaf, reg, bit)                                                 \
 	[X86_FEAT_##name] = {text, leaf, subleaf, reg, bit},
 	X86_FEATURES(PLACE)
 #undef PLACE
@@ -180,7 +180,8 @@ const char *cpuid_model(unsigned n) {
 	return n < ARRAY_LEN(models) ? models[n].name : NULL;
 }
 
-/* ---- the host --------------------------------------------------------------------------------- */
+/* ---- the host ---------------------------------------------------------------------------------
+ */
 
 static void query_this(uint32_t leaf, uint32_t subleaf, uint32_t out[4]) {
 	__asm__ volatile("cpuid"
@@ -222,7 +223,8 @@ static bool host_has(const struct cpuid_host *h, unsigned f) {
 	return out[places[f].reg] >> places[f].bit & 1;
 }
 
-/* ---- building ----------------------------------------------------------------------------------- */
+/* ---- building -----------------------------------------------------------------------------------
+ */
 
 static void set(struct cpuid_policy *p, unsigned f, bool on) {
 	if (on)
@@ -274,8 +276,8 @@ static uint32_t *add(struct cpuid_policy *p, uint32_t leaf, uint32_t subleaf) {
 	return l->out;
 }
 
-static void put(struct cpuid_policy *p, uint32_t leaf, uint32_t subleaf, uint32_t eax,
-				uint32_t ebx, uint32_t ecx, uint32_t edx) {
+static void put(struct cpuid_policy *p, uint32_t leaf, uint32_t subleaf, uint32_t eax, uint32_t ebx,
+				uint32_t ecx, uint32_t edx) {
 	uint32_t *out = add(p, leaf, subleaf);
 	out[EAX] |= eax;
 	out[EBX] |= ebx;
@@ -458,7 +460,8 @@ int cpuid_init(struct cpuid_policy *p, const char *model, unsigned ncpus, uint32
 	return cpuid_init_from(p, &host, model, ncpus, tsc_khz, e);
 }
 
-/* ---- answering ------------------------------------------------------------------------------------ */
+/* ---- answering
+ * ------------------------------------------------------------------------------------ */
 
 /* What changes with the CPU and its registers. */
 static void fix_dynamic(const struct cpuid_policy *p, uint32_t leaf, uint32_t subleaf,
@@ -497,7 +500,7 @@ static bool has_subleaves(uint32_t leaf) {
 }
 
 void cpuid_answer(const struct cpuid_policy *p, uint32_t leaf, uint32_t subleaf,
-				 const struct cpuid_dynamic *s, uint32_t out[4]) {
+				  const struct cpuid_dynamic *s, uint32_t out[4]) {
 	memset(out, 0, 4 * sizeof(out[0]));
 	/* Beyond the last leaf AMD answers zeros, Intel the last basic leaf ([SDM2 CPUID]). */
 	bool beyond = leaf < 0x40000000 ? leaf > p->max_basic : leaf >= 0x80000000 && leaf > p->max_ext;

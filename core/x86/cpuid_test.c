@@ -32,7 +32,9 @@ static void query(uint32_t leaf, uint32_t subleaf, uint32_t out[4]) {
 	case 4:
 	case 0x8000001d:
 		if (subleaf < 4)
-			out[0] = (subleaf == 0 ? 1 : subleaf == 1 ? 2 : 3) |
+			out[0] = (subleaf == 0	 ? 1
+					  : subleaf == 1 ? 2
+									 : 3) |
 					 (subleaf < 2 ? 1 : subleaf) << 5 | 7u << 14 | (leaf == 4 ? 15u << 26 : 0);
 		break;
 	case 7:
@@ -93,10 +95,10 @@ static uint32_t get(uint32_t leaf, uint32_t subleaf, unsigned reg) {
 
 static void hides_what_must_be_hidden(void **unused) {
 	static const uint16_t hidden[] = {
-		X86_FEAT_VMX,	X86_FEAT_SVM,  X86_FEAT_RTM,	X86_FEAT_HLE,	   X86_FEAT_SGX,
-		X86_FEAT_MPX,	X86_FEAT_PKU,  X86_FEAT_SHSTK,	X86_FEAT_IBT,	   X86_FEAT_AMX_TILE,
-		X86_FEAT_UINTR, X86_FEAT_LA57, X86_FEAT_MONITOR, X86_FEAT_SMAP,	   X86_FEAT_INTEL_PT,
-		X86_FEAT_XFD,	X86_FEAT_PDCM, X86_FEAT_MWAITX, X86_FEAT_SPEC_CTRL, X86_FEAT_OSPKE,
+		X86_FEAT_VMX,	X86_FEAT_SVM,  X86_FEAT_RTM,	 X86_FEAT_HLE,		 X86_FEAT_SGX,
+		X86_FEAT_MPX,	X86_FEAT_PKU,  X86_FEAT_SHSTK,	 X86_FEAT_IBT,		 X86_FEAT_AMX_TILE,
+		X86_FEAT_UINTR, X86_FEAT_LA57, X86_FEAT_MONITOR, X86_FEAT_SMAP,		 X86_FEAT_INTEL_PT,
+		X86_FEAT_XFD,	X86_FEAT_PDCM, X86_FEAT_MWAITX,	 X86_FEAT_SPEC_CTRL, X86_FEAT_OSPKE,
 	};
 	for (intel = false;; intel = true) {
 		make("host", 4);

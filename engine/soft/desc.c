@@ -68,8 +68,7 @@ struct x86_segment sys_flat_code(uint16_t sel, unsigned dpl, bool long_code) {
 
 struct x86_segment sys_flat_data(uint16_t sel, unsigned dpl) {
 	uint32_t attr = 0x3 | SEG_ATTR_S | SEG_ATTR_P | SEG_ATTR_G | SEG_ATTR_DB;
-	return (struct x86_segment){
-		.sel = sel, .attr = attr | dpl << SEG_ATTR_DPL_SHIFT, .limit = ~0u};
+	return (struct x86_segment){.sel = sel, .attr = attr | dpl << SEG_ATTR_DPL_SHIFT, .limit = ~0u};
 }
 
 struct x86_segment sys_v86_segment(uint16_t sel) {

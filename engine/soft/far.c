@@ -66,7 +66,8 @@ static uint16_t with_rpl(uint16_t sel, unsigned rpl) {
 	return (uint16_t)((sel & 0xfffcu) | rpl);
 }
 
-/* ---- call gates -------------------------------------------------------------------------------- */
+/* ---- call gates --------------------------------------------------------------------------------
+ */
 
 struct gate {
 	uint16_t sel;
@@ -213,7 +214,8 @@ static void far_system(struct soft_vcpu *c, uint16_t sel, struct sys_desc *d, bo
 	sys_task_switch(c, sel, d, why, c->next_rip, NULL);
 }
 
-/* ---- JMP and CALL -------------------------------------------------------------------------------- */
+/* ---- JMP and CALL
+ * -------------------------------------------------------------------------------- */
 
 void op_jmpf(struct soft_vcpu *c, const struct x86_insn *i) {
 	struct sys_desc d;
@@ -254,7 +256,7 @@ void op_callf(struct soft_vcpu *c, const struct x86_insn *i) {
 		}
 		check_code(c, sel, &d, false);
 		cs = sys_desc_segment(&d, with_rpl(sel, c->cpl));
-		} else {
+	} else {
 		cs = real_code(c, sel);
 	}
 	struct sys_stack st = sys_stack_current(c);
@@ -268,7 +270,8 @@ void op_callf(struct soft_vcpu *c, const struct x86_insn *i) {
 	soft_update_mode(c);
 }
 
-/* ---- returns ------------------------------------------------------------------------------------- */
+/* ---- returns
+ * ------------------------------------------------------------------------------------- */
 
 /* On the way to less privilege, data segments that the new level may not use become null. */
 static void drop_inner_segments(struct soft_vcpu *c, unsigned cpl) {
@@ -354,7 +357,8 @@ void op_retf(struct soft_vcpu *c, const struct x86_insn *i) {
 	soft_update_mode(c);
 }
 
-/* ---- IRET ----------------------------------------------------------------------------------------- */
+/* ---- IRET
+ * ----------------------------------------------------------------------------------------- */
 
 #define IRET_FLAGS (RFLAGS_ARITH | RFLAGS_TF | RFLAGS_DF | RFLAGS_NT)
 
@@ -469,7 +473,8 @@ void op_iret(struct soft_vcpu *c, const struct x86_insn *i) {
 	c->leave_block = true;
 }
 
-/* ---- SYSCALL, SYSRET, SYSENTER, SYSEXIT ------------------------------------------------------------ */
+/* ---- SYSCALL, SYSRET, SYSENTER, SYSEXIT
+ * ------------------------------------------------------------ */
 
 static void enter(struct soft_vcpu *c, uint16_t cs, uint16_t ss, unsigned cpl, bool long_code,
 				  uint64_t rip) {
@@ -495,6 +500,7 @@ void op_syscall(struct soft_vcpu *c, const struct x86_insn *i) {
 		s->gpr[RCX] = c->next_rip;
 		s->gpr[R11] = s->rflags & ~(uint64_t)RFLAGS_RF;
 		soft_set_flags(c, 0, s->sfmask | RFLAGS_RF);
+		c->single_step = s->rflags & RFLAGS_TF;
 		enter(c, cs, ss, 0, true, rip);
 	} else {
 		s->gpr[RCX] = (uint32_t)c->next_rip;

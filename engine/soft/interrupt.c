@@ -52,7 +52,8 @@ static void commit(struct soft_vcpu *c, struct x86_segment cs, uint64_t rip, uin
 	c->s->rip = rip;
 }
 
-/* ---- through 8086-style tables ---------------------------------------------------------------- */
+/* ---- through 8086-style tables ----------------------------------------------------------------
+ */
 
 static void deliver_real(struct soft_vcpu *c, const struct soft_event *ev) {
 	struct x86_state *s = c->s;
@@ -112,7 +113,8 @@ void sys_deliver_vme(struct soft_vcpu *c, uint8_t vector) {
 	sys_set_code(c, cs, entry & 0xffff);
 }
 
-/* ---- through the IDT ------------------------------------------------------------------------------ */
+/* ---- through the IDT
+ * ------------------------------------------------------------------------------ */
 
 struct idt_gate {
 	unsigned type;
@@ -204,8 +206,7 @@ static struct sys_stack handler_stack(struct soft_vcpu *c, const struct idt_gate
 		sys_tss_stack(c, cpl, &sel, &sp);
 		sys_check_stack(c, sel, cpl, VEC_TS, &d);
 		sys_desc_set(c, &d, 1);
-		return sys_stack_new(sys_desc_segment(&d, sel), sp, cpl, false,
-							 SEL_ERR(sel) | sys_ext(c));
+		return sys_stack_new(sys_desc_segment(&d, sel), sp, cpl, false, SEL_ERR(sel) | sys_ext(c));
 	}
 	return sys_stack_current(c);
 }
@@ -275,11 +276,13 @@ void soft_deliver(struct soft_vcpu *c, const struct soft_event *event) {
 	c->leave_block = true;
 }
 
-/* ---- the instructions ------------------------------------------------------------------------------- */
+/* ---- the instructions
+ * ------------------------------------------------------------------------------- */
 
 static void software(struct soft_vcpu *c, enum soft_event_kind kind, uint8_t vector) {
 	struct soft_event ev = {.kind = kind, .vector = vector};
 	soft_deliver(c, &ev);
+	c->single_step = false; /* TF went onto the stack: no trap before the handler's first insn */
 }
 
 void op_int(struct soft_vcpu *c, const struct x86_insn *i) {

@@ -85,12 +85,13 @@ void op_out(struct soft_vcpu *c, const struct x86_insn *i) {
 	port_io(c, port, size, true, (uint32_t)soft_reg(c, RAX, size));
 }
 
-/* ---- strings ------------------------------------------------------------------------------------------ */
+/* ---- strings
+ * ------------------------------------------------------------------------------------------ */
 
 static void advance(struct soft_vcpu *c, unsigned reg, const struct x86_insn *i, unsigned size) {
 	uint64_t step = c->s->rflags & RFLAGS_DF ? -(uint64_t)size : size;
-	soft_set_reg(c, reg, i->addrsize, (soft_reg(c, reg, i->addrsize) + step) &
-										  size_mask(i->addrsize));
+	soft_set_reg(c, reg, i->addrsize,
+				 (soft_reg(c, reg, i->addrsize) + step) & size_mask(i->addrsize));
 }
 
 static void one_in(struct soft_vcpu *c, const struct x86_insn *i, uint16_t port, unsigned size) {

@@ -7,7 +7,8 @@
 #include "core/x86/cpuid.h"
 #include "engine/soft/sys.h"
 
-#define CR0_VALID (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
+#define CR0_VALID                                                                                  \
+	(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
 #define RFLAGS_VALID 0x3f7fd5ull
 #define CR3_NOFLUSH (1ull << 63)
 

@@ -107,8 +107,7 @@ static bool ignored_msr(const struct soft_vcpu *c, uint32_t index) {
 		return true;
 	if (!cpuid_is_amd(c->v->vm->cpuid))
 		return index == MSR_PLATFORM_ID || index == MSR_EBL_CR_POWERON ||
-			   index == MSR_PLATFORM_INFO || index == MSR_MISC_FEATURES ||
-			   index == MSR_PERF_STATUS;
+			   index == MSR_PLATFORM_INFO || index == MSR_MISC_FEATURES || index == MSR_PERF_STATUS;
 	switch (index) {
 	case MSR_SYSCFG:
 	case MSR_TOP_MEM:

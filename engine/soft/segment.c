@@ -196,8 +196,7 @@ static void check_umip(struct soft_vcpu *c) {
 		soft_gp(c, 0);
 }
 
-static void store_table(struct soft_vcpu *c, const struct x86_insn *i,
-						const struct x86_dtable *t) {
+static void store_table(struct soft_vcpu *c, const struct x86_insn *i, const struct x86_dtable *t) {
 	uint8_t buf[10];
 	check_umip(c);
 	for (unsigned n = 0; n < 2; n++)
@@ -304,7 +303,8 @@ void op_lmsw(struct soft_vcpu *c, const struct x86_insn *i) {
 	soft_set_cr0(c, (c->s->cr0 & ~0xeull) | (val & 0xf));
 }
 
-/* ---- FS and GS bases --------------------------------------------------------------------------- */
+/* ---- FS and GS bases ---------------------------------------------------------------------------
+ */
 
 static void need_fsgsbase(struct soft_vcpu *c) {
 	if (c->mode != X86_MODE_64 || !(c->s->cr4 & CR4_FSGSBASE))

@@ -40,9 +40,9 @@ struct sys_desc {
 #define DESC_IS_CONFORMING(raw) ((raw) >> 42 & 1) /* of code */
 #define DESC_IS_WRITABLE(raw) ((raw) >> 41 & 1)	  /* data: writable; code: readable */
 
-#define SEL_RPL(sel) ((sel) & 3u)
-#define SEL_IS_NULL(sel) (((sel) & 0xfffcu) == 0)
-#define SEL_ERR(sel) ((uint32_t)(sel) & 0xfffcu)
+#define SEL_RPL(sel) ((sel)&3u)
+#define SEL_IS_NULL(sel) (((sel)&0xfffcu) == 0)
+#define SEL_ERR(sel) ((uint32_t)(sel)&0xfffcu)
 
 /* Reads the descriptor of `sel`, 8 bytes or (wide) 16. false: outside of its table. */
 bool sys_desc_read(struct soft_vcpu *c, uint16_t sel, bool wide, struct sys_desc *d);
@@ -125,7 +125,8 @@ void sys_task_gate(struct soft_vcpu *c, uint16_t tss_sel, enum sys_task_why why,
 /* IRET with NT set. */
 void sys_task_return(struct soft_vcpu *c);
 
-/* ---- common checks ----------------------------------------------------------------------------- */
+/* ---- common checks -----------------------------------------------------------------------------
+ */
 
 static inline void sys_need_cpl0(struct soft_vcpu *c) {
 	if (c->cpl)

@@ -7,7 +7,8 @@
 #include "engine/soft/ops.h"
 #include "engine/soft/sys.h"
 
-/* ---- IF, VIF, PUSHF, POPF ---------------------------------------------------------------------- */
+/* ---- IF, VIF, PUSHF, POPF ----------------------------------------------------------------------
+ */
 
 /* CLI and STI act on IF, on VIF (virtual interrupts), or fault. */
 enum if_target { IF_REAL, IF_VIRTUAL };
@@ -100,7 +101,8 @@ void op_stac(struct soft_vcpu *c, const struct x86_insn *i) {
 	soft_set_flags(c, RFLAGS_AC, RFLAGS_AC);
 }
 
-/* ---- control and debug registers ------------------------------------------------------------------ */
+/* ---- control and debug registers
+ * ------------------------------------------------------------------ */
 
 static unsigned reg_width(const struct soft_vcpu *c) {
 	return c->mode == X86_MODE_64 ? 8 : 4;
@@ -209,7 +211,8 @@ void op_mov_dr(struct soft_vcpu *c, const struct x86_insn *i) {
 	soft_update_mode(c); /* data breakpoints */
 }
 
-/* ---- caches and translations ------------------------------------------------------------------------- */
+/* ---- caches and translations
+ * ------------------------------------------------------------------------- */
 
 void op_invd(struct soft_vcpu *c, const struct x86_insn *i) {
 	(void)i;
@@ -261,7 +264,8 @@ void op_invpcid(struct soft_vcpu *c, const struct x86_insn *i) {
 	c->leave_block = true;
 }
 
-/* ---- HLT, time, identification ---------------------------------------------------------------------- */
+/* ---- HLT, time, identification
+ * ---------------------------------------------------------------------- */
 
 void op_hlt(struct soft_vcpu *c, const struct x86_insn *i) {
 	(void)i;
@@ -316,7 +320,8 @@ void op_cpuid(struct soft_vcpu *c, const struct x86_insn *i) {
 	r[RDX] = out[3];
 }
 
-/* ---- hypercalls ---------------------------------------------------------------------------------------- */
+/* ---- hypercalls
+ * ---------------------------------------------------------------------------------------- */
 
 #define HYPERCALL_EPERM ((uint64_t)-1)
 
