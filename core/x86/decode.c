@@ -19,6 +19,9 @@ static const uint8_t prefix_kinds[256] = {
 	[0xf3] = P_REP, [0x40 ... 0x4f] = P_REX, [0x62] = P_VEX,	  [0xc4] = P_VEX,  [0xc5] = P_VEX,
 };
 
+/* More bytes are needed; not X86_DECODE_SHORT, since 0 is success in here. */
+#define DECODE_MORE (-3)
+
 struct decoder {
 	struct x86_insn *o;
 	const uint8_t *bytes;
@@ -664,12 +667,12 @@ static int vector_operands_done(struct decoder *d, const struct x86_dec *dec) {
 
 /* ---- the whole ------------------------------------------------------------------------- */
 
-int x86_decode(struct x86_insn *o, const uint8_t *bytes, size_t avail, enum x86_mode mode) {
+static int decode(struct x86_insn *o, const uint8_t *bytes, size_t avail, enum x86_mode mode) {
 	struct decoder d = {
 		.o = o,
 		.bytes = bytes,
 		.end = avail < X86_MAX_LEN ? (unsigned)avail : X86_MAX_LEN,
-		.short_code = avail < X86_MAX_LEN ? X86_DECODE_SHORT : X86_DECODE_LONG,
+		.short_code = avail < X86_MAX_LEN ? DECODE_MORE : X86_DECODE_LONG,
 		.mode64 = mode == X86_MODE_64,
 	};
 	memset(o, 0, sizeof(*o));
@@ -738,4 +741,9 @@ int x86_decode(struct x86_insn *o, const uint8_t *bytes, size_t avail, enum x86_
 	for (unsigned n = 0; n < d.pos; n++)
 		o->raw[n] = bytes[n];
 	return o->len;
+}
+
+int x86_decode(struct x86_insn *out, const uint8_t *bytes, size_t avail, enum x86_mode mode) {
+	int rc = decode(out, bytes, avail, mode);
+	return rc == DECODE_MORE ? X86_DECODE_SHORT : rc;
 }
