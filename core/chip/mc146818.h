@@ -15,10 +15,10 @@ struct mc146818 {
 	bool nmi_masked;			 /* bit 7 of port 70h */
 	bool muted;					 /* the HPET took irq 8 over */
 	uint8_t cmos[MC146818_CMOS]; /* time bytes only while the clock is stopped (SET) */
-	int64_t offset_ns;			 /* guest's time = wall clock + offset */
-	uint64_t stopped_frac_ns;	 /* fraction of the second at which the clock stopped */
-	uint64_t periodic_start_ns;	 /* VM clock of the last period's start */
-	uint64_t seen_sec;			 /* the guest's second whose update was handled last */
+	/* The guest's time in seconds since 0000-03-01: (wall_ns + frac_ns) / 1e9 + offset_sec. */
+	uint64_t offset_sec, frac_ns;
+	uint64_t seen_sec;	   /* the second whose update was noted last */
+	uint64_t seen_periods; /* and the period of the periodic flag */
 	struct vm_timers *timers;
 	struct vm_timer periodic, update;
 	struct irq_line irq;
