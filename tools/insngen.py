@@ -252,19 +252,18 @@ class Table:
         for sp in spaces.split():
             kind, _, feats = sp.partition(':')
             if kind == 'mmx':
-                o2 = [re.sub(r'^([VWU])x?', lambda m: {'V': 'P', 'W': 'Q', 'U': 'N'}[m[1]], o)
+                o2 = [re.sub(r'^([VWU])(x|dq)', lambda m: {'V': 'Pq', 'W': 'Qq', 'U': 'Nq'}[m[1]], o)
                       for o in dropped]
-                o2 = [re.sub(r'^([PQN])(q?)(:|$)', r'\1q\3', o) for o in o2]
                 self.cls = 'MMX'
                 self.add(where, name, 'np %s %s' % (mp, rest), ' '.join(o2), flags, feats,
                          ' '.join(common))
             elif kind == 'sse':
                 o2 = [re.sub(r'^([A-Z])x(:|$)', r'\1dq\2', o) for o in dropped]
-                o2 = [re.sub(r'^([A-Z])dup', r'\1q', o) for o in o2]
-                sub = {'xh': 'q', 'xf': 'd', 'xe': 'w'}
-                o2 = [re.sub(r'^([A-Z])(x[hfe])', lambda m: m[1] + sub[m[2]], o) for o in o2]
+                sub = {'dup': 'q', 'xh': 'q', 'xf': 'd', 'xe': 'w'}
+                o2 = [re.sub(r'^([VWU])(dup|x[hfe])', lambda m: m[1] + 'dq/' + sub[m[2]], o)
+                      for o in o2]
                 a2 = common + only['sse']
-                mem = [o for o in o2 if re.match(r'[WM]dq', o)]
+                mem = [o for o in o2 if re.match(r'[WM]dq(:|$)', o)]
                 if mem and 'unaligned' not in a2:
                     a2.append('align')
                 wl = [x for x in w if 'y' in opnds or 'wlegacy' in a2]
@@ -350,9 +349,7 @@ def evex_attrs(attrs, ops):
             out.append(a)
     if not {'nok', 'k', 'kz', 'kreq'} & set(attrs) and ops and ops[0] != '-':
         dest = ops[0]
-        if dest.startswith('V') or dest.startswith('U'):
-            out += ['k', 'z']
-        elif dest.startswith('W'):
+        if dest.startswith(('V', 'U', 'W', 'H')):
             out += ['k', 'z']  # decode.c refuses z on memory
         elif dest.startswith(('Kg', 'M')):
             out += ['k']
