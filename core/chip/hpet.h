@@ -24,11 +24,10 @@ struct hpet_out {
 };
 
 struct hpet_timer {
-	uint64_t config;  /* writable bits and INT_ROUTE, the rest is fixed */
-	uint64_t compare; /* comparator */
-	uint64_t period;
-	uint64_t due; /* counter value of the next match, when `armed`; runs on unwrapped */
-	bool level;	  /* the output is up */
+	uint64_t config; /* the writable bits */
+	uint64_t compare, period;
+	uint64_t last_ns; /* VM clock of the last match */
+	uint64_t due_ns;  /* the timer's deadline, in saved state only */
 	struct vm_timer timer;
 	struct hpet *hpet;
 };

@@ -25,21 +25,22 @@ struct i8042_out {
 struct i8042 {
 	struct i8042_out out;
 	/* controller */
-	uint8_t status;	 /* bits OBF, SYS, A2, AUX-OBF as the guest sees them */
-	uint8_t mode;	 /* the command byte */
-	uint8_t outport; /* bits 0 reset#, 1 A20 */
-	uint8_t obuf;	 /* output buffer */
-	uint8_t pending; /* a command that waits for its data byte; 0: none */
-	uint8_t ram[32];
-	/* keyboard: set 2 (or 1 or 3 by its command), translated by the controller */
-	struct i8042_queue kq;
+	uint8_t status;	 /* as the guest reads it */
+	uint8_t outport; /* bit 0 reset#, 1 A20 */
+	uint8_t obuf;
+	uint8_t pending;		   /* a command that waits for its data byte; 0: none */
+	uint8_t ram[32];		   /* byte 0 is the command byte */
+	bool release;			   /* translation saw F0: the next code is a key's release */
+	struct i8042_queue cq, xq; /* the controller's own bytes, and those in the mouse's name */
+	/* keyboard: answers, then keys */
+	struct i8042_queue kr, kq;
 	uint8_t k_pending, k_leds, k_rate, k_set, k_last;
 	bool k_scanning;
 	/* mouse */
-	struct i8042_queue mq;
-	uint8_t m_pending, m_rate, m_res, m_buttons, m_last;
+	struct i8042_queue mr, mq;
+	uint8_t m_pending, m_rate, m_res, m_buttons, m_sent_buttons, m_last;
 	bool m_reporting, m_scale2, m_remote, m_wrap;
-	int16_t m_dx, m_dy; /* moved since the last packet */
+	uint16_t m_dx, m_dy; /* moved since the last packet, as int16_t */
 };
 
 void i8042_init(struct i8042 *k, const struct i8042_out *out);

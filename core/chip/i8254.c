@@ -440,6 +440,8 @@ static void state(struct state_io *io, void *self) {
 		counter_state(io, &t->counter[i], i);
 	state_u8(io, "port61", &t->port61);
 	state_bool(io, "muted", &t->muted);
+	t->due_ns = t->timer.deadline_ns;
+	state_u64(io, "due_ns", &t->due_ns);
 	if (!io->loading)
 		return;
 	t->port61 &= PORT61_SPEAKER | PORT61_ENABLES;
@@ -447,7 +449,11 @@ static void state(struct state_io *io, void *self) {
 }
 
 static void loaded(void *self) {
-	update(self);
+	struct i8254 *t = self;
+	update(t);
+	/* An edge whose time had come, but which was not noted yet, is not to be lost. */
+	if (t->counter[0].running && t->due_ns < t->timer.deadline_ns)
+		timer_arm(t->timers, &t->timer, t->due_ns);
 }
 
 const struct device_ops i8254_device_ops = {

@@ -39,6 +39,7 @@ struct i8254 {
 	bool out0;			   /* counter 0's output as last seen */
 	uint8_t port61;		   /* speaker and NMI enables, as written */
 	uint64_t last_edge_ns; /* when the timer ran last */
+	uint64_t due_ns;	   /* its deadline, in saved state only */
 };
 
 /* `irq` is counter 0's output. */
