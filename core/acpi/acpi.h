@@ -45,7 +45,7 @@ struct acpi_config {
 	/* PCI, if `pci`: bus 0 with its windows and interrupt routing. */
 	bool pci;
 	uint64_t ecam_base; /* 0: none; 1 MiB */
-	struct acpi_window mem32, mem64, io;
+	struct acpi_window mem32, mem64;
 	uint32_t intx_gsi[4]; /* INTA..D of device 0; device n is turned by n */
 	uint8_t intx_irq[4];  /* the same when the guest uses the 8259s */
 

@@ -36,7 +36,6 @@ static const struct acpi_config pc = {
 	.ecam_base = 0xe0000000,
 	.mem32 = {0xc0000000, 0x20000000},
 	.mem64 = {0x4000000000, 0x1000000000},
-	.io = {0xc000, 0x4000},
 	.intx_gsi = {16, 17, 18, 19},
 	.intx_irq = {10, 11, 10, 11},
 	.serial_port = {0x3f8, 0x2f8},

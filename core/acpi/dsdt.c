@@ -45,9 +45,10 @@ static void prt(struct aml *a, const char *name, const uint32_t line[4]) {
 static void pci_windows(const struct acpi_config *c, struct aml *a) {
 	struct aml_resources r = aml_resources(a, "_CRS");
 	aml_res_window(a, AML_BUS, 0, 1);
-	aml_res_io(a, 0xcf8, 8); /* the bridge's own */
-	if (c->io.size)
-		aml_res_window(a, AML_IO, c->io.base, c->io.size);
+	/* All ports but the bridge's own: the ISA bridge behind it has the low ones. */
+	aml_res_window(a, AML_IO, 0, 0xcf8);
+	aml_res_io(a, 0xcf8, 8);
+	aml_res_window(a, AML_IO, 0xd00, 0x10000 - 0xd00);
 	if (c->mem32.size)
 		aml_res_window(a, AML_MEMORY, c->mem32.base, c->mem32.size);
 	if (c->mem64.size)

@@ -164,8 +164,8 @@ static void fadt(const struct acpi_config *c, struct builder *b, gpa_t facs_at, 
 	put_port(b, c->reset_port, 8, 1);
 	put8(b, c->reset_value);
 	put16(b, 0);
-	put8(b, 4); /* minor version: 6.4 */
-	put64(b, facs_at);
+	put8(b, 4);	 /* minor version: 6.4 */
+	put64(b, 0); /* FACS: the 32-bit field has it; both would be two */
 	put64(b, dsdt_at);
 	put_port(b, c->pm1_evt, 32, 2);
 	put_port(b, 0, 0, 0);

@@ -61,7 +61,6 @@ static void add_pci(struct board *b) {
 	b->acpi.pci = true;
 	b->acpi.ecam_base = ECAM;
 	b->acpi.mem32 = (struct acpi_window){MEM32_BASE, MEM32_SIZE};
-	b->acpi.io = (struct acpi_window){IO_BASE, IO_SIZE};
 }
 
 static bool attach(struct board *b, struct virtio_device *d, const char *name, unsigned index) {
