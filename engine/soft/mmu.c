@@ -5,6 +5,8 @@
  * has no PCID tags: a CR3 write drops what is not global, which the architecture
  * always allows. Runs on the vCPU's thread; page tables are read and their A/D bits set with
  * single atomic accesses, as other vCPUs walk them too. */
+#include <string.h>
+
 #include "engine/soft/fast.h"
 
 /* In a tag: the page is known, but an access must take the slow path (MMIO, ROM writes,
@@ -19,13 +21,46 @@ void soft_tlb_flush(struct soft_vcpu *c, bool global_too) {
 			if (global_too || !e->global)
 				e->tag[0] = e->tag[1] = e->tag[2] = SOFT_TLB_INVALID;
 		}
+	if (global_too) {
+		memset(c->large_pages, 0, sizeof(c->large_pages));
+		c->huge_pages = 0;
+	}
+}
+
+/* INVLPG drops a large page as a whole ([SDM3 4.10.4.1]), but the TLB has it in pieces of 4 KiB:
+ * two bitmaps, hashed by region of 4 MiB and of 1 GiB, say where there may be some. */
+static unsigned region_bit(gva_t gva, unsigned shift, unsigned log2_bits) {
+	return (unsigned)((gva >> shift) * 0x9e3779b97f4a7c15ull >> (64 - log2_bits));
+}
+
+static void note_large(struct soft_vcpu *c, gva_t gva, unsigned shift) {
+	unsigned bit = region_bit(gva, 22, 9);
+	if (shift >= 30)
+		c->huge_pages |= BIT(region_bit(gva, 30, 6));
+	else
+		c->large_pages[bit / 64] |= BIT(bit % 64);
+}
+
+static void flush_pieces(struct soft_vcpu *c, gva_t gva, unsigned shift) {
+	for (unsigned user = 0; user < 2; user++)
+		for (unsigned i = 0; i < SOFT_TLB; i++) {
+			struct soft_tlb_entry *e = &c->tlb[user][i];
+			for (unsigned kind = 0; kind < 3; kind++)
+				if (((e->tag[kind] ^ gva) >> shift) == 0)
+					e->tag[kind] = SOFT_TLB_INVALID;
+		}
 }
 
 void soft_tlb_flush_page(struct soft_vcpu *c, gva_t gva) {
+	unsigned bit = region_bit(gva, 22, 9);
 	for (unsigned user = 0; user < 2; user++) {
 		struct soft_tlb_entry *e = &c->tlb[user][(gva >> 12) & (SOFT_TLB - 1)];
 		e->tag[0] = e->tag[1] = e->tag[2] = SOFT_TLB_INVALID;
 	}
+	if (c->huge_pages & BIT(region_bit(gva, 30, 6)))
+		flush_pieces(c, gva, 30);
+	else if (c->large_pages[bit / 64] & BIT(bit % 64))
+		flush_pieces(c, gva, 22);
 }
 
 /* What a walk found. */
@@ -35,6 +70,7 @@ struct walk {
 	uint64_t *leaf; /* host address of the leaf entry; NULL without paging */
 	uint64_t entry; /* the leaf as it was judged */
 	bool leaf64, dirty;
+	uint8_t shift; /* of the page: 12, 21, 22, 30 */
 };
 
 /* Host address of `len` bytes of RAM at gpa for the page walk; NULL if there is none. */
@@ -139,6 +175,7 @@ static bool walk_once(struct soft_vcpu *c, gva_t gva, bool set_dirty, struct wal
 			w->leaf = (uint64_t *)p;
 			w->entry = e;
 			w->leaf64 = is64;
+			w->shift = (uint8_t)shift;
 			w->dirty = (e & PTE_D) || set_dirty;
 			/* The caller judges rights before any bit is set in the leaf. */
 			return true;
@@ -211,6 +248,8 @@ struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_
 	enum mem_kind mem = r.region && r.end - gpa >= PAGE_SIZE ? r.region->kind : MEM_NONE;
 	e->gpa = gpa;
 	e->global = w.global;
+	if (w.shift > 12)
+		note_large(c, gva, w.shift);
 	e->host = mem == MEM_RAM || mem == MEM_ROM ? r.region->host + (gpa - r.region->base) : NULL;
 	gva_t slow = c->data_breakpoints || !e->host ? TAG_SLOW : 0;
 	e->tag[ACCESS_READ] = page | slow;

@@ -80,8 +80,9 @@ void soft_set_cr0(struct soft_vcpu *c, uint64_t val) {
 		soft_gp(c, 0);
 	uint64_t changed = val ^ s->cr0;
 	if ((changed & val & CR0_PG) && (efer & EFER_LME)) {
-		if (!(s->cr4 & CR4_PAE) || (s->seg[SEG_CS].attr & SEG_ATTR_L) ||
-			((s->seg[SEG_TR].attr & SEG_ATTR_TYPE) <= SYS_TSS16_BUSY))
+		unsigned tss = s->seg[SEG_TR].attr & SEG_ATTR_TYPE;
+		if (!(s->cr4 & CR4_PAE) || (s->seg[SEG_CS].attr & SEG_ATTR_L) || tss == SYS_TSS16 ||
+			tss == SYS_TSS16_BUSY)
 			soft_gp(c, 0);
 		efer |= EFER_LMA;
 	} else if ((changed & CR0_PG) && !(val & CR0_PG)) {

@@ -86,7 +86,8 @@ struct soft_vcpu {
 	bool delivering_ext;	 /* the EXT bit of error codes made during delivery */
 
 	struct soft_tlb_entry tlb[2][SOFT_TLB];
-	uint8_t phys_bits; /* MAXPHYADDR that CPUID shows */
+	uint64_t large_pages[8], huge_pages; /* regions with pages above 4 KiB in the TLB, see mmu.c */
+	uint8_t phys_bits;					 /* MAXPHYADDR that CPUID shows */
 	bool has_1g_pages;
 	struct mem_range ram;  /* the range that the last page walk read its tables from */
 	bool data_breakpoints; /* DR7 watches data: every access takes the slow path */

@@ -740,6 +740,28 @@ static void flags_by_privilege(void **unused) {
 	assert_int_equal(s->shadow, 0);
 }
 
+static bool try_read(gva_t gva) {
+	if (__builtin_setjmp(c->unwind))
+		return false;
+	soft_sys_read(c, gva, 8);
+	return true;
+}
+
+/* INVLPG of any address of a large page forgets all of it. */
+static void invlpg_drops_large_pages(void **unused) {
+	enter_long(0);
+	assert_true(try_read(0x21000));
+	assert_true(try_read(0x150000));
+	put(0x12000, 8, 0);
+	assert_true(try_read(0x21000)); /* still in the TLB */
+	insn.opnd[0].kind = OPND_MEM;
+	insn.base = insn.index = X86_REG_NONE;
+	insn.disp = 0x20000;
+	assert_true(try_op(op_invlpg));
+	assert_raises(try_read(0x21000), VEC_PF, 0);
+	assert_raises(try_read(0x150000), VEC_PF, 0);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void) {
@@ -761,6 +783,7 @@ int main(void) {
 		T(string_ports_restart),
 		T(msrs),
 		T(flags_by_privilege),
+		T(invlpg_drops_large_pages),
 	};
 	return cmocka_run_group_tests_name("soft_system", tests, NULL, NULL);
 }

@@ -180,10 +180,8 @@ void sys_task_switch(struct soft_vcpu *c, uint16_t sel, struct sys_desc *d, enum
 	s->seg[SEG_TR] = tr;
 	s->cr0 |= CR0_TS;
 	if (is32 && c->paging) {
-		bool same = s->cr3 == t.cr3;
 		s->cr3 = t.cr3;
-		if (!same)
-			soft_tlb_flush(c, false);
+		soft_tlb_flush(c, false);
 	}
 	for (unsigned n = 0; n < 8; n++)
 		s->gpr[n] = t.gpr[n];
