@@ -62,12 +62,14 @@ static size_t take_output(void *opaque, const uint8_t *buf, size_t len) {
 	return n;
 }
 
+static void wake_input(struct console *c) {
+	uint64_t one = 1;
+	ssize_t n = write(c->wake, &one, sizeof(one));
+	(void)n; /* fails only when the counter is full, and then it wakes anyway */
+}
+
 static void device_readable(void *opaque) {
-	struct console *c = opaque;
-	pthread_mutex_lock(&c->lock);
-	c->can_read = true;
-	pthread_cond_signal(&c->readable);
-	pthread_mutex_unlock(&c->lock);
+	wake_input(opaque);
 }
 
 struct char_backend console_backend(struct console *c) {
@@ -145,57 +147,67 @@ static void *out_main(void *opaque) {
 	return NULL;
 }
 
-/* Hands input to the guest, waiting while its port is full. false: time to end. */
-static bool give_input(struct console *c, const uint8_t *buf, size_t len) {
-	while (len) {
-		pthread_mutex_lock(&c->lock);
-		c->can_read = false;
-		pthread_mutex_unlock(&c->lock);
-		lock_vm(c);
-		size_t n = c->device.receive ? c->device.receive(c->device.dev, buf, len) : len;
-		unlock_vm(c);
-		buf += n;
-		len -= n;
-		pthread_mutex_lock(&c->lock);
-		while (len && !c->can_read && !c->quit) {
-			/* The time limit is for a guest that reset its port meanwhile. */
-			struct timespec until;
-			clock_gettime(CLOCK_REALTIME, &until);
-			until.tv_sec++;
-			if (pthread_cond_timedwait(&c->readable, &c->lock, &until) == ETIMEDOUT)
-				break;
-		}
-		bool quit = c->quit;
-		pthread_mutex_unlock(&c->lock);
-		if (quit)
-			return false;
+/* Bytes that were read and that the guest's port has not taken yet. */
+struct input {
+	uint8_t buf[4096];
+	size_t len;
+	bool open; /* more may come */
+};
+
+/* Reads what is there. On a terminal this goes on while the guest takes nothing, since the
+ * escape key must be seen; what does not fit then is lost, as with any keyboard. */
+static void read_input(struct console *c, struct input *in) {
+	uint8_t chunk[512];
+	size_t room = sizeof(in->buf) - in->len;
+	ssize_t n = read(c->in, chunk, c->escape ? sizeof(chunk) : MIN(room, sizeof(chunk)));
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return;
+	if (n <= 0) {
+		in->open = false; /* the end of a file or pipe, or the terminal is gone */
+		return;
 	}
-	return true;
+	size_t len = (size_t)n;
+	uint8_t *esc = c->escape ? memchr(chunk, TERMINAL_ESCAPE, len) : NULL;
+	if (esc) {
+		len = (size_t)(esc - chunk);
+		in->open = false;
+		c->escaped(c->opaque);
+	}
+	len = MIN(len, room);
+	memcpy(in->buf + in->len, chunk, len);
+	in->len += len;
+}
+
+/* What the port does not take stays; it says `readable` when it takes more. */
+static void give_input(struct console *c, struct input *in) {
+	lock_vm(c);
+	size_t n = c->device.receive ? c->device.receive(c->device.dev, in->buf, in->len) : in->len;
+	unlock_vm(c);
+	in->len -= n;
+	memmove(in->buf, in->buf + n, in->len);
 }
 
 static void *in_main(void *opaque) {
 	struct console *c = opaque;
-	uint8_t buf[512];
-	for (;;) {
-		struct pollfd p[2] = {{c->quit_event, POLLIN, 0}, {c->in, POLLIN, 0}};
-		if (poll(p, 2, -1) < 0)
+	struct input in = {.open = true};
+	while (in.open || in.len) {
+		bool more = in.open && (c->escape || in.len < sizeof(in.buf));
+		struct pollfd p[2] = {{c->wake, POLLIN, 0}, {more ? c->in : -1, POLLIN, 0}};
+		/* The time limit is for a guest that reset its port meanwhile. */
+		if (poll(p, 2, in.len ? 1000 : -1) < 0)
 			continue;
-		if (p[0].revents)
+		uint64_t n;
+		if (p[0].revents && read(c->wake, &n, sizeof(n)) < 0)
 			break;
-		ssize_t n = read(c->in, buf, sizeof(buf));
-		if (n < 0 && (errno == EINTR || errno == EAGAIN))
-			continue;
-		if (n <= 0)
-			break; /* the end of a file or pipe, or the terminal is gone */
-		size_t len = (size_t)n;
-		uint8_t *esc = c->escape ? memchr(buf, TERMINAL_ESCAPE, len) : NULL;
-		if (esc)
-			len = (size_t)(esc - buf);
-		/* Leaving must work even if the guest does not take what was typed before. */
-		if (esc)
-			c->escaped(c->opaque);
-		if (!give_input(c, buf, len) || esc)
+		pthread_mutex_lock(&c->lock);
+		bool quit = c->quit;
+		pthread_mutex_unlock(&c->lock);
+		if (quit)
 			break;
+		if (p[1].revents)
+			read_input(c, &in);
+		if (in.len)
+			give_input(c, &in);
 	}
 	return NULL;
 }
@@ -204,9 +216,8 @@ int console_create(struct console *c, struct err *e) {
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->data, NULL);
 	pthread_cond_init(&c->drained, NULL);
-	pthread_cond_init(&c->readable, NULL);
-	c->quit_event = eventfd(0, EFD_CLOEXEC);
-	if (c->quit_event < 0)
+	c->wake = eventfd(0, EFD_CLOEXEC);
+	if (c->wake < 0)
 		return err_set(e, errno, "cannot make the console: %s", strerror(errno));
 	return 0;
 }
@@ -244,15 +255,12 @@ void console_drain(struct console *c, unsigned ms) {
 }
 
 void console_destroy(struct console *c) {
-	uint64_t one = 1;
 	pthread_mutex_lock(&c->lock);
 	c->quit = true;
 	bool stuck = c->count && !c->dead; /* drain gave up: the writer hangs in write() */
 	pthread_cond_broadcast(&c->data);
-	pthread_cond_broadcast(&c->readable);
 	pthread_mutex_unlock(&c->lock);
-	ssize_t n = write(c->quit_event, &one, sizeof(one));
-	(void)n;
+	wake_input(c);
 	if (c->started) {
 		if (c->in >= 0)
 			pthread_join(c->in_thread, NULL);
@@ -262,10 +270,9 @@ void console_destroy(struct console *c) {
 			pthread_join(c->out_thread, NULL);
 		}
 	}
-	close(c->quit_event);
+	close(c->wake);
 	pthread_cond_destroy(&c->data);
 	pthread_cond_destroy(&c->drained);
-	pthread_cond_destroy(&c->readable);
 	pthread_mutex_destroy(&c->lock);
 }
 

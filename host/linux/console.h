@@ -18,17 +18,18 @@
 struct console {
 	const struct vm_host *vm; /* for its lock */
 	struct char_device device;
-	int in, out, quit_event; /* in, out: -1 for none */
-	bool escape;			 /* TERMINAL_ESCAPE in the input calls `escaped` */
+	int in, out; /* -1: none */
+	int wake;	 /* eventfd: the input thread shall look again */
+	bool escape; /* TERMINAL_ESCAPE in the input calls `escaped` */
 	void (*escaped)(void *opaque);
 	void (*broken)(void *opaque, int error); /* nobody reads the output any more */
 	void *opaque;
 
 	pthread_mutex_t lock;
-	pthread_cond_t data, drained, readable;
+	pthread_cond_t data, drained;
 	uint8_t ring[CONSOLE_RING];
 	size_t head, count; /* of ring: next byte out, bytes waiting */
-	bool quit, was_full, can_read, dead;
+	bool quit, was_full, dead;
 	bool started;
 	pthread_t in_thread, out_thread;
 
