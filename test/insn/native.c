@@ -601,7 +601,9 @@ static const char *compare(struct arena *a, struct cpu *g, uint16_t undefined) {
 		snprintf(why, sizeof(why), "vector: host %d engine %d", h->vector, g->vector);
 		return why;
 	}
-	if (g->vector == 14 && (h->cr2 != g->cr2 || (h->error & 0x1f) != (g->error & 0x1f))) {
+	/* The host's own kernel is present in the upper half, ours is not. */
+	uint32_t bits = h->cr2 >> 47 ? 0x1e : 0x1f;
+	if (g->vector == 14 && (h->cr2 != g->cr2 || ((h->error ^ g->error) & bits))) {
 		snprintf(why, sizeof(why), "#PF: host %lx/%x engine %lx/%x", h->cr2, h->error, g->cr2,
 				 g->error);
 		return why;

@@ -15,7 +15,7 @@
 #include "test/insn/bench_vm.h"
 
 #define MEM_SIZE 0x110000u
-#define MAX_BYTES 64
+#define MAX_BYTES 512
 
 static const char *const reg_names[] = {"ax", "bx", "cx", "dx", "cs", "ss", "ds",
 										"es", "sp", "bp", "si", "di", "ip", "flags"};
@@ -36,12 +36,22 @@ struct vector {
 };
 
 /* Why a vector is not compared. */
-enum skip { SKIP_NONE, SKIP_NEWER, SKIP_LENGTH, SKIP_LOCK, SKIP_ENCODING, SKIP_STACK, SKIP_N };
+enum skip {
+	SKIP_NONE,
+	SKIP_NEWER,
+	SKIP_LENGTH,
+	SKIP_LOCK,
+	SKIP_ENCODING,
+	SKIP_STACK,
+	SKIP_STRING,
+	SKIP_N
+};
 static const char *const skip_names[SKIP_N] = {
-	[SKIP_NEWER] = "opcode or prefix that a 286 lacks (0F, 63-67, F1)",
+	[SKIP_NEWER] = "opcode or prefix that a 286 lacks (0F, 63-67, F1, FS, GS)",
 	[SKIP_LENGTH] = "longer than the 286's limit of 10 bytes",
 	[SKIP_LOCK] = "LOCK where later CPUs forbid it",
 	[SKIP_STACK] = "stack operand at offset FFFF: exception 13 on a 286, 12 since",
+	[SKIP_STRING] = "word string element at offset FFFF: a 286 has moved SI, DI, CX already",
 	[SKIP_ENCODING] = "register form or MOV CS that later CPUs refuse",
 };
 
@@ -165,6 +175,12 @@ static enum skip classify(const struct vector *v, const struct x86_insn *i, int 
 	bool stack = x86_forms[i->form].attr & X86_ATTR_STACK;
 	for (unsigned k = 0; len > 0 && k < i->nopnds; k++)
 		stack |= i->opnd[k].kind == OPND_MEM && i->seg == SEG_SS;
+	if (v->exception == 13 && x86_forms[i->form].cls == X86_CLASS_STRING)
+		return SKIP_STRING;
+	if (v->exception == 13 && (op == 0x6d || op == 0x6f))
+		return SKIP_STRING;
+	if ((op == 0x8c || op == 0x8e) && (modrm >> 4 & 3) == 2)
+		return SKIP_NEWER;
 	if (v->exception == 13 && stack)
 		return SKIP_STACK;
 	return SKIP_NONE;
@@ -196,11 +212,17 @@ static bool run_vector(struct bench_vm *b, uint8_t *expect, const struct vector 
 		}
 	}
 	if (v->exception >= 0) { /* the flags word pushed: undefined bits and the top four */
-		uint32_t a = v->flags_addr;
+		/* The bus shows even addresses only; SP tells the rest. */
+		uint32_t a = v->flags_addr | ((v->after[V_SP] + 4u) & 1);
 		uint16_t mask = (uint16_t)(0xfd5 & ~undefined);
 		b->ram[a] = (uint8_t)((b->ram[a] & mask) | (expect[a] & ~mask));
 		b->ram[a + 1] = (uint8_t)((b->ram[a + 1] & mask >> 8) | (expect[a + 1] & ~(mask >> 8)));
 	}
+	/* INS read all ones from the empty bus; bytes that held them before are not listed. */
+	if (!strncmp(v->form, "6C", 2) || !strncmp(v->form, "6D", 2))
+		for (uint32_t a = 0; a < MEM_SIZE; a++)
+			if (b->ram[a] == 0xff && expect[a] == 0xf4)
+				b->ram[a] = 0xf4;
 	if (!ok || memcmp(b->ram, expect, MEM_SIZE) != 0) {
 		for (uint32_t a = 0; ok && a < MEM_SIZE; a++)
 			if (b->ram[a] != expect[a]) {
@@ -226,7 +248,7 @@ static void on_alarm(int sig) {
 
 int main(int argc, char **argv) {
 	const char *tier = argc > 2 ? argv[2] : "interp";
-	char cmd[4096], line[8192], why[128];
+	char cmd[4096], line[32768], why[128];
 	if (argc < 2 || access(argv[1], R_OK) != 0) {
 		printf("1..1\nok 1 - vectors286/%s # SKIP no file of vectors\n", tier);
 		return 0;
