@@ -437,8 +437,9 @@ def main():
                     % ((f.text, f.op, attr, f.cls, feat) + f.flags))
         c.write('};\n\nconst struct x86_dec x86_decs[X86_FORM_COUNT] = {\n\t{0},\n')
         for f in tab.forms:
-            c.write('\t{%s, %d, %d, %d, %d},\n'
-                    % (' | '.join('DEC_' + d for d in sorted(f.dec)) or '0', spec(f), len(f.ops),
+            flags = sorted(f.dec | (f.attr & {'VSIB', 'LOCK'}))
+            c.write('\t{%s, X86_OP_%s, %d, %d, %d, %d},\n'
+                    % (' | '.join('DEC_' + d for d in flags) or '0', f.op, spec(f), len(f.ops),
                        f.bcast, f.disp8_n))
         c.write('};\n\nconst struct x86_opspec x86_opspecs[] = {\n\t{0},\n'.replace('\t{0},\n', ''))
         for at, acc, rsize, msize in specs:

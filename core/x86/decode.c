@@ -80,7 +80,6 @@ static int vex_prefix(struct decoder *d, uint8_t first) {
 	if (!d->mode64) {
 		/* Only eight registers; R and X are 1 by necessity, the rest is ignored. */
 		o->rex &= 8;
-		o->vvvv &= 7;
 		d->rex_r2 = false;
 	}
 	return 0;
@@ -213,6 +212,13 @@ static int find_form(struct decoder *d) {
 			break;
 		case DIM_L:
 			n = d->l;
+			if (o->evex & 0x10) { /* on registers L'L is a rounding mode, the length 512 */
+				int rc = need_modrm(d);
+				if (rc)
+					return rc;
+				if (o->modrm >= 0xc0)
+					n = 2;
+			}
 			break;
 		case DIM_OPSIZE:
 			n = o->opsize >> 2;
@@ -609,26 +615,28 @@ static int vector_rules(struct decoder *d, const struct x86_dec *dec) {
 	struct x86_insn *o = d->o;
 	bool evex = o->prefix & X86_PFX_EVEX, mem = o->modrm < 0xc0;
 	unsigned aaa = o->evex & 7, flags = dec->flags;
-	bool vsib = x86_forms[o->form].attr & X86_ATTR_VSIB;
+	bool vsib = flags & DEC_VSIB;
 
 	if (!(flags & DEC_VVVV) && (o->vvvv || (d->rex_x2 && !vsib)))
 		return X86_DECODE_UD;
-	if (!evex) {
-		o->vl = flags & DEC_LIG ? 0 : d->l;
-		return 0;
+	if (!d->mode64) {
+		if (d->rex_x2)
+			return X86_DECODE_UD;
+		o->vvvv &= 7;
 	}
 	o->vl = flags & DEC_LIG ? 0 : d->l;
-	if (flags & DEC_VVVV && !vsib && d->rex_x2) {
-		if (!d->mode64)
-			return X86_DECODE_UD;
+	if (!evex)
+		return 0;
+	if (flags & DEC_VVVV && !vsib && d->rex_x2)
 		o->vvvv |= 16;
-	}
 	if (o->evex & 0x10) {
 		if (mem ? !dec->bcast : !(flags & (DEC_ER | DEC_SAE)))
 			return X86_DECODE_UD;
 		if (!mem && !(flags & DEC_LIG))
 			o->vl = 2;
 	}
+	if (d->l == 3 && (mem || !(o->evex & 0x10)))
+		return X86_DECODE_UD;
 	if (aaa ? !(flags & DEC_K) : flags & DEC_KREQ)
 		return X86_DECODE_UD;
 	if (o->evex & 8 && (!(flags & DEC_Z) || !aaa))
@@ -636,9 +644,12 @@ static int vector_rules(struct decoder *d, const struct x86_dec *dec) {
 	return 0;
 }
 
-/* Gathers: destination, index and mask must differ [SDM2 VGATHERDPS]. */
+/* Gathers: destination, index and mask must differ [SDM2 VGATHERDPS]. Complex products of half
+ * precision: the destination must not be a source [SDM2 VFMULCPH]. */
 static bool not_distinct(const struct x86_insn *o) {
 	unsigned dest = o->opnd[0].reg, index = o->index;
+	if (!(x86_decs[o->form].flags & DEC_VSIB))
+		return dest == o->opnd[1].reg || (o->opnd[2].kind == OPND_VEC && dest == o->opnd[2].reg);
 	if (o->prefix & X86_PFX_EVEX)
 		return dest == index;
 	return dest == index || dest == o->opnd[2].reg || index == o->opnd[2].reg;
@@ -648,7 +659,11 @@ static int vector_operands_done(struct decoder *d, const struct x86_dec *dec) {
 	struct x86_insn *o = d->o;
 	if (dec->flags & DEC_DISTINCT && not_distinct(o))
 		return X86_DECODE_UD;
-	if (!(o->prefix & X86_PFX_EVEX) || o->modrm >= 0xc0)
+	if (!(o->prefix & X86_PFX_EVEX))
+		return 0;
+	if ((o->evex & 15) - 1u < 7 && o->opnd[0].kind == OPND_VEC && o->opnd[0].access & OPND_W)
+		o->opnd[0].access |= OPND_R; /* merging */
+	if (o->modrm >= 0xc0)
 		return 0;
 	for (unsigned n = 0; n < o->nopnds; n++) {
 		struct x86_opnd *op = &o->opnd[n];
@@ -689,10 +704,9 @@ static int decode(struct x86_insn *o, const uint8_t *bytes, size_t avail, enum x
 	if (rc)
 		return rc;
 
-	const struct x86_form *form = &x86_forms[o->form];
 	const struct x86_dec *dec = &x86_decs[o->form];
 	unsigned flags = dec->flags;
-	o->op = form->op;
+	o->op = dec->op;
 	o->seg = o->seg_prefix != X86_REG_NONE ? o->seg_prefix : DS;
 	if (flags & (DEC_O8 | DEC_OZ | DEC_D64 | DEC_F64 | DEC_REPOP | DEC_COND)) {
 		if (flags & DEC_O8)
@@ -711,7 +725,7 @@ static int decode(struct x86_insn *o, const uint8_t *bytes, size_t avail, enum x
 		if (rc)
 			return rc;
 		if (o->modrm < 0xc0 && !(flags & DEC_NOMOD)) {
-			rc = memory(&d, form->attr & X86_ATTR_VSIB);
+			rc = memory(&d, flags & DEC_VSIB);
 			if (rc)
 				return rc;
 		}
@@ -733,8 +747,7 @@ static int decode(struct x86_insn *o, const uint8_t *bytes, size_t avail, enum x
 		rc = vector_operands_done(&d, dec);
 		if (rc)
 			return rc;
-	} else if (o->prefix & X86_PFX_LOCK &&
-			   (!(form->attr & X86_ATTR_LOCK) || o->opnd[0].kind != OPND_MEM)) {
+	} else if (o->prefix & X86_PFX_LOCK && (!(flags & DEC_LOCK) || o->opnd[0].kind != OPND_MEM)) {
 		return X86_DECODE_UD;
 	}
 	o->len = (uint8_t)d.pos;

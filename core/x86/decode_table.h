@@ -110,10 +110,13 @@ struct x86_opspec {
 #define DEC_SAE 0x2000u		 /* EVEX.b on registers: suppress exceptions */
 #define DEC_DISTINCT 0x4000u /* #UD if destination, index and mask are not distinct */
 #define DEC_LIG 0x8000u		 /* L is ignored */
+#define DEC_VSIB 0x10000u	 /* as X86_ATTR_VSIB, X86_ATTR_LOCK */
+#define DEC_LOCK 0x20000u
 
 struct x86_dec {
-	uint16_t flags; /* DEC_* */
-	uint16_t ops;	/* index into x86_opspecs[] */
+	uint32_t flags; /* DEC_* */
+	uint16_t op;
+	uint16_t ops; /* index into x86_opspecs[] */
 	uint8_t nopnds;
 	uint8_t bcast;	 /* EVEX.b on memory: size of the broadcast element, 0: #UD */
 	uint8_t disp8_n; /* EVEX disp8 factor if it is not the memory operand's size */
