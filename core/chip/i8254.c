@@ -308,7 +308,7 @@ static void edge_due(void *opaque) {
 	t->last_edge_ns = now_ns;
 	/* The low tick of these modes was not worth a timer of its own. */
 	bool pulses = mode == 2 || ((mode == 4 || mode == 5) && elapsed(c, now) > c->count);
-	if (pulses && now > c->start)
+	if (pulses)
 		irq_set(&t->irq, false);
 	update(t);
 }
@@ -427,7 +427,8 @@ static void counter_state(struct state_io *io, struct i8254_counter *c, unsigned
 	c->next_pending &= c->reload && (mode_of(c) == 2 || mode_of(c) == 3);
 	c->start = MIN(c->start, TICKS_MAX);
 	c->switch_at = MIN(c->switch_at, TICKS_MAX);
-	c->switch_at = MAX(c->switch_at, c->start + 1);
+	if (c->next_pending)
+		c->switch_at = MAX(c->switch_at, c->start + 1);
 	c->frozen = MIN(c->frozen, TICKS_MAX);
 	/* Only a written count can be in the element. */
 	c->loaded &= c->reload != 0;
