@@ -3,7 +3,7 @@
  * A feature is shown if the model wants it and either the engines provide it by
  * themselves (system features) or the host has it (instructions that run as
  * themselves). Left out on purpose: virtualization, TSX, SGX, MPX, PKU, CET, AMX, user
- * interrupts, LA57, MONITOR, SMAP, performance counters, speculation controls. */
+ * interrupts, LA57, MONITOR, SMAP, performance counters. */
 #include "core/x86/cpuid.h"
 
 #include "core/base/bits.h"
@@ -21,6 +21,7 @@ enum { EAX, EBX, ECX, EDX };
 #define OURS 0x10		/* engines provide it, whatever the host */
 #define INFORM 0x20		/* says how the host behaves: shown where true, never demanded */
 #define AMD_ONLY 0x40
+#define INTEL_ONLY 0x80
 #define HOST 5
 
 static const uint8_t wanted[X86_FEAT_COUNT] = {
@@ -63,6 +64,17 @@ static const uint8_t wanted[X86_FEAT_COUNT] = {
 	[X86_FEAT_FDP_EXCPTN_ONLY] = 1 | INFORM,
 	[X86_FEAT_ZERO_FCS_FDS] = 1 | INFORM,
 	[X86_FEAT_XSAVEERPTR] = 1 | INFORM,
+	/* What makes kernels leave out mitigations that do not reach the host's CPU from within a
+	 * guest of engine soft, and that cost it dearly: page table isolation, return thunks,
+	 * retpolines, VERW on each return to user mode. (Engine kvm shows only what KVM allows.) */
+	[X86_FEAT_LFENCE_SERIAL] = 1 | OURS | AMD_ONLY,
+	[X86_FEAT_NULL_SEL_CLR_BASE] = 1 | OURS | AMD_ONLY,
+	[X86_FEAT_AUTOIBRS] = 1 | OURS | AMD_ONLY,
+	[X86_FEAT_SRSO_NO] = 1 | OURS | AMD_ONLY,
+	[X86_FEAT_TSA_SQ_NO] = 1 | OURS | AMD_ONLY,
+	[X86_FEAT_TSA_L1_NO] = 1 | OURS | AMD_ONLY,
+	[X86_FEAT_SPEC_CTRL] = 1 | OURS | INTEL_ONLY,
+	[X86_FEAT_ARCH_CAPABILITIES] = 1 | OURS | INTEL_ONLY,
 	/* x86-64-v2 */
 	[X86_FEAT_CX16] = 2 | OURS,
 	[X86_FEAT_LAHF_LM] = 2 | OURS,
@@ -237,7 +249,7 @@ static int choose_features(struct cpuid_policy *p, const struct cpuid_host *h, u
 						   struct err *e) {
 	for (unsigned f = 1; f < X86_FEAT_COUNT; f++) {
 		unsigned want = wanted[f] & LEVEL_MASK;
-		if (!want || want > level || ((wanted[f] & AMD_ONLY) && !p->amd))
+		if (!want || want > level || (wanted[f] & (p->amd ? INTEL_ONLY : AMD_ONLY)))
 			continue;
 		bool on = (wanted[f] & OURS) || host_has(h, f);
 		/* State that the host's OS does not switch on cannot be used. */
@@ -416,7 +428,6 @@ static void build_leaves(struct cpuid_policy *p, const struct cpuid_host *h, uns
 	if (p->amd) {
 		put(p, 0x80000008, 0, 0, 0, (p->ncpus - 1) | ids << 12, 0);
 		put(p, 0x8000001e, 0, 0, 0, 0, 0);
-		put(p, 0x80000021, 0, BIT(2) | BIT(6), 0, 0, 0); /* LFENCE serialises; null clears base */
 	}
 	for (unsigned f = 1; f < X86_FEAT_COUNT; f++)
 		if (cpuid_has(p, f))

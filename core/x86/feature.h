@@ -206,14 +206,21 @@
 	X(AMD_IBPB, "amd_ibpb", 0x80000008, 0, 1, 12)                                                  \
 	X(AMD_IBRS, "amd_ibrs", 0x80000008, 0, 1, 14)                                                  \
 	X(AMD_STIBP, "amd_stibp", 0x80000008, 0, 1, 15)                                                \
-	X(AMD_SSBD, "amd_ssbd", 0x80000008, 0, 1, 24)
+	X(AMD_SSBD, "amd_ssbd", 0x80000008, 0, 1, 24)                                                  \
+	/* 0x80000021 */                                                                               \
+	X(LFENCE_SERIAL, "lfence_serializing", 0x80000021, 0, 0, 2)                                    \
+	X(NULL_SEL_CLR_BASE, "null_sel_clr_base", 0x80000021, 0, 0, 6)                                 \
+	X(AUTOIBRS, "autoibrs", 0x80000021, 0, 0, 8)                                                   \
+	X(SRSO_NO, "srso_no", 0x80000021, 0, 0, 29)                                                    \
+	X(TSA_SQ_NO, "tsa_sq_no", 0x80000021, 0, 2, 1)                                                 \
+	X(TSA_L1_NO, "tsa_l1_no", 0x80000021, 0, 2, 2)
 
 enum x86_feature {
 	X86_FEAT_NONE = 0,
 #define X86_FEATURE_ENUM(name, text, leaf, subleaf, reg, bit) X86_FEAT_##name,
 	X86_FEATURES(X86_FEATURE_ENUM)
 #undef X86_FEATURE_ENUM
-	X86_FEAT_COUNT,
+		X86_FEAT_COUNT,
 };
 
 #endif

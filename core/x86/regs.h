@@ -62,6 +62,7 @@
 #define EFER_LMA (1ull << 10)
 #define EFER_NXE (1ull << 11)
 #define EFER_FFXSR (1ull << 14)
+#define EFER_AIBRSE (1ull << 21) /* automatic IBRS */
 
 #define XCR0_X87 (1ull << 0)
 #define XCR0_SSE (1ull << 1)

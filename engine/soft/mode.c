@@ -185,6 +185,8 @@ void soft_set_efer(struct soft_vcpu *c, uint64_t val) {
 		valid |= EFER_NXE;
 	if (soft_has_feature(c, X86_FEAT_FXSR_OPT))
 		valid |= EFER_FFXSR;
+	if (soft_has_feature(c, X86_FEAT_AUTOIBRS))
+		valid |= EFER_AIBRSE;
 	if (val & ~valid)
 		soft_gp(c, 0);
 	if (((val ^ s->efer) & EFER_LME) && c->paging)

@@ -3,7 +3,7 @@
  * board's, by EXIT_RDMSR and EXIT_WRMSR. Runs on the vCPU's thread.
  *
  * Left out: performance counters, thermal and power MSRs, machine check banks (MCG_CAP
- * says 0 banks), speculation controls; CPUID hides them and they raise #GP(0). A few MSRs
+ * says 0 banks); CPUID hides them and they raise #GP(0). A few MSRs
  * that kernels touch without asking CPUID read as zero and lose what is written. */
 #include "core/x86/cpuid.h"
 #include "engine/soft/ops.h"
@@ -43,6 +43,13 @@ enum {
 #define PAT_MEMORY_TYPES 0xf3				 /* and UC- */
 #define MISC_ENABLE_FIXED 0x1800ull			 /* no BTS, no PEBS */
 #define MISC_ENABLE_WRITABLE 1ull			 /* fast strings */
+
+#define SPEC_CTRL_VALID 3ull /* IBRS, STIBP */
+/* RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO,
+ * FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO */
+#define ARCH_CAPABILITIES                                                                          \
+	(BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) |  \
+	 BIT(20) | BIT(24) | BIT(26) | BIT(27) | BIT(62))
 
 /* Index into mtrr_fixed, or -1. */
 static int fixed_mtrr(uint32_t index) {
@@ -166,6 +173,12 @@ static bool rdmsr(struct soft_vcpu *c, uint32_t index, uint64_t *val) {
 			return false;
 		*val = s->feature_control | 1; /* locked, nothing on */
 		return true;
+	case MSR_SPEC_CTRL:
+		*val = s->spec_ctrl;
+		return soft_has_feature(c, X86_FEAT_SPEC_CTRL);
+	case MSR_ARCH_CAPABILITIES:
+		*val = ARCH_CAPABILITIES;
+		return soft_has_feature(c, X86_FEAT_ARCH_CAPABILITIES);
 	case MSR_BIOS_SIGN_ID: /* microcode new enough that kernels look for no older bugs */
 		*val = amd ? 0x01000065 : 0x100000000ull;
 		return true;
@@ -288,6 +301,19 @@ static bool wrmsr(struct soft_vcpu *c, uint32_t index, uint64_t val) {
 		s->tsc_offset += val - s->tsc_adjust;
 		s->tsc_adjust = val;
 		return true;
+	case MSR_SPEC_CTRL: /* kept, and without effect: see cpuid.c */
+		if (!soft_has_feature(c, X86_FEAT_SPEC_CTRL))
+			return false;
+		if (val & ~SPEC_CTRL_VALID)
+			soft_gp(c, 0);
+		s->spec_ctrl = val;
+		return true;
+	case MSR_PRED_CMD:
+		if (!soft_has_feature(c, X86_FEAT_SPEC_CTRL))
+			return false;
+		if (val & ~1ull)
+			soft_gp(c, 0);
+		return true;
 	case MSR_BIOS_SIGN_ID: /* written before CPUID leaf 1 to latch the revision */
 		return true;
 	case MSR_PAT:
@@ -328,6 +354,7 @@ static bool wrmsr(struct soft_vcpu *c, uint32_t index, uint64_t val) {
 	case MSR_FEATURE_CONTROL:
 	case MSR_MTRRCAP:
 	case MSR_MCG_CAP:
+	case MSR_ARCH_CAPABILITIES:
 		soft_gp(c, 0);
 	default:
 		return false;
