@@ -1,0 +1,103 @@
+/* Runs the test guests of cases.c, each on a machine of its own, and prints TAP.
+ *
+ *     guest-tests IMAGES [--engine NAME] [--tier NAME] [--cpu-model NAME] [--verbose] [CASE]...
+ *
+ * A case that failed is followed by the lines of its report that say what failed. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/linux/log.h"
+#include "test/guest/run.h"
+
+struct options {
+	const char *images, *engine, *tier, *cpu_model;
+	bool verbose;
+	char **names;
+	int nnames;
+};
+
+static bool wanted(const struct options *o, const char *name) {
+	for (int i = 0; i < o->nnames; i++)
+		if (!strcmp(o->names[i], name))
+			return true;
+	return o->nnames == 0;
+}
+
+static void print_report(const char *report, bool all) {
+	for (const char *p = report; *p;) {
+		size_t len = strcspn(p, "\n");
+		if (all || (strncmp(p, "ok ", 3) != 0 && len < 300))
+			printf("#   %.*s\n", (int)len, p);
+		p += len + (p[len] == '\n');
+	}
+}
+
+static bool run_case(const struct options *o, const struct guest_case *c, struct loop *l,
+					 unsigned number) {
+	char buf[400];
+	unsigned running = 0;
+	struct guest_run r = {
+		.c = c,
+		.images = o->images,
+		.engine = guest_engine(o->engine),
+		.tier = o->tier,
+		.cpu_model = o->cpu_model,
+		.loop = l,
+	};
+	l->quit = false;
+	if (guest_start(&r, &running) == 0)
+		loop_run(l);
+	guest_finish(&r);
+	const char *bad = guest_judge(&r, buf, sizeof(buf));
+	printf("%sok %u - %s/%s%s%s\n", bad ? "not " : "", number, c->name, o->engine,
+		   o->tier ? "-" : "", o->tier ? o->tier : "");
+	if (bad)
+		printf("# %s\n", bad);
+	if (bad || o->verbose)
+		print_report(r.report, o->verbose);
+	fflush(stdout);
+	free(r.report);
+	return !bad;
+}
+
+int main(int argc, char **argv) {
+	struct options o = {.engine = "soft", .cpu_model = "host"};
+	struct loop l;
+	struct err e = {{0}};
+	unsigned count = 0, failed = 0;
+	int i = 2;
+	for (; i < argc && argv[i][0] == '-'; i++) {
+		const char **value = !strcmp(argv[i], "--engine")	   ? &o.engine
+							 : !strcmp(argv[i], "--tier")	   ? &o.tier
+							 : !strcmp(argv[i], "--cpu-model") ? &o.cpu_model
+															   : NULL;
+		if (!strcmp(argv[i], "--verbose"))
+			o.verbose = true;
+		else if (value && i + 1 < argc)
+			*value = argv[++i];
+		else
+			break;
+	}
+	if (argc < 2 || (i < argc && argv[i][0] == '-') || !guest_engine(o.engine)) {
+		fprintf(stderr, "usage: guest-tests IMAGES [--engine NAME] [--tier NAME] "
+						"[--cpu-model NAME] [--verbose] [CASE]...\n");
+		return 2;
+	}
+	o.images = argv[1];
+	o.names = argv + i;
+	o.nnames = argc - i;
+	if (loop_create(&l, &e)) {
+		fprintf(stderr, "guest-tests: %s\n", e.text);
+		return 2;
+	}
+	for (unsigned n = 0; n < guest_ncases; n++)
+		count += wanted(&o, guest_cases[n].name);
+	printf("1..%u\n", count);
+	count = 0;
+	for (unsigned n = 0; n < guest_ncases; n++)
+		if (wanted(&o, guest_cases[n].name))
+			failed += !run_case(&o, &guest_cases[n], &l, ++count);
+	loop_destroy(&l);
+	return failed != 0;
+}

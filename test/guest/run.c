@@ -1,0 +1,156 @@
+/* See run.h. */
+#include "test/guest/run.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/base/bits.h"
+
+#define SECONDS 30	 /* for a case that names no limit */
+#define STOP_AFTER 1 /* for a case that has to be stopped */
+
+const struct engine_ops *guest_engine(const char *name) {
+	for (unsigned i = 0; engines[i]; i++)
+		if (!strcmp(engines[i]->name, name))
+			return engines[i];
+	return NULL;
+}
+
+static void ended(void *opaque, enum machine_end end, const char *why) {
+	struct guest_run *r = opaque;
+	r->ended = true;
+	r->end = end;
+	snprintf(r->why, sizeof(r->why), "%s", why);
+	if (--*r->running == 0)
+		loop_quit(r->loop);
+}
+
+/* VM lock held, on a vCPU's thread. */
+static void debug_exit(void *opaque, uint32_t code) {
+	struct guest_run *r = opaque;
+	if (!r->exited)
+		r->code = code;
+	r->exited = true;
+	machine_stop(r->m);
+}
+
+static void out_of_time(void *opaque) {
+	struct guest_run *r = opaque;
+	r->timeout = true;
+	machine_stop(r->m);
+}
+
+static int start(struct guest_run *r, struct err *e) {
+	char path[512];
+	const struct guest_case *c = r->c;
+	unsigned seconds = c->seconds ? c->seconds : c->end == END_STOPPED ? STOP_AFTER : SECONDS;
+	snprintf(path, sizeof(path), "%s/%s.bin", r->images, c->image ? c->image : c->name);
+	const struct machine_config config = {
+		.name = c->name,
+		.engine = r->engine,
+		.engine_options = {.tier = r->tier},
+		.board =
+			{
+				.board = c->board ? c->board : "pc",
+				.memory = MIB((uint64_t)c->memory_mb),
+				.cpus = c->cpus,
+				.force = c->real ? BOOT_FLAT_REAL : BOOT_FLAT_PROT32,
+				.test_ports = true,
+				.debug_exit = debug_exit,
+				.debug_opaque = r,
+			},
+		.cpu_model = r->cpu_model,
+		.kernel = path,
+		.in = -1,
+		.out = r->out,
+		.no_reboot = !c->reboots,
+		.ended = ended,
+		.opaque = r,
+	};
+	int ret = machine_create(&r->m, r->loop, &config, e);
+	if (ret)
+		return ret;
+	ret = loop_timer_create(r->loop, &r->timer, out_of_time, r);
+	if (ret)
+		return err_set(e, -ret, "cannot make a timer: %s", strerror(-ret));
+	loop_timer_set(&r->timer, seconds * 1000000000ull);
+	++*r->running;
+	ret = machine_start(r->m, e);
+	if (ret)
+		--*r->running;
+	return ret;
+}
+
+int guest_start(struct guest_run *r, unsigned *running) {
+	struct err e = {{0}};
+	r->running = running;
+	r->out = memfd_create("report", MFD_CLOEXEC);
+	if (r->out < 0 || start(r, &e)) {
+		snprintf(r->why, sizeof(r->why), "%s", r->out < 0 ? strerror(errno) : e.text);
+		r->end = MACHINE_FAILED;
+		return -1;
+	}
+	return 0;
+}
+
+void guest_finish(struct guest_run *r) {
+	struct stat st;
+	if (r->m) {
+		loop_timer_destroy(r->loop, &r->timer);
+		machine_destroy(r->m);
+		r->m = NULL;
+	}
+	size_t len = fstat(r->out, &st) == 0 ? (size_t)st.st_size : 0;
+	r->report = calloc(1, len + 1);
+	ssize_t n = pread(r->out, r->report, len, 0);
+	r->report[n > 0 ? n : 0] = 0;
+	close(r->out);
+}
+
+static unsigned count_lines(const char *report, const char *start) {
+	unsigned n = 0;
+	for (const char *p = report; p; p = strchr(p, '\n'), p = p ? p + 1 : NULL)
+		n += strncmp(p, start, strlen(start)) == 0;
+	return n;
+}
+
+static const char *end_name(const struct guest_run *r) {
+	static const char *const names[] = {"switched off", "reset",   "panicked",
+										"failed",		"stopped", "escaped"};
+	return r->timeout ? "ran out of time" : r->exited ? "was done" : names[r->end];
+}
+
+static bool end_is_right(const struct guest_run *r) {
+	switch (r->c->end) {
+	case END_DONE:
+		return r->exited && !r->code && r->end == MACHINE_STOPPED && !r->timeout;
+	case END_RESET:
+		return r->end == MACHINE_RESET;
+	case END_OFF:
+		return r->end == MACHINE_OFF;
+	case END_STOPPED:
+		return r->timeout && r->end == MACHINE_STOPPED && !r->exited;
+	}
+	return false;
+}
+
+const char *guest_judge(const struct guest_run *r, char *buf, unsigned size) {
+	unsigned ok = count_lines(r->report, "ok ");
+	unsigned skipped = count_lines(r->report, "skip ");
+	unsigned failed = count_lines(r->report, "FAIL ") + count_lines(r->report, "UNEXPECTED ");
+	if (failed)
+		snprintf(buf, size, "%u of %u checks failed", failed, ok + failed);
+	else if (!end_is_right(r))
+		snprintf(buf, size, "the guest %s after %u checks%s%s", end_name(r), ok,
+				 r->why[0] ? ": " : "", r->why);
+	else if (ok + skipped != r->c->checks)
+		snprintf(buf, size, "%u checks reported, %u expected", ok + skipped, r->c->checks);
+	else
+		return NULL;
+	return buf;
+}
