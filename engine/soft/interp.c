@@ -251,6 +251,8 @@ static void step(struct soft_vcpu *c) {
 	c->single_step = tf;
 	c->db_pending = 0;
 	execute(c, &op);
+	/* Entering a handler (INT n) cleared TF and this with it. */
+	tf = c->single_step;
 	c->single_step = false;
 	/* RF lasts for one instruction, but IRET and a task switch load a new one. */
 	if (rf && op.insn.op != X86_OP_IRET && op.insn.op != X86_OP_POPF)
