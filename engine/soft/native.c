@@ -261,6 +261,8 @@ static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 	uint64_t off = 0;
 
 	native_check(c, i);
+	if (unlikely(form->attr & X86_ATTR_VSIB)) /* the rest of them has handlers: prefetches */
+		return;
 	for (unsigned n = 0; n < i->nopnds; n++) {
 		if (i->opnd[n].kind == OPND_MEM)
 			m = &i->opnd[n];
