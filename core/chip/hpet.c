@@ -77,7 +77,7 @@ static void arm(struct hpet_timer *t, bool fresh) {
 	uint64_t now = timers_now(h->timers), mask = mask_of(t);
 	uint64_t ahead = (t->compare - counter(h)) & mask;
 	if (!ahead && !fresh)
-		ahead = mask; /* once around, but for one tick */
+		ahead = mask == ~0ull ? mask : mask + 1; /* once around */
 	if (ahead >= (UINT64_MAX - now) / HPET_TICK_NS)
 		return; /* not in this machine's life */
 	uint64_t phase = (now - MIN(h->start_ns, now)) % HPET_TICK_NS;
