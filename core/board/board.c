@@ -52,24 +52,13 @@ static void add_ram(struct board *b, uint8_t *ram) {
 	mem_add(&b->vm->mem, &b->ram_high);
 }
 
-/* The XSAVE area in it wants 64 bytes of alignment, which vm_alloc does not promise. */
-static struct vcpu *alloc_vcpu(struct vm *vm) {
-	uint8_t *p = vm_alloc(vm, sizeof(struct vcpu) + 63);
-	return p ? (struct vcpu *)align_up((uintptr_t)p, 64) : NULL;
-}
-
 static int add_vcpus(struct board *b, struct err *e) {
 	struct vm *vm = b->vm;
 	vm->cpuid = b->config.cpuid;
 	b->lapic = vm_alloc(vm, b->config.cpus * sizeof(*b->lapic));
 	for (unsigned i = 0; i < b->config.cpus; i++) {
-		struct vcpu *v = alloc_vcpu(vm);
-		if (!v || !b->lapic)
+		if (!b->lapic || !vcpu_create(vm, i))
 			return err_set(e, ERR_NOMEM, "no memory for %u vCPUs", b->config.cpus);
-		v->vm = vm;
-		v->id = i;
-		vm->vcpus[i] = v;
-		vm->nvcpus = i + 1;
 	}
 	return 0;
 }

@@ -25,6 +25,19 @@ static void fpu_reset(struct x86_state *s) {
 	le64_put(s->xsave + XSAVE_HEADER, XCR0_X87 | XCR0_SSE);
 }
 
+struct vcpu *vcpu_create(struct vm *vm, unsigned id) {
+	check(id == vm->nvcpus && id < VM_VCPUS);
+	/* The XSAVE area in it wants 64 bytes of alignment, which vm_alloc does not promise. */
+	uint8_t *p = vm_alloc(vm, sizeof(struct vcpu) + VCPU_ENGINE_AREA + 2 * 64);
+	if (!p)
+		return NULL;
+	struct vcpu *v = (struct vcpu *)align_up((uintptr_t)p, 64);
+	v->vm = vm;
+	v->id = id;
+	vm->vcpus[vm->nvcpus++] = v;
+	return v;
+}
+
 /* What only power-on and reset set; INIT leaves it alone. */
 static void reset_kept(struct x86_state *s) {
 	memset(s, 0, sizeof(*s));

@@ -95,6 +95,18 @@ struct vcpu {
 	uint64_t exits[EXIT_KINDS];
 };
 
+/* Bytes behind every struct vcpu that belong to its engine, so that translated code reaches
+ * both from one base register. Zeroed at creation. */
+#define VCPU_ENGINE_AREA (512u << 10)
+
+static inline void *vcpu_engine_area(struct vcpu *v) {
+	return (uint8_t *)v + ((sizeof(*v) + 63) & ~(size_t)63);
+}
+
+/* Makes vCPU `id` with memory from the host and adds it to the VM; ids count up from 0. NULL: out
+ * of memory. */
+struct vcpu *vcpu_create(struct vm *vm, unsigned id);
+
 /* Power-on reset, and INIT (which keeps caches' and FPU's state, [SDM3 10.1.1]). */
 void vcpu_reset(struct vcpu *v, bool init);
 

@@ -234,7 +234,7 @@ static void SOFT_NORETURN raise_debug(struct soft_vcpu *c, uint64_t dr6) {
 }
 
 /* One instruction with everything that can accompany it. */
-static void step(struct soft_vcpu *c) {
+void soft_step(struct soft_vcpu *c) {
 	struct x86_state *s = c->s;
 	struct soft_op op;
 	uint8_t shadow = s->shadow;
@@ -317,7 +317,12 @@ static bool look_around(struct soft_vcpu *c, uint32_t events, enum vm_exit_kind 
 	return false;
 }
 
-static enum vm_exit_kind run_until_exit(struct soft_vcpu *c) {
+bool soft_must_step(const struct soft_vcpu *c) {
+	const struct x86_state *s = c->s;
+	return s->shadow || (s->rflags & (RFLAGS_TF | RFLAGS_RF)) || code_breakpoints(s);
+}
+
+bool soft_between(struct soft_vcpu *c, enum vm_exit_kind *kind) {
 	struct x86_state *s = c->s;
 	for (;;) {
 		if (unlikely(c->deliver)) {
@@ -326,29 +331,56 @@ static enum vm_exit_kind run_until_exit(struct soft_vcpu *c) {
 			c->next_rip = s->rip;
 			soft_deliver(c, &ev);
 		}
-		if (unlikely(s->activity != CPU_RUNNING))
-			return s->activity == CPU_SHUTDOWN ? EXIT_SHUTDOWN : EXIT_HALT;
+		if (unlikely(s->activity != CPU_RUNNING)) {
+			*kind = s->activity == CPU_SHUTDOWN ? EXIT_SHUTDOWN : EXIT_HALT;
+			return true;
+		}
 		if (unlikely(__atomic_load_n(&c->soft->excl_wanted, __ATOMIC_RELAXED)))
 			soft_enter_guest(c);
 		uint32_t events = vcpu_events(c->v);
-		if (unlikely(events)) {
-			enum vm_exit_kind kind;
-			if (look_around(c, events, &kind))
-				return kind;
-			if (c->deliver)
-				continue;
-		}
-		if (unlikely(s->shadow || (s->rflags & (RFLAGS_TF | RFLAGS_RF)) || (s->dr7 & 0xff))) {
-			if (s->shadow || (s->rflags & (RFLAGS_TF | RFLAGS_RF)) || code_breakpoints(s)) {
-				step(c);
-				continue;
-			}
-		}
-		struct soft_block *b = block_find(c);
-		if (likely(b != NULL))
-			run_block(c, b);
+		if (likely(!events))
+			return false;
+		if (look_around(c, events, kind))
+			return true;
+		if (!c->deliver)
+			return false;
+	}
+}
+
+void soft_run_block(struct soft_vcpu *c) {
+	struct soft_block *b = block_find(c);
+	if (likely(b != NULL))
+		run_block(c, b);
+	else
+		soft_step(c);
+}
+
+static enum vm_exit_kind run_until_exit(struct soft_vcpu *c) {
+	enum vm_exit_kind kind;
+	while (!soft_between(c, &kind)) {
+		if (unlikely(soft_must_step(c)))
+			soft_step(c);
 		else
-			step(c);
+			soft_run_block(c);
+	}
+	return kind;
+}
+
+void soft_unwound(struct soft_vcpu *c) {
+	if (c->soft->excl_owner == c)
+		soft_exclusive_end(c);
+	c->single_step = false;
+	switch (c->unwind_why) {
+	case UNWIND_EXCEPTION:
+		c->deliver = true;
+		break;
+	case UNWIND_SHUTDOWN:
+		c->deliver = false;
+		c->delivering = SOFT_VEC_NONE;
+		c->s->activity = CPU_SHUTDOWN;
+		break;
+	default:
+		break;
 	}
 }
 
@@ -356,21 +388,6 @@ enum vm_exit_kind soft_interp_run(struct soft_vcpu *c) {
 	for (;;) {
 		if (!__builtin_setjmp(c->unwind))
 			return run_until_exit(c);
-		/* An instruction or a delivery was left half way. */
-		if (c->soft->excl_owner == c)
-			soft_exclusive_end(c);
-		c->single_step = false;
-		switch (c->unwind_why) {
-		case UNWIND_EXCEPTION:
-			c->deliver = true;
-			break;
-		case UNWIND_SHUTDOWN:
-			c->deliver = false;
-			c->delivering = SOFT_VEC_NONE;
-			c->s->activity = CPU_SHUTDOWN;
-			break;
-		default:
-			break;
-		}
+		soft_unwound(c); /* an instruction or a delivery was left half way */
 	}
 }

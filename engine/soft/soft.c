@@ -37,7 +37,6 @@ static void soft_destroy(void *self) {
 		soft_fpu_destroy(c);
 		soft_interp_destroy(c);
 		c->v->engine = NULL;
-		free(c);
 	}
 	pthread_cond_destroy(&s->excl_cond);
 	pthread_mutex_destroy(&s->excl_lock);
@@ -57,9 +56,8 @@ static void soft_set_state(struct vcpu *v) {
 
 static int soft_add_vcpu(void *self, struct vcpu *v, struct err *e) {
 	struct soft *s = self;
-	struct soft_vcpu *c = aligned_alloc(64, align_up(sizeof(*c), 64));
-	if (!c)
-		return err_set(e, ERR_NOMEM, "no memory for vCPU %u", v->id);
+	struct soft_vcpu *c = vcpu_engine_area(v);
+	_Static_assert(sizeof(*c) <= VCPU_ENGINE_AREA, "the engine's area is too small");
 	memset(c, 0, sizeof(*c));
 	c->v = v;
 	c->s = &v->state;
@@ -72,7 +70,6 @@ static int soft_add_vcpu(void *self, struct vcpu *v, struct err *e) {
 	v->engine = c;
 	if (soft_interp_create(c) || soft_fpu_create(c)) {
 		soft_interp_destroy(c);
-		free(c);
 		return err_set(e, ERR_NOMEM, "no memory for the caches of vCPU %u", v->id);
 	}
 	soft_tlb_flush(c, true);

@@ -18,7 +18,9 @@
 #include "core/x86/insn.h"
 #include "core/x86/regs.h"
 #include "engine/engine.h"
+#include "engine/soft/jit_vcpu.h"
 
+struct jit;
 struct soft;
 struct soft_vcpu;
 struct soft_block;
@@ -101,6 +103,8 @@ struct soft_vcpu {
 	struct soft_block *blocks;
 	const uint8_t *code_page; /* host page that the running block lies in: writes there leave it */
 
+	struct jit_vcpu jit;
+
 	/* Stop-the-world, see exclusive.c */
 	uint32_t in_guest;	 /* atomic */
 	struct vm_exit exit; /* scratch for vcpu_exit() */
@@ -113,7 +117,8 @@ struct soft {
 	struct vm *vm;
 	struct soft_vcpu *vcpus[VM_VCPUS];
 	unsigned nvcpus;
-	gpa_t a20_mask; /* all ones, or without bit 20 */
+	gpa_t a20_mask;	 /* all ones, or without bit 20 */
+	struct jit *jit; /* NULL: interpreter only */
 	pthread_mutex_t excl_lock;
 	pthread_cond_t excl_cond;
 	struct soft_vcpu *excl_owner;
@@ -260,6 +265,14 @@ int soft_interp_create(struct soft_vcpu *c);
 void soft_interp_destroy(struct soft_vcpu *c);
 /* Runs until an exit of the second group; gives its kind. */
 enum vm_exit_kind soft_interp_run(struct soft_vcpu *c);
+
+/* Its pieces, for the translator's loop: one instruction with everything that can accompany it; one
+ * block; what to look at between two of them (true: leave with *kind). */
+void soft_step(struct soft_vcpu *c);
+void soft_run_block(struct soft_vcpu *c);
+bool soft_between(struct soft_vcpu *c, enum vm_exit_kind *kind);
+void soft_unwound(struct soft_vcpu *c);
+bool soft_must_step(const struct soft_vcpu *c);
 
 /* Handlers by enum x86_op; NULL: by class (x87 ... AVX-512: soft_native) or #UD. handlers.c */
 extern soft_handler *const soft_handlers[X86_OP_COUNT];

@@ -19,7 +19,7 @@ static void no_power(void *opaque, enum vm_power what) {
 }
 
 static void *alloc(void *opaque, size_t size) {
-	return aligned_alloc(64, (size + 63) & ~63ull);
+	return calloc(1, size);
 }
 
 static uint64_t zero(void *opaque) {
@@ -71,11 +71,7 @@ void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
 	b->region =
 		(struct mem_region){.name = "ram", .size = ram_size, .kind = MEM_RAM, .host = b->ram};
 	mem_add(&b->vm.mem, &b->region);
-	b->cpu = aligned_alloc(64, (sizeof(*b->cpu) + 63) & ~63ull);
-	memset(b->cpu, 0, sizeof(*b->cpu));
-	b->cpu->vm = &b->vm;
-	b->vm.vcpus[0] = b->cpu;
-	b->vm.nvcpus = 1;
+	b->cpu = vcpu_create(&b->vm, 0);
 	vcpu_reset(b->cpu, false);
 	struct engine_options o = {.tier = tier};
 	if (engine_create(&b->engine, &engine_soft, &b->vm, &o, &e)) {
@@ -87,7 +83,6 @@ void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
 void bench_vm_destroy(struct bench_vm *b) {
 	engine_destroy(&b->engine);
 	munmap(b->ram, b->ram_size);
-	free(b->cpu);
 	free(b->cpuid);
 }
 

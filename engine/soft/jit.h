@@ -1,0 +1,114 @@
+/* The translator's inside ([doc] engine/soft/README.md).
+ *
+ * Guest code of 64-bit mode becomes host code block by block. Host registers hold
+ * the guest's of the same name, but for three: RSP is in R14, and R10, R11 and R14 live in memory;
+ * host R10 and R11 are scratch, host RSP is the engine's C stack. GS points to the struct
+ * vcpu, behind which the engine's own data lie, so that code is the same for every vCPU.
+ * Flags and vector state are the guest's own. */
+#ifndef ENGINE_SOFT_JIT_H
+#define ENGINE_SOFT_JIT_H
+
+#include "engine/soft/soft.h"
+
+struct jit;
+struct jit_block;
+
+/* One way out of a block to a known address; its jump is patched once the target exists. */
+struct jit_link {
+	uint64_t rip;		   /* of the target */
+	uint8_t *patch;		   /* the rel32, writable address; NULL: never patched */
+	uint8_t *stub;		   /* where it goes when not linked */
+	struct jit_block *to;  /* linked to, or NULL */
+	struct jit_link *next; /* others that are linked to the same block */
+};
+
+/* A guest instruction that is executed by its interpreter handler. */
+struct jit_op {
+	soft_handler *handler;
+	uint64_t rip;
+	struct x86_insn insn;
+};
+
+struct jit_block {
+	const uint8_t *host; /* of the guest code's first byte */
+	uint64_t rip;
+	uint32_t key;
+	uint16_t len, ninsns;
+	const uint8_t *entry;		/* flags in the host's flags */
+	const uint8_t *entry_saved; /* flags in jit.flags_ax */
+	struct jit_block *hash_next, *page_next;
+	struct jit_link *incoming;
+	struct jit_link out[2];
+	bool dead;
+};
+
+/* Mode key bits: what a translation depends on besides bytes and address. */
+#define JIT_KEY_USER 1u
+#define JIT_KEY_FPU 2u /* x87, MMX and SSE can run natively */
+#define JIT_KEY_AVX 4u
+#define JIT_KEYS 8u
+
+int jit_create(struct soft *s, size_t cache_size);
+void jit_destroy(struct soft *s);
+void jit_vcpu_init(struct soft_vcpu *c);
+enum vm_exit_kind jit_run(struct soft_vcpu *c);
+
+/* The interpreter's TLB upkeep calls these. */
+void jit_tlb_flush(struct soft_vcpu *c, bool global_too);
+void jit_tlb_flush_page(struct soft_vcpu *c, gva_t gva);
+
+/* Whether translated code came from the page of RAM at gpa: writes must go the slow way. */
+bool jit_is_code_page(const struct soft *s, gpa_t gpa);
+/* The vCPU wrote [gpa, gpa+len) of such a page. */
+void jit_code_written(struct soft_vcpu *c, gpa_t gpa, unsigned len);
+/* A device wrote RAM; any thread with the VM lock. */
+void jit_device_wrote(struct soft *s, gpa_t gpa, uint64_t len);
+/* Serves what devices wrote; on the vCPU's thread, between blocks. */
+void jit_serve_writes(struct soft_vcpu *c);
+
+/* Translates the block at `host` (guest address rip) under the mode `key`; NULL: nothing there
+ * can be translated. jit->lock held. (translate.c) */
+struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64_t rip,
+								uint32_t key);
+
+/* ---- the code cache, for translate.c ----------------------------------------------------- */
+
+/* Emitted code has two addresses: written at `rw`, executed at rw + jit->exec. */
+struct jit {
+	struct soft *soft;
+	uint8_t *rw, *end; /* the cache's writable mapping */
+	intptr_t exec;	   /* distance to the executable one */
+	size_t size;
+	uint8_t *hot, *cold; /* hot grows up from the thunks, cold grows up from the middle */
+	uint8_t *hot_start, *hot_end, *cold_start, *cold_end;
+	uint8_t *arena, *arena_at, *arena_end; /* blocks, links, ops; reset with the cache */
+	struct jit_block **hash;
+	struct jit_block **pages; /* by guest-physical page: blocks that lie there */
+	uint64_t npages;
+	uint32_t epoch; /* counts flushes and invalidations; atomic */
+	pthread_mutex_t lock;
+	/* thunks, executable addresses */
+	const uint8_t *enter, *exit_code, *exit_saved, *fill[2][7], *call;
+	gpa_t written[64];
+	uint32_t nwritten; /* > 64: all */
+	uint64_t blocks, insns, flushes, invalidations, bytes;
+};
+
+void *jit_arena(struct jit *j, size_t size); /* NULL: full */
+
+/* What emitted code leaves with, in R11. Otherwise it is a struct jit_link *. */
+#define JIT_EXIT_DISPATCH 0u /* go on at state.rip */
+#define JIT_EXIT_INTERP 1u	 /* execute one instruction at state.rip, then go on */
+#define JIT_EXIT_POLL 2u
+
+uint32_t jit_size_class(unsigned size);
+void jit_emit_thunks(struct jit *j);
+
+/* Called from emitted code through the thunks. */
+uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what); /* 0: probe again, 1: interpret */
+uint64_t jit_call(struct vcpu *v, const struct jit_op *op);	 /* 0: go on in the block, 1: leave */
+
+#define JIT_FILL_WRITE 0x100u
+#define JIT_FILL_USER 0x200u
+
+#endif

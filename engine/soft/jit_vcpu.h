@@ -1,0 +1,36 @@
+/* What translated code reaches of each vCPU, at fixed distances from GS. Part of struct
+ * soft_vcpu; see jit.h. */
+#ifndef ENGINE_SOFT_JIT_VCPU_H
+#define ENGINE_SOFT_JIT_VCPU_H
+
+#include "core/base/types.h"
+
+#define JIT_TLB 1024
+#define JIT_JUMPS 1024
+
+/* Probed by emitted code: `tag` is the page's guest address, or no page's; host address = guest
+ * address + addend. */
+struct jit_tlb_entry {
+	uint64_t tag, addend;
+};
+
+/* Where an indirect branch finds its target: valid for the current mode and mappings. */
+struct jit_jump {
+	uint64_t rip;
+	const uint8_t *entry; /* the entry that takes flags from jit.flags_ax */
+};
+
+/* Per vCPU; reached by emitted code at fixed distances from GS. */
+struct jit_vcpu {
+	struct jit_tlb_entry tlb[2][2][JIT_TLB]; /* [user][write] */
+	struct jit_jump jumps[2][JIT_JUMPS];	 /* [user] */
+	uint64_t self;							 /* the struct vcpu itself */
+	uint64_t host_rsp;						 /* the C stack while emitted code runs */
+	uint64_t save_rax, tmp;
+	uint64_t flags_ax; /* arithmetic flags as LAHF and SETO have them, while not in RFLAGS */
+	uint32_t poll;	   /* look at events before the next block */
+	uint32_t key;	   /* mode that `jumps` belong to */
+	uint64_t enters, polls, interpreted, calls, fills, links;
+};
+
+#endif
