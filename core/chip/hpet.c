@@ -105,6 +105,18 @@ static void match(void *opaque) {
 	arm(t, false);
 }
 
+/* Notes matches whose time has come before the guest looks or changes what would come
+ * next: the host's loop may be late. */
+static void catch_up(struct hpet *h) {
+	for (unsigned n = 0; n < HPET_TIMERS; n++) {
+		struct hpet_timer *t = &h->timer[n];
+		if (!timer_armed(&t->timer) || t->timer.deadline_ns > timers_now(h->timers))
+			continue;
+		timer_cancel(&t->timer);
+		match(t);
+	}
+}
+
 /* ---- registers ----------------------------------------------------------------------- */
 
 static uint64_t read_reg(const struct hpet *h, uint64_t off) {
@@ -221,11 +233,13 @@ static void write_reg(struct hpet *h, uint64_t off, uint64_t val, uint64_t bytes
 /* The specification wants aligned accesses of 4 or 8 bytes; others act on those bytes of
  * the register that they start in. */
 static uint64_t hpet_read(void *dev, uint64_t off, unsigned size) {
+	catch_up(dev);
 	return read_reg(dev, off & ~7ull) >> (off & 7) * 8;
 }
 
 static void hpet_write(void *dev, uint64_t off, unsigned size, uint64_t val) {
 	unsigned shift = (off & 7) * 8;
+	catch_up(dev);
 	write_reg(dev, off & ~7ull, val << shift, size_mask(size) << shift);
 }
 

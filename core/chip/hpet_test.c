@@ -201,6 +201,21 @@ static void test_periodic(void **state) {
 	assert_in_range(m->gsi[20].raised - raised, 0, 10001);
 }
 
+/* The host's loop is late, and the guest changes something else meanwhile. */
+static void test_late_host(void **state) {
+	struct machine *m = *state;
+	out(m, 0x10, 1);
+	out(m, CONF(0), GSI(20) | 4);
+	out(m, CONF(1), GSI(21) | 6);
+	out(m, COMP(0), 1000);
+	out(m, COMP(1), 1000);
+	m->clock.now_ns = 1000000;
+	assert_int_equal(in(m, 0x20), 2);
+	out(m, 0xf0, 0);
+	assert_int_equal(m->gsi[20].raised, 1);
+	assert_true(m->gsi[21].level);
+}
+
 static void test_legacy(void **state) {
 	struct machine *m = *state;
 	assert_false(m->mute_pit.level);
@@ -269,6 +284,7 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(test_passed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_level, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_periodic, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_late_host, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_legacy, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_state, setup, teardown),
 	};

@@ -287,7 +287,8 @@ static void update(struct i8254 *t) {
 	uint64_t now_ns = timers_now(t->timers), now = ticks_of(now_ns);
 	settle(c, now);
 	t->out0 = output(c, now);
-	irq_set(&t->irq, t->out0 && !t->muted);
+	if (!t->muted) /* else the line is the HPET's */
+		irq_set(&t->irq, t->out0);
 	uint64_t edge = next_edge(c, now);
 	if (!edge) {
 		timer_cancel(&t->timer);
@@ -308,13 +309,25 @@ static void edge_due(void *opaque) {
 	t->last_edge_ns = now_ns;
 	/* The low tick of these modes was not worth a timer of its own. */
 	bool pulses = mode == 2 || ((mode == 4 || mode == 5) && elapsed(c, now) > c->count);
-	if (pulses)
+	if (pulses && !t->muted)
 		irq_set(&t->irq, false);
 	update(t);
 }
 
+/* Notes an edge whose time has come before the guest changes what would come next: the
+ * host's loop may be late. */
+static void catch_up(struct i8254 *t) {
+	if (!timer_armed(&t->timer) || t->timer.deadline_ns > timers_now(t->timers))
+		return;
+	timer_cancel(&t->timer);
+	edge_due(t);
+}
+
 void i8254_mute(void *opaque, unsigned pin, bool muted) {
 	struct i8254 *t = opaque;
+	catch_up(t);
+	if (muted && !t->muted)
+		irq_set(&t->irq, false);
 	t->muted = muted;
 	update(t);
 }
@@ -343,6 +356,7 @@ static void pit_write(void *dev, uint64_t off, unsigned size, uint64_t val) {
 	struct i8254 *t = dev;
 	uint64_t now = now_of(t);
 	unsigned n = val >> 6 & 3;
+	catch_up(t);
 	if (off < 3) {
 		write_count(&t->counter[off], (uint8_t)val, now);
 	} else if (n == 3) {

@@ -425,6 +425,24 @@ static void test_muted(void **state) {
 	assert_true(m->irq.raised > raised + 80);
 }
 
+/* The host's loop is late, and the guest writes to another counter meanwhile. */
+static void test_late_host(void **state) {
+	struct machine *m = *state;
+	program(m, 0, 4, 500);
+	unsigned raised = m->irq.raised;
+	m->clock.now_ns = 10000000;
+	program(m, 2, 0, 100);
+	assert_int_equal(m->irq.raised, raised + 1);
+	fake_clock_set(&m->clock, 20000000);
+	assert_int_equal(m->irq.raised, raised + 1);
+	program(m, 0, 4, 500);
+	m->clock.now_ns = 30000000;
+	program(m, 0, 4, 500); /* and to the same one */
+	assert_int_equal(m->irq.raised, raised + 2);
+	fake_clock_set(&m->clock, 40000000);
+	assert_int_equal(m->irq.raised, raised + 3);
+}
+
 /* The host must not spend its life on a guest's whim. */
 static void test_shortest_period(void **state) {
 	struct machine *m = *state;
@@ -508,6 +526,7 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(test_latches, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_port61, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_muted, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_late_host, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_shortest_period, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_state, setup, teardown),
 	};

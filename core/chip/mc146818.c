@@ -221,12 +221,14 @@ static void catch_up(struct mc146818 *r) {
 }
 
 static void update(struct mc146818 *r) {
+	catch_up(r); /* timers are armed for what comes: what came must have been seen */
 	uint64_t now = timers_now(r->timers);
 	uint8_t b = r->cmos[REG_B];
 	uint32_t ticks = period(r);
 	bool on = r->cmos[REG_C] & b & (C_PF | C_AF | C_UF);
 	r->cmos[REG_C] = (uint8_t)((r->cmos[REG_C] & ~C_IRQF) | (on ? C_IRQF : 0));
-	irq_set(&r->irq, on && !r->muted);
+	if (!r->muted) /* else the line is the HPET's */
+		irq_set(&r->irq, on);
 	if ((b & B_PIE) && ticks)
 		timer_arm(r->timers, &r->periodic, base_ns((base_ticks(now) / ticks + 1) * ticks));
 	else
@@ -238,13 +240,13 @@ static void update(struct mc146818 *r) {
 }
 
 static void timer_due(void *opaque) {
-	struct mc146818 *r = opaque;
-	catch_up(r);
-	update(r);
+	update(opaque);
 }
 
 void mc146818_mute(void *opaque, unsigned pin, bool muted) {
 	struct mc146818 *r = opaque;
+	if (muted && !r->muted)
+		irq_set(&r->irq, false);
 	r->muted = muted;
 	update(r);
 }
@@ -252,7 +254,6 @@ void mc146818_mute(void *opaque, unsigned pin, bool muted) {
 /* ---- registers ----------------------------------------------------------------------- */
 
 static uint8_t read_flags(struct mc146818 *r) {
-	catch_up(r);
 	update(r);
 	uint8_t v = r->cmos[REG_C];
 	r->cmos[REG_C] = 0;
@@ -365,6 +366,7 @@ static void reset(void *self) {
 	r->index = 0;
 	r->nmi_masked = r->muted = false;
 	r->cmos[REG_B] &= (uint8_t) ~(B_PIE | B_AIE | B_UIE | B_SQWE);
+	catch_up(r);
 	r->cmos[REG_C] = 0;
 	update(r);
 }
