@@ -14,6 +14,11 @@ const struct guest_case guest_cases[] = {
 	PLAIN("paging64", 81),
 	PLAIN("longmode", 96),
 	PLAIN("exceptions", 99),
+	PLAIN("chips", 65),
+	PLAIN("apic", 61),
+	PLAIN("smc", 19),
+	{.name = "smp2", .image = "smp", .cpus = 2, .memory_mb = 64, .checks = 26},
+	{.name = "smp4", .image = "smp", .cpus = 4, .memory_mb = 64, .checks = 26, .seconds = 60},
 };
 
 const unsigned guest_ncases = ARRAY_LEN(guest_cases);
