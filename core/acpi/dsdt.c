@@ -102,6 +102,11 @@ static void legacy(const struct acpi_config *c, struct aml *a) {
 		aml_res_irq(a, 1);
 		aml_resources_end(a, r);
 		aml_end(a, d);
+		d = device(a, "MOU_", "PNP0F13", 0);
+		r = aml_resources(a, "_CRS");
+		aml_res_irq(a, 12);
+		aml_resources_end(a, r);
+		aml_end(a, d);
 	}
 	if (c->rtc) {
 		d = device(a, "RTC_", "PNP0B00", 0);
