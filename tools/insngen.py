@@ -10,10 +10,10 @@ DIMS = ['MODE', 'PP', 'REG', 'MOD', 'RM', 'W', 'L', 'OPSIZE', 'REXB']
 DIM_SIZE = {'MODE': 2, 'PP': 4, 'REG': 8, 'MOD': 2, 'RM': 8, 'W': 2, 'L': 4, 'OPSIZE': 3, 'REXB': 2}
 PP = {'np': 0, '66': 1, 'f3': 2, 'f2': 3}
 MAPS = {'0f': 1, '0f38': 2, '0f3a': 3, 'm5': 5, 'm6': 6}
-SIZES = {'b': 1, 'w': 2, 'd': 4, 'q': 8, 't': 10, 'dq': 16, 'qq': 32, 'oq': 64, '0': 0,
-         'v': 'SZ_V', 'z': 'SZ_Z', 'y': 'SZ_Y', 'r': 'SZ_R', '2v': 'SZ_2V', 'p': 'SZ_P', 's': 'SZ_S',
-         'a': 'SZ_A', 'x': 'SZ_X', 'xh': 'SZ_XH', 'xf': 'SZ_XF', 'xe': 'SZ_XE',
-         'env': 'SZ_ENV', 'save': 'SZ_SAVE', 'dup': 'SZ_DUP'}
+SIZES = {'b': 1, 'w': 2, 'd': 4, 'q': 8, 't': 10, 'dq': 16, 'qq': 32, 'oq': 64, '0': 0}
+SIZES = {k: 'SZ_%s' % v for k, v in SIZES.items()}
+SIZES.update((k, 'SZ_' + k.upper()) for k in ('v', 'z', 'y', 'r', '2v', 'p', 's', 'a', 'x', 'xh', 'xf',
+                                             'xe', 'env', 'save', 'dup'))
 # letter: (method, memory allowed)
 METHODS = {'E': 'RM_GPR', 'M': 'RM_GPR', 'R': 'RM_GPR', 'G': 'REG_GPR', 'B': 'VVVV_GPR',
            'Z': 'OPCODE_GPR', 'P': 'REG_MMX', 'Q': 'RM_MMX', 'N': 'RM_MMX',
@@ -22,7 +22,8 @@ METHODS = {'E': 'RM_GPR', 'M': 'RM_GPR', 'R': 'RM_GPR', 'G': 'REG_GPR', 'B': 'VV
            'S': 'REG_SEG', 'C': 'REG_CR', 'D': 'REG_DR'}
 MEM_ONLY = {'M', 'Km'}
 REG_ONLY = {'R', 'N', 'U', 'Kr'}
-FIXED = {'AL': (0, 1), 'CL': (1, 1), 'AX': (0, 2), 'DX': (2, 2), 'rAX': (0, 'v'), 'eAX': (0, 'z')}
+FIXED = {'AL': (0, 'b'), 'CL': (1, 'b'), 'AX': (0, 'w'), 'DX': (2, 'w'), 'rAX': (0, 'v'),
+         'eAX': (0, 'z')}
 SEGS = ['ES', 'CS', 'SS', 'DS', 'FS', 'GS']
 IMMS = {'Ib': ('IMM8', 'b'), 'Ibs': ('IMM8S', 'v'), 'Iw': ('IMM16', 'w'), 'Iz': ('IMMZ', 'v'),
         'Iv': ('IMMV', 'v'), 'I2b': ('IMM8_2', 'b'), 'Jb': ('REL8', 'v'), 'Jz': ('RELZ', 'v'),
@@ -52,18 +53,18 @@ def parse_operand(text, where):
     if acc is None:
         fail(where, 'access of ' + text)
     if name == '1':
-        return ('ONE', acc, 1, 0, None)
+        return ('ONE', acc, 'SZ_1', 0, None)
     if name in FIXED:
         reg, size = FIXED[name]
-        return ('FIXED_GPR', acc, SIZES.get(size, size), reg, None)
+        return ('FIXED_GPR', acc, SIZES[size], reg, None)
     if name in SEGS:
-        return ('FIXED_SEG', acc, 2, SEGS.index(name), None)
+        return ('FIXED_SEG', acc, 'SZ_2', SEGS.index(name), None)
     if name == 'X0':
-        return ('FIXED_VEC', acc, 16, 0, None)
+        return ('FIXED_VEC', acc, 'SZ_16', 0, None)
     if name == 'ST0':
-        return ('ST0', acc, 10, 0, None)
+        return ('ST0', acc, 'SZ_10', 0, None)
     if name == 'STi':
-        return ('ST', acc, 10, 0, 'reg')
+        return ('ST', acc, 'SZ_10', 0, 'reg')
     if name in IMMS:
         return (IMMS[name][0], acc, SIZES[IMMS[name][1]], 0, None)
     if name[0] == 'O' and name[1:] in SIZES:
@@ -145,7 +146,7 @@ class Table:
                 f.limits.setdefault('MOD', {1 if mod == 'reg' else 0})
         if f.limits.get('PP', set()) & {2, 3} and not f.limits['PP'] & {0, 1}:
             f.dec.add('REPOP')
-        if not vex and f.ops and f.ops[0][2] == 1 and f.ops[0][0].endswith('GPR'):
+        if not vex and f.ops and f.ops[0][2] == 'SZ_1' and f.ops[0][0].endswith('GPR'):
             f.dec.add('O8')
         if 'L' not in f.limits and vex:
             f.dec.add('LIG')

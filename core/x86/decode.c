@@ -33,6 +33,7 @@ struct decoder {
 	uint8_t pp;	 /* index as in DIM_PP */
 	uint8_t l;	 /* VEX.L or EVEX.L'L as encoded */
 	bool mode64, has_modrm;
+	bool mem;			 /* modrm has a memory operand */
 	bool rex_r2, rex_x2; /* EVEX.R' and V', as bits */
 	bool any_rex;		 /* makes SPL BPL SIL DIL of AH CH DH BH */
 };
@@ -245,8 +246,6 @@ static unsigned dynamic_size(const struct decoder *d, unsigned code) {
 	const struct x86_insn *o = d->o;
 	unsigned vec = 16u << o->vl;
 	switch (code) {
-	case SZ_V:
-		return o->opsize;
 	case SZ_Z:
 		return o->opsize == 2 ? 2 : 4;
 	case SZ_Y:
@@ -279,11 +278,10 @@ static unsigned dynamic_size(const struct decoder *d, unsigned code) {
 }
 
 static inline unsigned size_of(const struct decoder *d, unsigned code) {
-	if (code < 0x80)
-		return code;
-	if (code == SZ_V)
-		return d->o->opsize;
-	return dynamic_size(d, code);
+	static const uint8_t fixed[SZ_V] = {0, 1, 2, 4, 8, 10, 16, 32, 64};
+	if (code < SZ_V)
+		return fixed[code];
+	return code == SZ_V ? d->o->opsize : dynamic_size(d, code);
 }
 
 /* ---- memory operands -------------------------------------------------------------------- */
@@ -388,12 +386,6 @@ static inline int immediate(struct decoder *d, unsigned len, uint64_t *val) {
 static inline uint64_t sign_extend(uint64_t val, unsigned bytes) {
 	unsigned shift = 64 - bytes * 8;
 	return (uint64_t)((int64_t)(val << shift) >> shift);
-}
-
-static inline uint8_t gpr(const struct decoder *d, unsigned reg, unsigned size) {
-	if (size == 1 && !d->any_rex && reg - 4u < 4)
-		return (uint8_t)(X86_REG_HIGH + reg - 4);
-	return (uint8_t)reg;
 }
 
 static int far_operand(struct decoder *d) {
@@ -523,89 +515,79 @@ static int odd_operand(struct decoder *d, const struct x86_opspec *s, struct x86
 	return rc;
 }
 
-static int operand(struct decoder *d, const struct x86_opspec *s, struct x86_opnd *op) {
-	struct x86_insn *o = d->o;
-	unsigned rex = o->rex, size = size_of(d, s->rsize);
-	int rc = 0;
-	op->access = s->access;
-	op->size = (uint8_t)size;
-	op->reg = 0;
-	switch (s->at) {
-	case AT_RM_GPR:
-	case AT_RM_MMX:
-	case AT_RM_VEC:
-		if (d->has_modrm && o->modrm < 0xc0 && !(x86_decs[o->form].flags & DEC_NOMOD)) {
+/* One of the plain register fields, or modrm's memory operand. */
+static inline int register_operand(struct decoder *d, const struct x86_opspec *s,
+								   struct x86_opnd *op) {
+	static const uint8_t kinds[] = {
+		[AT_RM_GPR] = OPND_GPR,	  [AT_RM_MMX] = OPND_MMX,	[AT_RM_VEC] = OPND_VEC,
+		[AT_REG_GPR] = OPND_GPR,  [AT_REG_MMX] = OPND_MMX,	[AT_REG_VEC] = OPND_VEC,
+		[AT_VVVV_GPR] = OPND_GPR, [AT_VVVV_VEC] = OPND_VEC, [AT_OPCODE_GPR] = OPND_GPR,
+	};
+	const struct x86_insn *o = d->o;
+	unsigned reg, at = s->at, rex = o->rex;
+	if (at <= AT_RM_VEC) {
+		if (d->mem) {
 			op->kind = OPND_MEM;
 			op->size = (uint8_t)size_of(d, s->msize);
-		} else if (s->at == AT_RM_GPR) {
-			op->kind = OPND_GPR;
-			op->reg = gpr(d, (o->modrm & 7) | (rex & 1) << 3, size);
-		} else if (s->at == AT_RM_MMX) {
-			op->kind = OPND_MMX;
-			op->reg = o->modrm & 7;
-		} else {
-			op->kind = OPND_VEC;
-			op->reg = (uint8_t)((o->modrm & 7) | (rex & 1) << 3);
-			if (o->prefix & X86_PFX_EVEX)
-				op->reg |= (rex & 2) << 3;
+			return 0;
 		}
-		break;
-	case AT_REG_GPR:
-		op->kind = OPND_GPR;
-		op->reg = gpr(d, (o->modrm >> 3 & 7) | (rex & 4) << 1, size);
-		if (d->rex_r2)
-			return X86_DECODE_UD;
-		break;
-	case AT_REG_VEC:
-		op->kind = OPND_VEC;
-		op->reg = (uint8_t)((o->modrm >> 3 & 7) | (rex & 4) << 1 | (d->rex_r2 ? 16 : 0));
-		break;
-	case AT_REG_MMX:
-		op->kind = OPND_MMX;
-		op->reg = o->modrm >> 3 & 7;
-		break;
-	case AT_VVVV_VEC:
-		op->kind = OPND_VEC;
-		op->reg = o->vvvv;
-		break;
-	case AT_VVVV_GPR:
-		op->kind = OPND_GPR;
-		op->reg = o->vvvv;
-		break;
-	case AT_OPCODE_GPR:
-		op->kind = OPND_GPR;
-		op->reg = gpr(d, (d->opcode & 7) | (rex & 1) << 3, size);
-		break;
+		reg = (o->modrm & 7) | (rex & 1) << 3;
+		if (o->prefix & X86_PFX_EVEX && at == AT_RM_VEC)
+			reg |= (rex & 2) << 3;
+	} else if (at <= AT_REG_VEC) {
+		reg = (o->modrm >> 3 & 7) | (rex & 4) << 1;
+		if (d->rex_r2) {
+			if (at != AT_REG_VEC)
+				return X86_DECODE_UD;
+			reg |= 16;
+		}
+	} else if (at == AT_OPCODE_GPR) {
+		reg = (d->opcode & 7) | (rex & 1) << 3;
+	} else {
+		reg = o->vvvv;
+	}
+	op->kind = kinds[at];
+	op->size = (uint8_t)size_of(d, s->rsize);
+	if (op->kind == OPND_MMX)
+		reg &= 7;
+	if (op->size == 1 && reg - 4 < 4 && !d->any_rex && op->kind == OPND_GPR)
+		reg += X86_REG_HIGH - 4;
+	op->reg = (uint8_t)reg;
+	return 0;
+}
+
+static inline int operand(struct decoder *d, const struct x86_opspec *s, struct x86_opnd *op) {
+	struct x86_insn *o = d->o;
+	int rc;
+	op->access = s->access;
+	if (s->at <= AT_OPCODE_GPR)
+		return register_operand(d, s, op);
+	op->size = (uint8_t)size_of(d, s->rsize);
+	switch (s->at) {
 	case AT_FIXED_GPR:
 		op->kind = OPND_GPR;
 		op->reg = s->msize;
-		break;
+		return 0;
 	case AT_IMM8:
 		op->kind = OPND_IMM;
-		rc = immediate(d, 1, &o->imm);
-		break;
+		return immediate(d, 1, &o->imm);
 	case AT_IMM8S:
-		op->kind = OPND_IMM;
-		rc = immediate(d, 1, &o->imm);
-		o->imm = sign_extend(o->imm, 1);
-		break;
 	case AT_REL8:
-		op->kind = OPND_REL;
+		op->kind = s->at == AT_IMM8S ? OPND_IMM : OPND_REL;
 		rc = immediate(d, 1, &o->imm);
 		o->imm = sign_extend(o->imm, 1);
-		break;
+		return rc;
 	case AT_IMMZ:
 	case AT_RELZ: {
 		unsigned len = o->opsize == 2 ? 2 : 4;
 		op->kind = s->at == AT_IMMZ ? OPND_IMM : OPND_REL;
 		rc = immediate(d, len, &o->imm);
 		o->imm = sign_extend(o->imm, len);
-		break;
+		return rc;
 	}
 	default:
 		return odd_operand(d, s, op);
 	}
-	return rc;
 }
 
 /* ---- VEX and EVEX rules ----------------------------------------------------------------- */
@@ -680,26 +662,62 @@ static int vector_operands_done(struct decoder *d, const struct x86_dec *dec) {
 	return 0;
 }
 
+/* memset in pieces that the compiler turns into plain stores: `rep stos` costs a fifth of a
+ * decode. */
+static inline void clear(struct x86_insn *o) {
+	char *p = (char *)o;
+	memset(p, 0, 32);
+	memset(p + 32, 0, offsetof(struct x86_insn, raw) - 32);
+	memset(p + offsetof(struct x86_insn, raw), 0, sizeof(*o) - offsetof(struct x86_insn, raw));
+}
+
+/* Fills in o->raw: the first len bytes, then zeroes. */
+static inline void keep_bytes(struct x86_insn *o, const uint8_t *bytes, size_t avail) {
+	if (avail < sizeof(o->raw)) {
+		for (unsigned n = 0; n < o->len; n++)
+			o->raw[n] = bytes[n];
+		return;
+	}
+	uint64_t low, high = 0;
+	memcpy(&low, bytes, 8);
+	if (o->len <= 8) {
+		low &= ~0ull >> (64 - o->len * 8);
+	} else {
+		memcpy(&high, bytes + 8, 8);
+		high &= ~0ull >> (128 - o->len * 8);
+	}
+	memcpy(o->raw, &low, 8);
+	memcpy(o->raw + 8, &high, 8);
+}
+
 /* ---- the whole ------------------------------------------------------------------------- */
 
 static int decode(struct x86_insn *o, const uint8_t *bytes, size_t avail, enum x86_mode mode) {
-	struct decoder d = {
-		.o = o,
-		.bytes = bytes,
-		.end = avail < X86_MAX_LEN ? (unsigned)avail : X86_MAX_LEN,
-		.short_code = avail < X86_MAX_LEN ? DECODE_MORE : X86_DECODE_LONG,
-		.mode64 = mode == X86_MODE_64,
+	/* Address size << 4 | operand size, by X86_PFX_OPSIZE, X86_PFX_ADDRSIZE and W. */
+	static const uint8_t sizes[3][8] = {
+		[X86_MODE_16] = {0x22, 0x24, 0x42, 0x44, 0x22, 0x24, 0x42, 0x44},
+		[X86_MODE_32] = {0x44, 0x42, 0x24, 0x22, 0x44, 0x42, 0x24, 0x22},
+		[X86_MODE_64] = {0x84, 0x82, 0x44, 0x42, 0x88, 0x88, 0x48, 0x48},
 	};
-	memset(o, 0, sizeof(*o));
+	struct decoder d;
+	d.o = o;
+	d.bytes = bytes;
+	d.end = avail < X86_MAX_LEN ? (unsigned)avail : X86_MAX_LEN;
+	d.short_code = avail < X86_MAX_LEN ? DECODE_MORE : X86_DECODE_LONG;
+	d.map = X86_MAP_LEGACY;
+	d.l = 0;
+	d.mode64 = mode == X86_MODE_64;
+	d.has_modrm = d.mem = d.any_rex = d.rex_r2 = d.rex_x2 = false;
+	clear(o);
 	o->mode = (uint8_t)mode;
 	o->base = o->index = X86_REG_NONE;
 
 	int rc = prefixes(&d);
 	if (rc)
 		return rc;
-	bool pfx66 = o->prefix & X86_PFX_OPSIZE, pfx67 = o->prefix & X86_PFX_ADDRSIZE;
-	o->addrsize = mode == X86_MODE_64 ? (pfx67 ? 4 : 8) : (mode == X86_MODE_32) != pfx67 ? 4 : 2;
-	o->opsize = mode == X86_MODE_16 ? (pfx66 ? 4 : 2) : o->rex & 8 && d.mode64 ? 8 : pfx66 ? 2 : 4;
+	unsigned size = sizes[mode][(o->prefix >> 3 & 3) | (o->rex & 8) >> 1];
+	o->addrsize = size >> 4;
+	o->opsize = size & 15;
 	rc = find_form(&d);
 	if (rc)
 		return rc;
@@ -725,6 +743,7 @@ static int decode(struct x86_insn *o, const uint8_t *bytes, size_t avail, enum x
 		if (rc)
 			return rc;
 		if (o->modrm < 0xc0 && !(flags & DEC_NOMOD)) {
+			d.mem = true;
 			rc = memory(&d, flags & DEC_VSIB);
 			if (rc)
 				return rc;
@@ -751,8 +770,7 @@ static int decode(struct x86_insn *o, const uint8_t *bytes, size_t avail, enum x
 		return X86_DECODE_UD;
 	}
 	o->len = (uint8_t)d.pos;
-	for (unsigned n = 0; n < d.pos; n++)
-		o->raw[n] = bytes[n];
+	keep_bytes(o, bytes, avail);
 	return o->len;
 }
 

@@ -30,56 +30,64 @@ enum x86_dim {
 	DIM_REXB,
 };
 
-/* Where an operand is encoded. */
+/* Where an operand is encoded. Up to AT_OPCODE_GPR: in a plain register field. */
 enum x86_method {
-	AT_NONE,
 	AT_RM_GPR, /* modrm.rm: register or memory */
 	AT_RM_MMX,
 	AT_RM_VEC,
-	AT_RM_MASK,
 	AT_REG_GPR, /* modrm.reg */
 	AT_REG_MMX,
 	AT_REG_VEC,
+	AT_VVVV_GPR,
+	AT_VVVV_VEC,
+	AT_OPCODE_GPR, /* low three bits of the opcode */
+	AT_FIXED_GPR,  /* msize: the register */
+	AT_IMM8,	   /* zero-extended */
+	AT_IMM8S,	   /* sign-extended */
+	AT_IMMZ,	   /* 2 or 4 bytes, sign-extended */
+	AT_REL8,
+	AT_RELZ,
+	AT_RM_MASK,
 	AT_REG_MASK,
 	AT_REG_SEG,
 	AT_REG_CR,
 	AT_REG_DR,
-	AT_VVVV_GPR,
-	AT_VVVV_VEC,
 	AT_VVVV_MASK,
-	AT_IS4_VEC,	   /* the immediate's high nibble */
-	AT_OPCODE_GPR, /* low three bits of the opcode */
-	AT_FIXED_GPR,  /* arg: the register */
+	AT_IS4_VEC, /* the immediate's high nibble */
 	AT_FIXED_SEG,
 	AT_FIXED_VEC,
 	AT_ST, /* modrm.rm */
 	AT_ST0,
 	AT_ONE,
-	AT_IMM8,  /* zero-extended */
-	AT_IMM8S, /* sign-extended */
 	AT_IMM16,
-	AT_IMMZ, /* 2 or 4 bytes, sign-extended */
 	AT_IMMV, /* 2, 4 or 8 bytes */
 	AT_IMM8_2,
-	AT_REL8,
-	AT_RELZ,
 	AT_FAR,
 	AT_MOFFS,
-	AT_VSIB, /* memory; arg: size of the index vector */
+	AT_VSIB, /* memory; rsize: the index vector, msize: the element */
 };
 
-/* Sizes that depend on the instruction; below 0x80 a size stands for itself. */
+/* Sizes of operands; from SZ_V on they depend on the instruction. */
 enum x86_size {
-	SZ_V = 0x80, /* operand size */
-	SZ_Z,		 /* 2 or 4 */
-	SZ_Y,		 /* 4, with W in 64-bit mode 8 */
-	SZ_R,		 /* 8 in 64-bit mode, else 4 */
-	SZ_2V,		 /* two of operand size */
-	SZ_P,		 /* far pointer */
-	SZ_S,		 /* pseudo-descriptor */
-	SZ_A,		 /* address size */
-	SZ_X,		 /* vector length */
-	SZ_XH,		 /* a half, a quarter, an eighth of it */
+	SZ_0,
+	SZ_1,
+	SZ_2,
+	SZ_4,
+	SZ_8,
+	SZ_10,
+	SZ_16,
+	SZ_32,
+	SZ_64,
+	SZ_V,  /* operand size */
+	SZ_Z,  /* 2 or 4 */
+	SZ_Y,  /* 4, with W in 64-bit mode 8 */
+	SZ_R,  /* 8 in 64-bit mode, else 4 */
+	SZ_2V, /* two of operand size */
+	SZ_P,  /* far pointer */
+	SZ_S,  /* pseudo-descriptor */
+	SZ_A,  /* address size */
+	SZ_X,  /* vector length */
+	SZ_XH, /* a half, a quarter, an eighth of it */
 	SZ_XF,
 	SZ_XE,
 	SZ_ENV,	 /* x87 environment: 14 or 28 */
@@ -90,8 +98,8 @@ enum x86_size {
 struct x86_opspec {
 	uint8_t at; /* enum x86_method */
 	uint8_t access;
-	uint8_t rsize; /* as a register */
-	uint8_t msize; /* as memory; for AT_FIXED_* the register, for AT_VSIB the element */
+	uint8_t rsize; /* enum x86_size as a register */
+	uint8_t msize; /* as memory; for AT_FIXED_* the register */
 };
 
 #define DEC_MODRM 0x0001u
