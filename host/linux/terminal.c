@@ -8,6 +8,9 @@
 #include <termios.h>
 #include <unistd.h>
 
+/* In sanitizer builds, their runtime handles crashes and offers this instead. */
+void __sanitizer_set_death_callback(void (*fn)(void)) __attribute__((weak));
+
 static struct termios saved;
 static int saved_fd;
 static volatile sig_atomic_t raw;
@@ -51,6 +54,8 @@ bool terminal_make_raw(int fd) {
 				!(old.sa_flags & SA_SIGINFO))
 				sigaction(fatal[i], &sa, NULL);
 		}
+		if (__sanitizer_set_death_callback)
+			__sanitizer_set_death_callback(terminal_restore);
 		atexit(terminal_restore);
 		installed = true;
 	}
