@@ -37,8 +37,9 @@
 struct thunk_regs {
 	uint64_t rax, rcx, rdx;
 	uint64_t rflags; /* in: flags_to_ax(), out: RFLAGS */
-	uint8_t *mem; /* the memory operand */
+	uint8_t *mem;	 /* the memory operand */
 	const void *code;
+	uint64_t flags; /* not 0: the instruction reads or writes RFLAGS */
 };
 
 /* A thunk: the key is the instruction's bytes with the mode in the last one. */

@@ -174,6 +174,25 @@ static void masked_store(struct soft_vcpu *c, const struct x86_insn *i, uint64_t
 	}
 }
 
+/* A store to what is not RAM in one page: into the bounce buffer, and from there. */
+static void run_store(struct soft_vcpu *c, const struct x86_insn *i, const struct thunk *t,
+					  uint64_t off, unsigned len, bool watched, bool masked) {
+	struct soft_fpu *f = c->fpu;
+	bool x87 = x86_forms[i->form].cls == X86_CLASS_X87;
+	if (masked) {
+		masked_store(c, i, off, len);
+		return;
+	}
+	if (x87)
+		fill(f, UNTOUCHED, 16);
+	if (watched)
+		run_watched(c, f);
+	else
+		thunk_call(&f->regs);
+	if (!x87 || (t->flags & THUNK_CONTROL) || x87_stored(f, len))
+		native_write(c, i->seg, off, f->bounce, len);
+}
+
 /* ---- masked loads -------------------------------------------------------------------------- */
 
 /* Bytes of an element of the destination, by the instruction's name: AVX-512 names end so. */
@@ -275,50 +294,60 @@ static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 		fpu_check_pending(c);
 
 	bool masked = m && (i->prefix & X86_PFX_EVEX) && (i->evex & 7);
+	bool watched = unlikely(f->unmasked) && !x87;
 	unsigned len = m ? m->size : 0;
 	bool store = m && (m->access & OPND_W);
+	uint8_t *direct = NULL;
 	if (m) {
+		enum soft_access kind = store ? ACCESS_WRITE : ACCESS_READ;
 		off = fast_ea(c, i);
 		if (unlikely(len > 64))
 			soft_ud(c);
-		if (form->attr & X86_ATTR_ALIGN) {
-			gva_t gva = fast_linear(c, i->seg, off, len, store ? ACCESS_WRITE : ACCESS_READ);
-			if (unlikely(gva & (len - 1)))
-				soft_gp(c, 0);
+		gva_t gva = fast_linear(c, i->seg, off, MAX(len, 1), kind);
+		if ((form->attr & X86_ATTR_ALIGN) && unlikely(gva & (len - 1)))
+			soft_gp(c, 0);
+		/* Mostly it is RAM in one page, and the instruction may have it as it is. 64 bytes,
+		 * the longest operand of all: what the table says of its length is no matter of
+		 * the host's safety. */
+		if (likely(!c->align_check && !watched))
+			direct = fast_host(c, gva, 64, kind, fast_user(c));
+		if (unlikely(!direct)) {
+			if (!store && masked)
+				masked_load(c, i, off, len);
+			else if (!store)
+				native_read(c, i->seg, off, f->bounce, len);
+			else if (!masked)
+				soft_probe(c, i->seg, off, len, ACCESS_WRITE);
+			if (store && (m->access & OPND_R))
+				native_read(c, i->seg, off, f->bounce, len);
+			soft_fpu_load(c); /* a slow access took it away */
 		}
-		if (!store && masked)
-			masked_load(c, i, off, len);
-		else if (!store)
-			native_read(c, i->seg, off, f->bounce, len);
-		else if (!masked)
-			soft_probe(c, i->seg, off, len, ACCESS_WRITE);
-		soft_fpu_load(c); /* a slow access took it away */
 	}
 
 	if (t->flags & THUNK_EMPTY)
 		return;
-	if (store && x87)
-		fill(f, UNTOUCHED, 16);
 	struct x86_state *s = c->s;
 	f->regs.rax = s->gpr[t->gpr];
 	f->regs.rcx = s->gpr[RCX];
 	f->regs.rdx = s->gpr[RDX];
-	f->regs.rflags = flags_to_ax(s->rflags);
-	f->regs.mem = f->bounce;
+	f->regs.flags = form->flags_read | form->flags_written;
+	if (f->regs.flags)
+		f->regs.rflags = flags_to_ax(s->rflags);
+	f->regs.mem = direct ? direct : f->bounce;
 	f->regs.code = t->code;
 	if (x87 && !(t->flags & THUNK_CONTROL))
 		note_x87(c, f, i, off);
 
-	if (unlikely(store && masked)) {
-		masked_store(c, i, off, len);
-		return;
+	if (likely(!store || direct)) {
+		if (watched)
+			run_watched(c, f);
+		else
+			thunk_call(&f->regs);
+		if (store)
+			fast_note_store(c, direct);
+	} else {
+		run_store(c, i, t, off, len, watched, masked);
 	}
-	if (unlikely(f->unmasked) && !x87)
-		run_watched(c, f);
-	else
-		thunk_call(&f->regs);
-	if (store && (!x87 || (t->flags & THUNK_CONTROL) || x87_stored(f, len)))
-		native_write(c, i->seg, off, f->bounce, len);
 	s->gpr[t->gpr] = f->regs.rax;
 	if (t->flags & THUNK_RCX)
 		s->gpr[RCX] = f->regs.rcx;
