@@ -3,6 +3,7 @@
  * [SDM3 5.3-5.5] for segmentation, [SDM3 17.2.4] for data breakpoints. */
 #include "core/base/string.h"
 #include "engine/soft/fast.h"
+#include "engine/soft/jit.h"
 
 /* ---- segmentation ------------------------------------------------------------------- */
 
@@ -95,6 +96,8 @@ static void page_write(struct soft_vcpu *c, struct soft_tlb_entry *e, gva_t gva,
 			uint8_t *p = e->host + (gva & PAGE_MASK);
 			fast_store(p, size, val);
 			fast_note_store(c, p);
+			if (c->soft->jit && jit_is_code_page(c->soft, e->gpa))
+				jit_code_written(c, e->gpa + (gva & PAGE_MASK), size);
 			return;
 		}
 	}

@@ -72,10 +72,14 @@ static void op_undefined(struct soft_vcpu *c, const struct x86_insn *i) {
 	soft_ud(c);
 }
 
-static soft_handler *choose_handler(const struct soft_vcpu *c, const struct x86_insn *i) {
+soft_handler *soft_handler_of(const struct soft_vcpu *c, const struct x86_insn *i) {
 	const struct x86_form *f = &x86_forms[i->form];
-	if (f->feature && !soft_has_feature(c, f->feature))
-		return op_undefined;
+	if (f->feature && !soft_has_feature(c, f->feature)) {
+		/* CPUs without BMI1 and ABM ignore the prefix that makes these new instructions. */
+		if (i->op == X86_OP_TZCNT)
+			return soft_handlers[X86_OP_BSF];
+		return i->op == X86_OP_LZCNT ? soft_handlers[X86_OP_BSR] : op_undefined;
+	}
 	if (soft_handlers[i->op])
 		return soft_handlers[i->op];
 	switch (f->cls) {
@@ -128,7 +132,7 @@ static void fetch_slowly(struct soft_vcpu *c, struct soft_op *op) {
 			continue;
 		if (len == X86_DECODE_LONG)
 			soft_gp(c, 0);
-		op->handler = len > 0 ? choose_handler(c, &op->insn) : op_undefined;
+		op->handler = len > 0 ? soft_handler_of(c, &op->insn) : op_undefined;
 		return;
 	}
 }
@@ -164,7 +168,7 @@ static void block_make(struct soft_vcpu *c, struct soft_block *b, const uint8_t 
 		int len = x86_decode(&op->insn, b->bytes + b->len, avail - b->len, c->mode);
 		if (len <= 0)
 			break;
-		op->handler = choose_handler(c, &op->insn);
+		op->handler = soft_handler_of(c, &op->insn);
 		b->len = (uint8_t)(b->len + len);
 		b->n++;
 		if (x86_forms[op->insn.form].attr & X86_ATTR_ENDS || op->handler == op_undefined)

@@ -88,7 +88,7 @@ struct jit {
 	uint32_t epoch; /* counts flushes and invalidations; atomic */
 	pthread_mutex_t lock;
 	/* thunks, executable addresses */
-	const uint8_t *enter, *exit_code, *exit_saved, *fill[2][7], *call;
+	const uint8_t *enter, *exit_code, *exit_saved, *miss, *call, *fill[2][7];
 	gpa_t written[64];
 	uint32_t nwritten; /* > 64: all */
 	uint64_t blocks, insns, flushes, invalidations, bytes;
@@ -109,6 +109,5 @@ uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what); /* 0: probe again, 
 uint64_t jit_call(struct vcpu *v, const struct jit_op *op);	 /* 0: go on in the block, 1: leave */
 
 #define JIT_FILL_WRITE 0x100u
-#define JIT_FILL_USER 0x200u
 
 #endif

@@ -30,6 +30,9 @@ struct jit_vcpu {
 	uint64_t flags_ax; /* arithmetic flags as LAHF and SETO have them, while not in RFLAGS */
 	uint32_t poll;	   /* look at events before the next block */
 	uint32_t key;	   /* mode that `jumps` belong to */
+	bool on;		   /* this vCPU runs translated code */
+	bool local_jumps;  /* jumps[0] has targets in pages that are not global */
+	uint32_t epoch;	   /* of the cache when emitted code was entered */
 	uint64_t enters, polls, interpreted, calls, fills, links;
 };
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/soft/fast.h"
+#include "engine/soft/jit.h"
 
 /* In a tag: the page is known, but an access must take the slow path (MMIO, ROM writes,
  * watched data). */
@@ -21,6 +22,8 @@ void soft_tlb_flush(struct soft_vcpu *c, bool global_too) {
 			if (global_too || !e->global)
 				e->tag[0] = e->tag[1] = e->tag[2] = SOFT_TLB_INVALID;
 		}
+	if (c->jit.on)
+		jit_tlb_flush(c, global_too);
 	if (global_too) {
 		memset(c->large_pages, 0, sizeof(c->large_pages));
 		c->huge_pages = 0;
@@ -42,6 +45,8 @@ static void note_large(struct soft_vcpu *c, gva_t gva, unsigned shift) {
 }
 
 static void flush_pieces(struct soft_vcpu *c, gva_t gva, unsigned shift) {
+	if (c->jit.on)
+		jit_tlb_flush(c, true);
 	for (unsigned user = 0; user < 2; user++)
 		for (unsigned i = 0; i < SOFT_TLB; i++) {
 			struct soft_tlb_entry *e = &c->tlb[user][i];
@@ -53,6 +58,9 @@ static void flush_pieces(struct soft_vcpu *c, gva_t gva, unsigned shift) {
 
 void soft_tlb_flush_page(struct soft_vcpu *c, gva_t gva) {
 	unsigned bit = region_bit(gva, 22, 9);
+	c->tlb_flushes++;
+	if (c->jit.on)
+		jit_tlb_flush_page(c, gva);
 	for (unsigned user = 0; user < 2; user++) {
 		struct soft_tlb_entry *e = &c->tlb[user][(gva >> 12) & (SOFT_TLB - 1)];
 		e->tag[0] = e->tag[1] = e->tag[2] = SOFT_TLB_INVALID;
@@ -232,6 +240,29 @@ static void walk(struct soft_vcpu *c, gva_t gva, enum soft_access kind, bool use
 	}
 }
 
+/* Writes there are seen by the translator first. */
+static bool is_code(const struct soft_vcpu *c, gpa_t gpa) {
+	return c->soft->jit && jit_is_code_page(c->soft, gpa);
+}
+
+void soft_tlb_purge_writes(struct soft_vcpu *c, const uint8_t *host) {
+	for (unsigned user = 0; user < 2; user++)
+		for (unsigned i = 0; i < SOFT_TLB; i++) {
+			struct soft_tlb_entry *e = &c->tlb[user][i];
+			if (e->host != host || e->tag[ACCESS_WRITE] == SOFT_TLB_INVALID)
+				continue;
+			e->tag[ACCESS_WRITE] |= TAG_SLOW;
+			/* Both TLBs are indexed alike, but either may have lost the page since. */
+			c->jit.tlb[user][1][i].tag = SOFT_TLB_INVALID;
+		}
+	for (unsigned user = 0; user < 2; user++)
+		for (unsigned i = 0; i < JIT_TLB; i++) {
+			struct jit_tlb_entry *t = &c->jit.tlb[user][1][i];
+			if (t->tag != SOFT_TLB_INVALID && t->tag + t->addend == (uintptr_t)host)
+				t->tag = SOFT_TLB_INVALID;
+		}
+}
+
 struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_access kind,
 									  bool user) {
 	gva_t page = gva & ~PAGE_MASK;
@@ -254,7 +285,7 @@ struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_
 	gva_t slow = c->data_breakpoints || !e->host ? TAG_SLOW : 0;
 	e->tag[ACCESS_READ] = page | slow;
 	e->tag[ACCESS_WRITE] = w.dirty && allowed(c, &w, ACCESS_WRITE, user)
-							   ? page | slow | (mem != MEM_RAM ? TAG_SLOW : 0)
+							   ? page | slow | (mem != MEM_RAM || is_code(c, gpa) ? TAG_SLOW : 0)
 							   : SOFT_TLB_INVALID;
 	e->tag[ACCESS_EXEC] =
 		allowed(c, &w, ACCESS_EXEC, user) ? page | (e->host ? 0 : TAG_SLOW) : SOFT_TLB_INVALID;

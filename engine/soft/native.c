@@ -243,6 +243,10 @@ static void masked_load(struct soft_vcpu *c, const struct x86_insn *i, uint64_t 
 
 /* ---- the handler ----------------------------------------------------------------------------- */
 
+static gva_t linear64(const struct soft_vcpu *c, unsigned seg, uint64_t off) {
+	return off + (seg >= SEG_FS ? c->s->seg[seg].base : 0);
+}
+
 static void note_x87(struct soft_vcpu *c, struct soft_fpu *f, const struct x86_insn *i,
 					 uint64_t off) {
 	f->fip = c->s->rip;
@@ -303,8 +307,13 @@ static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 		off = fast_ea(c, i);
 		if (unlikely(len > 64))
 			soft_ud(c);
+		bool align = form->attr & X86_ATTR_ALIGN;
+		/* In 64-bit mode the misaligned comes before the non-canonical, as on the host: #GP
+		 * also for SS. */
+		if (align && c->mode == X86_MODE_64 && unlikely(linear64(c, i->seg, off) & (len - 1)))
+			soft_gp(c, 0);
 		gva_t gva = fast_linear(c, i->seg, off, MAX(len, 1), kind);
-		if ((form->attr & X86_ATTR_ALIGN) && unlikely(gva & (len - 1)))
+		if (align && unlikely(gva & (len - 1)))
 			soft_gp(c, 0);
 		/* Mostly it is RAM in one page, and the instruction may have it as it is. 64 bytes,
 		 * the longest operand of all: what the table says of its length is no matter of

@@ -7,6 +7,10 @@
 #include "core/base/fmt.h"
 #include "core/x86/cpuid.h"
 #include "core/x86/feature.h"
+#include "engine/soft/jit.h"
+
+#define DEFAULT_TIER "interp"
+#define CODE_CACHE (128u << 20)
 
 static void soft_probe_host(struct engine_probe *p) {
 	p->usable = true;
@@ -17,8 +21,11 @@ static void soft_probe_host(struct engine_probe *p) {
 }
 
 static int soft_create(struct vm *vm, const struct engine_options *o, void **self, struct err *e) {
-	if (o && o->tier && strcmp(o->tier, "interp") != 0)
-		return err_set(e, ERR_INVAL, "engine soft has no tier \"%s\"; it has: interp", o->tier);
+	const char *tier = o && o->tier ? o->tier : DEFAULT_TIER;
+	bool jit = !strcmp(tier, "jit");
+	if (!jit && strcmp(tier, "interp") != 0)
+		return err_set(e, ERR_INVAL, "engine soft has no tier \"%s\": there are jit and interp",
+					   tier);
 	struct soft *s = calloc(1, sizeof(*s));
 	if (!s)
 		return err_set(e, ERR_NOMEM, "no memory for engine soft");
@@ -26,6 +33,9 @@ static int soft_create(struct vm *vm, const struct engine_options *o, void **sel
 	s->a20_mask = ~0ull;
 	pthread_mutex_init(&s->excl_lock, NULL);
 	pthread_cond_init(&s->excl_cond, NULL);
+	/* No executable memory (a locked-down host)? The interpreter needs none but for vectors. */
+	if (jit && jit_create(s, CODE_CACHE))
+		log_line(LOG_WARN, "no memory for translated code: engine soft interprets, which is slow");
 	*self = s;
 	return 0;
 }
@@ -38,6 +48,7 @@ static void soft_destroy(void *self) {
 		soft_interp_destroy(c);
 		c->v->engine = NULL;
 	}
+	jit_destroy(s);
 	pthread_cond_destroy(&s->excl_cond);
 	pthread_mutex_destroy(&s->excl_lock);
 	free(s);
@@ -72,6 +83,8 @@ static int soft_add_vcpu(void *self, struct vcpu *v, struct err *e) {
 		soft_interp_destroy(c);
 		return err_set(e, ERR_NOMEM, "no memory for the caches of vCPU %u", v->id);
 	}
+	if (s->jit)
+		jit_vcpu_init(c);
 	soft_tlb_flush(c, true);
 	s->vcpus[s->nvcpus++] = c;
 	soft_set_state(v);
@@ -81,7 +94,7 @@ static int soft_add_vcpu(void *self, struct vcpu *v, struct err *e) {
 static void soft_run(struct vcpu *v, struct vm_exit *out) {
 	struct soft_vcpu *c = v->engine;
 	soft_enter_guest(c);
-	out->kind = soft_interp_run(c);
+	out->kind = c->jit.on ? jit_run(c) : soft_interp_run(c);
 	soft_fpu_unload(c);
 	/* What changed inside is in the TLB already. */
 	c->synced[0] = c->s->cr0;
@@ -95,6 +108,17 @@ static void soft_mem_changed(void *self) {
 	struct soft *s = self;
 	for (unsigned n = 0; n < s->nvcpus; n++)
 		vcpu_post(s->vcpus[n]->v, EVENT_FLUSH);
+}
+
+static void soft_kick(struct vcpu *v) {
+	struct soft_vcpu *c = v->engine;
+	__atomic_store_n(&c->jit.poll, 1, __ATOMIC_SEQ_CST);
+}
+
+static void soft_mem_written(void *self, gpa_t gpa, uint64_t len) {
+	struct soft *s = self;
+	if (s->jit)
+		jit_device_wrote(s, gpa, len);
 }
 
 static void soft_stats(void *self, void (*line)(void *out, const char *name, uint64_t val),
@@ -111,6 +135,29 @@ static void soft_stats(void *self, void (*line)(void *out, const char *name, uin
 	line(out, "blocks_decoded", blocks);
 	line(out, "tlb_misses", misses);
 	line(out, "tlb_flushes", flushes);
+	if (!s->jit)
+		return;
+	struct jit_vcpu sum = {0};
+	for (unsigned n = 0; n < s->nvcpus; n++) {
+		const struct jit_vcpu *v = &s->vcpus[n]->jit;
+		sum.enters += v->enters;
+		sum.polls += v->polls;
+		sum.interpreted += v->interpreted;
+		sum.calls += v->calls;
+		sum.fills += v->fills;
+		sum.links += v->links;
+	}
+	line(out, "translated_blocks", s->jit->blocks);
+	line(out, "translated_instructions", s->jit->insns);
+	line(out, "translated_bytes", s->jit->bytes);
+	line(out, "cache_flushes", s->jit->flushes);
+	line(out, "blocks_invalidated", s->jit->invalidations);
+	line(out, "block_links", sum.links);
+	line(out, "cache_entries", sum.enters);
+	line(out, "exits_poll", sum.polls);
+	line(out, "exits_interpret", sum.interpreted);
+	line(out, "handler_calls", sum.calls);
+	line(out, "tlb_fills", sum.fills);
 }
 
 const struct engine_ops engine_soft = {
@@ -120,7 +167,9 @@ const struct engine_ops engine_soft = {
 	.destroy = soft_destroy,
 	.add_vcpu = soft_add_vcpu,
 	.run = soft_run,
+	.kick = soft_kick,
 	.set_state = soft_set_state,
 	.mem_changed = soft_mem_changed,
+	.mem_written = soft_mem_written,
 	.stats = soft_stats,
 };

@@ -189,6 +189,8 @@ struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_
 									  bool user);
 void soft_tlb_flush(struct soft_vcpu *c, bool global_too);
 void soft_tlb_flush_page(struct soft_vcpu *c, gva_t gva);
+/* Sends writes to the page of RAM at `host` the slow way from now on; world stopped. */
+void soft_tlb_purge_writes(struct soft_vcpu *c, const uint8_t *host);
 
 /* ---- operands (operand.c) ---------------------------------------------------------------- */
 
@@ -273,6 +275,8 @@ void soft_run_block(struct soft_vcpu *c);
 bool soft_between(struct soft_vcpu *c, enum vm_exit_kind *kind);
 void soft_unwound(struct soft_vcpu *c);
 bool soft_must_step(const struct soft_vcpu *c);
+/* Who executes this instruction on this CPU model; never NULL. */
+soft_handler *soft_handler_of(const struct soft_vcpu *c, const struct x86_insn *i);
 
 /* Handlers by enum x86_op; NULL: by class (x87 ... AVX-512: soft_native) or #UD. handlers.c */
 extern soft_handler *const soft_handlers[X86_OP_COUNT];

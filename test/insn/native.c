@@ -236,6 +236,7 @@ static void guest_run(struct arena *a, struct cpu *out) {
 	memset(vm.ram + G_CODE, 0xcc, 8192);
 	memcpy(vm.ram + G_CODE + (a->at - CODE), a->code, sizeof(a->code) - 16);
 	memcpy(vm.ram + G_DATA, a->data_before, DATA_SIZE);
+	mem_written(&vm.vm.mem, G_CODE, 8192); /* as a device's DMA would */
 	s->activity = CPU_RUNNING;
 	s->shadow = 0;
 	s->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;

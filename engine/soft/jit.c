@@ -1,0 +1,485 @@
+/* The translator's run loop, its code cache and its book-keeping.
+ *
+ * Blocks are found by (host address, guest address, mode). Making, invalidating and throwing away
+ * happen while the world is stopped; what a dead block leaves behind (its code, its links) stays
+ * in place until the whole cache is thrown away, and `epoch` tells who was inside a handler
+ * meanwhile not to return into it.
+ *
+ * A page that code was translated from gets no write entries in any TLB. A store into it takes
+ * the slow path, which ends here; what devices write comes through jit_device_wrote(). */
+#include "engine/soft/jit.h"
+
+#include <asm/prctl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "core/base/check.h"
+#include "engine/soft/fast.h"
+
+#define HASH (1u << 16)
+#define ARENA_SIZE (96u << 20)
+#define WRITTEN_MAX 64
+#define NO_RIP (1ull << 63) /* not canonical; and if it is jumped to, it leads to `miss` */
+
+/* ---- the cache -------------------------------------------------------------------------- */
+
+void *jit_arena(struct jit *j, size_t size) {
+	size = align_up(size, 16);
+	if (j->arena_at + size > j->arena_end)
+		return NULL;
+	void *p = j->arena_at;
+	j->arena_at += size;
+	return p;
+}
+
+static void reset_cache(struct jit *j) {
+	j->hot = j->hot_start;
+	j->cold = j->cold_start;
+	j->arena_at = j->arena;
+	memset(j->hash, 0, HASH * sizeof(*j->hash));
+	memset(j->pages, 0, j->npages * sizeof(*j->pages));
+}
+
+static uint64_t ram_pages(const struct vm *vm) {
+	gpa_t end = 0;
+	for (unsigned n = 0; n < vm->mem.nflat; n++) {
+		const struct mem_range *r = &vm->mem.flat[n];
+		if (r->region && r->region->kind == MEM_RAM)
+			end = MAX(end, r->end);
+	}
+	return end >> 12;
+}
+
+int jit_create(struct soft *s, size_t cache_size) {
+	struct jit *j = calloc(1, sizeof(*j));
+	if (!j)
+		return -ERR_NOMEM;
+	j->soft = s;
+	j->size = cache_size;
+	int fd = (int)syscall(SYS_memfd_create, "joist-code", 1u /* close on exec */);
+	uint8_t *rx = MAP_FAILED;
+	j->rw = MAP_FAILED;
+	if (fd >= 0 && ftruncate(fd, (off_t)cache_size) == 0) {
+		j->rw = mmap(NULL, cache_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		rx = mmap(NULL, cache_size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	}
+	if (fd >= 0)
+		close(fd);
+	j->npages = ram_pages(s->vm);
+	j->arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE,
+					MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	j->hash = calloc(HASH, sizeof(*j->hash));
+	j->pages = mmap(NULL, align_up(j->npages * sizeof(*j->pages) + 1, PAGE_SIZE),
+					PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	s->jit = j;
+	if (j->rw == MAP_FAILED || rx == MAP_FAILED || j->arena == MAP_FAILED || !j->hash ||
+		j->pages == MAP_FAILED) {
+		if (rx != MAP_FAILED)
+			munmap(rx, cache_size);
+		jit_destroy(s);
+		return -ERR_NOMEM;
+	}
+	j->exec = rx - j->rw;
+	j->end = j->rw + cache_size;
+	j->arena_end = j->arena + ARENA_SIZE;
+	pthread_mutex_init(&j->lock, NULL);
+	j->hot_end = j->cold_start = j->rw + align_up(cache_size / 2, PAGE_SIZE);
+	j->cold_end = j->end;
+	j->hot_start = j->rw;
+	jit_emit_thunks(j); /* moves hot_start */
+	reset_cache(j);
+	return 0;
+}
+
+void jit_destroy(struct soft *s) {
+	struct jit *j = s->jit;
+	if (!j)
+		return;
+	if (j->exec)
+		munmap(j->rw + j->exec, j->size);
+	if (j->rw != MAP_FAILED)
+		munmap(j->rw, j->size);
+	if (j->arena != MAP_FAILED)
+		munmap(j->arena, ARENA_SIZE);
+	if (j->pages != MAP_FAILED)
+		munmap(j->pages, align_up(j->npages * sizeof(*j->pages) + 1, PAGE_SIZE));
+	free(j->hash);
+	free(j);
+	s->jit = NULL;
+}
+
+/* ---- per vCPU --------------------------------------------------------------------------- */
+
+static void clear_jumps(struct soft_vcpu *c, unsigned user) {
+	for (unsigned n = 0; n < JIT_JUMPS; n++)
+		c->jit.jumps[user][n] = (struct jit_jump){NO_RIP, c->soft->jit->miss};
+	if (!user)
+		c->jit.local_jumps = false;
+}
+
+void jit_tlb_flush(struct soft_vcpu *c, bool global_too) {
+	for (unsigned user = 0; user < 2; user++)
+		for (unsigned write = 0; write < 2; write++)
+			for (unsigned n = 0; n < JIT_TLB; n++)
+				c->jit.tlb[user][write][n].tag = SOFT_TLB_INVALID;
+	clear_jumps(c, 1);
+	if (global_too || c->jit.local_jumps)
+		clear_jumps(c, 0);
+}
+
+void jit_tlb_flush_page(struct soft_vcpu *c, gva_t gva) {
+	unsigned n = (gva >> 12) & (JIT_TLB - 1);
+	for (unsigned user = 0; user < 2; user++) {
+		c->jit.tlb[user][0][n].tag = c->jit.tlb[user][1][n].tag = SOFT_TLB_INVALID;
+		clear_jumps(c, user);
+	}
+}
+
+void jit_vcpu_init(struct soft_vcpu *c) {
+	c->jit.on = true;
+	c->jit.self = (uintptr_t)c->v;
+	jit_tlb_flush(c, true);
+}
+
+/* ---- invalidation ----------------------------------------------------------------------- */
+
+static unsigned hash_of(const uint8_t *host, uint32_t key) {
+	uint64_t h = (uintptr_t)host * 0x9e3779b97f4a7c15ull;
+	return (unsigned)(h >> 40 ^ key) & (HASH - 1);
+}
+
+static unsigned jump_index(uint64_t rip) {
+	return (unsigned)(rip ^ (uint32_t)rip >> 6) & (JIT_JUMPS - 1);
+}
+
+static void put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec) {
+	int32_t rel = (int32_t)(to - (at + 4 + exec));
+	__atomic_store_n((int32_t *)at, rel, __ATOMIC_RELEASE);
+}
+
+/* World stopped. */
+static void kill_block(struct jit *j, struct jit_block *b) {
+	struct jit_block **p = &j->hash[hash_of(b->host, b->key)];
+	while (*p && *p != b)
+		p = &(*p)->hash_next;
+	if (*p)
+		*p = b->hash_next;
+	b->dead = true;
+	for (struct jit_link *l = b->incoming; l; l = l->next) {
+		put_rel32(l->patch, l->stub + j->exec, j->exec);
+		l->to = NULL;
+	}
+	b->incoming = NULL;
+	for (unsigned n = 0; n < j->soft->nvcpus; n++)
+		for (unsigned user = 0; user < 2; user++) {
+			struct jit_jump *jump = &j->soft->vcpus[n]->jit.jumps[user][jump_index(b->rip)];
+			if (jump->rip == b->rip)
+				*jump = (struct jit_jump){NO_RIP, j->miss};
+		}
+	j->invalidations++;
+}
+
+static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
+	uint64_t page = gpa >> 12;
+	if (page >= j->npages)
+		return;
+	uint64_t start = gpa & PAGE_MASK, end = start + len;
+	struct jit_block **p = &j->pages[page];
+	while (*p) {
+		struct jit_block *b = *p;
+		uint64_t at = (uintptr_t)b->host & PAGE_MASK;
+		if (at < end && start < at + b->len) {
+			*p = b->page_next;
+			kill_block(j, b);
+		} else {
+			p = &b->page_next;
+		}
+	}
+	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
+}
+
+static void flush_all(struct jit *j) {
+	reset_cache(j);
+	j->flushes++;
+	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
+	for (unsigned n = 0; n < j->soft->nvcpus; n++) {
+		clear_jumps(j->soft->vcpus[n], 0);
+		clear_jumps(j->soft->vcpus[n], 1);
+	}
+}
+
+bool jit_is_code_page(const struct soft *s, gpa_t gpa) {
+	return gpa >> 12 < s->jit->npages && s->jit->pages[gpa >> 12];
+}
+
+void jit_code_written(struct soft_vcpu *c, gpa_t gpa, unsigned len) {
+	bool alone = c->soft->excl_owner == c;
+	if (!alone)
+		soft_exclusive_begin(c);
+	kill_range(c->soft->jit, gpa, len);
+	if (!alone)
+		soft_exclusive_end(c);
+	c->leave_block = true;
+}
+
+void jit_device_wrote(struct soft *s, gpa_t gpa, uint64_t len) {
+	struct jit *j = s->jit;
+	bool any = false;
+	for (gpa_t page = gpa & ~PAGE_MASK; page < gpa + len; page += PAGE_SIZE) {
+		if (!jit_is_code_page(s, page))
+			continue;
+		uint32_t n = __atomic_fetch_add(&j->nwritten, 1, __ATOMIC_SEQ_CST);
+		if (n < WRITTEN_MAX)
+			j->written[n] = page;
+		any = true;
+	}
+	for (unsigned n = 0; any && n < s->nvcpus; n++)
+		vcpu_post(s->vcpus[n]->v, EVENT_FLUSH);
+}
+
+void jit_serve_writes(struct soft_vcpu *c) {
+	struct jit *j = c->soft->jit;
+	soft_exclusive_begin(c);
+	uint32_t n = __atomic_exchange_n(&j->nwritten, 0, __ATOMIC_SEQ_CST);
+	if (n > WRITTEN_MAX)
+		flush_all(j);
+	else
+		for (uint32_t k = 0; k < n; k++)
+			kill_range(j, j->written[k], PAGE_SIZE);
+	soft_exclusive_end(c);
+}
+
+/* ---- finding and making blocks ---------------------------------------------------------- */
+
+static struct jit_block *look_up(const struct jit *j, const uint8_t *host, uint64_t rip,
+								 uint32_t key) {
+	struct jit_block *b = j->hash[hash_of(host, key)];
+	while (b && (b->host != host || b->rip != rip || b->key != key))
+		b = b->hash_next;
+	return b;
+}
+
+static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gpa, uint32_t key) {
+	struct jit *j = c->soft->jit;
+	uint64_t rip = c->s->rip;
+	soft_exclusive_begin(c);
+	struct jit_block *b = look_up(j, host, rip, key); /* another vCPU was quicker */
+	if (!b) {
+		bool first = !j->pages[gpa >> 12];
+		if (first) /* no more writes unseen, before a byte is read */
+			for (unsigned n = 0; n < c->soft->nvcpus; n++)
+				soft_tlb_purge_writes(c->soft->vcpus[n], host - (gpa & PAGE_MASK));
+		b = jit_translate(c, host, rip, key);
+		if (!b && (j->arena_at + (1u << 16) > j->arena_end || j->hot + (1u << 15) > j->hot_end ||
+				   j->cold + (1u << 15) > j->cold_end)) {
+			flush_all(j);
+			b = jit_translate(c, host, rip, key);
+		}
+		if (b) {
+			unsigned h = hash_of(host, key);
+			b->hash_next = j->hash[h];
+			j->hash[h] = b;
+			b->page_next = j->pages[gpa >> 12];
+			j->pages[gpa >> 12] = b;
+		}
+	}
+	soft_exclusive_end(c);
+	return b;
+}
+
+/* The block at RIP; NULL: let the interpreter do it. Raises what fetching raises. */
+static struct jit_block *find(struct soft_vcpu *c, uint32_t key, bool *global) {
+	uint64_t rip = c->s->rip;
+	if (!soft_canonical(rip))
+		return NULL;
+	struct soft_tlb_entry *e = soft_translate(c, rip, ACCESS_EXEC, fast_user(c));
+	if (!e->host || e->gpa >> 12 >= c->soft->jit->npages)
+		return NULL;
+	*global = e->global;
+	const uint8_t *host = e->host + (rip & PAGE_MASK);
+	struct jit_block *b = look_up(c->soft->jit, host, rip, key);
+	return b ? b : make(c, host, e->gpa | (rip & PAGE_MASK), key);
+}
+
+static void link_to(struct jit *j, struct jit_link *l, struct jit_block *b) {
+	pthread_mutex_lock(&j->lock);
+	if (!l->to) {
+		l->to = b;
+		l->next = b->incoming;
+		b->incoming = l;
+		put_rel32(l->patch, b->entry, j->exec);
+	}
+	pthread_mutex_unlock(&j->lock);
+}
+
+/* ---- called from emitted code ------------------------------------------------------------- */
+
+uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what) {
+	struct soft_vcpu *c = v->engine;
+	unsigned size = what & 0xff;
+	enum soft_access kind = what & JIT_FILL_WRITE ? ACCESS_WRITE : ACCESS_READ;
+	c->jit.fills++;
+	flags_from_ax(c, (uint32_t)c->jit.flags_ax);
+	if ((gva & PAGE_MASK) + size > PAGE_SIZE || !soft_canonical(gva))
+		return 1;
+	bool user = fast_user(c);
+	struct soft_tlb_entry *e = soft_translate(c, gva, kind, user);
+	gva_t page = gva & ~PAGE_MASK;
+	if (e->tag[kind] != page)
+		return 1;
+	struct jit_tlb_entry *t = &c->jit.tlb[user][kind == ACCESS_WRITE][(gva >> 12) & (JIT_TLB - 1)];
+	t->tag = page;
+	t->addend = (uint64_t)(uintptr_t)e->host - page;
+	return 0;
+}
+
+static bool changes_masks(unsigned op) {
+	switch (op) {
+	case X86_OP_FLDCW:
+	case X86_OP_FLDENV:
+	case X86_OP_FRSTOR:
+	case X86_OP_FXRSTOR:
+	case X86_OP_XRSTOR:
+	case X86_OP_XRSTORS:
+	case X86_OP_LDMXCSR:
+	case X86_OP_VLDMXCSR:
+		return true;
+	default:
+		return false;
+	}
+}
+
+uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
+	struct soft_vcpu *c = v->engine;
+	struct x86_state *s = c->s;
+	struct jit *j = c->soft->jit;
+	uint64_t next = op->rip + op->insn.len, flushes = c->tlb_flushes;
+	c->jit.calls++;
+	flags_from_ax(c, (uint32_t)c->jit.flags_ax);
+	s->rip = op->rip;
+	c->next_rip = next;
+	c->leave_block = false;
+	c->code_page = NULL;
+	unsigned code = op->insn.op;
+	op->handler(c, &op->insn);
+	s->rip = c->next_rip;
+	c->jit.flags_ax = flags_to_ax(s->rflags);
+	return c->leave_block || s->rip != next || s->activity != CPU_RUNNING || s->shadow ||
+		   c->tlb_flushes != flushes || __atomic_load_n(&c->jit.poll, __ATOMIC_RELAXED) ||
+		   __atomic_load_n(&j->epoch, __ATOMIC_RELAXED) != c->jit.epoch || changes_masks(code);
+}
+
+/* ---- the loop ----------------------------------------------------------------------------- */
+
+/* All exceptions masked, so that vector and x87 code may run as it is; FPU loaded. */
+static bool fpu_masked(void) {
+	uint32_t mxcsr;
+	uint16_t fcw;
+	asm volatile("stmxcsr %0\n\tfnstcw %1" : "=m"(mxcsr), "=m"(fcw));
+	return (mxcsr & 0x1f80) == 0x1f80 && (fcw & 0x3f) == 0x3f;
+}
+
+static uint32_t current_key(const struct soft_vcpu *c) {
+	const struct x86_state *s = c->s;
+	uint32_t key = c->cpl == 3 ? JIT_KEY_USER : 0;
+	if (!(s->cr0 & (CR0_EM | CR0_TS)) && (s->cr4 & CR4_OSFXSR)) {
+		key |= JIT_KEY_FPU;
+		if ((s->cr4 & CR4_OSXSAVE) && (s->xcr0 & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX))
+			key |= JIT_KEY_AVX;
+	}
+	return key;
+}
+
+typedef uint64_t enter_fn(struct vcpu *v, const uint8_t *entry);
+
+static enum vm_exit_kind loop(struct soft_vcpu *c) {
+	struct jit *j = c->soft->jit;
+	struct x86_state *s = c->s;
+	struct jit_link *link = NULL;
+	enum vm_exit_kind kind;
+	for (;;) {
+		__atomic_store_n(&c->jit.poll, 0, __ATOMIC_SEQ_CST);
+		if (unlikely(__atomic_load_n(&j->nwritten, __ATOMIC_RELAXED)))
+			jit_serve_writes(c);
+		if (soft_between(c, &kind))
+			return kind;
+		uint32_t key;
+		if (unlikely(soft_must_step(c))) {
+			soft_step(c);
+			link = NULL;
+			continue;
+		}
+		if (c->mode != X86_MODE_64 || c->align_check || c->data_breakpoints) {
+			soft_run_block(c);
+			link = NULL;
+			continue;
+		}
+		key = current_key(c);
+		if (key & JIT_KEY_FPU) {
+			soft_fpu_load(c);
+			if (!fpu_masked())
+				key &= ~(JIT_KEY_FPU | JIT_KEY_AVX);
+		}
+		bool global = false;
+		struct jit_block *b = find(c, key, &global);
+		if (!b) {
+			soft_step(c);
+			link = NULL;
+			continue;
+		}
+		if ((key ^ c->jit.key) & ~JIT_KEY_USER) {
+			clear_jumps(c, 0);
+			clear_jumps(c, 1);
+		}
+		uint32_t epoch = __atomic_load_n(&j->epoch, __ATOMIC_SEQ_CST);
+		if (link && link->rip == s->rip && epoch == c->jit.epoch && key == c->jit.key) {
+			link_to(j, link, b);
+			c->jit.links++;
+		} else if (!link) {
+			unsigned user = key & JIT_KEY_USER;
+			c->jit.jumps[user][jump_index(s->rip)] = (struct jit_jump){s->rip, b->entry_saved};
+			if (!user && !global)
+				c->jit.local_jumps = true;
+		}
+		link = NULL;
+		c->jit.key = key;
+		c->jit.epoch = epoch;
+		c->jit.flags_ax = flags_to_ax(s->rflags);
+		soft_fpu_load(c);
+		c->jit.enters++;
+		c->code_page = NULL;
+		uint64_t code = ((enter_fn *)(uintptr_t)j->enter)(c->v, b->entry);
+		flags_from_ax(c, (uint32_t)c->jit.flags_ax);
+		switch (code) {
+		case JIT_EXIT_DISPATCH:
+			break;
+		case JIT_EXIT_INTERP:
+			c->jit.interpreted++;
+			soft_step(c);
+			break;
+		case JIT_EXIT_POLL:
+			c->jit.polls++;
+			break;
+		default:
+			link = (struct jit_link *)code;
+			s->rip = link->rip;
+		}
+	}
+}
+
+enum vm_exit_kind jit_run(struct soft_vcpu *c) {
+	static __thread struct vcpu *gs_of;
+	if (gs_of != c->v) { /* nothing else in a 64-bit Linux process uses GS */
+		if (syscall(SYS_arch_prctl, ARCH_SET_GS, c->v) != 0)
+			return soft_interp_run(c);
+		gs_of = c->v;
+	}
+	for (;;) {
+		if (!__builtin_setjmp(c->unwind))
+			return loop(c);
+		soft_unwound(c);
+	}
+}

@@ -1,0 +1,151 @@
+/* The fixed pieces of emitted code: the way in, the ways out, and the calls to C that keep the
+ * guest's registers. Emitted once, at the start of the cache. */
+#include "core/base/check.h"
+#include "engine/soft/emit.h"
+
+#define AREA ((sizeof(struct vcpu) + 63) & ~(size_t)63)
+#define GS_STATE(f) ((uint32_t)offsetof(struct vcpu, state.f))
+#define GS_GPR(r) ((uint32_t)(offsetof(struct vcpu, state.gpr) + 8 * (r)))
+#define GS_JIT(f) ((uint32_t)(AREA + offsetof(struct soft_vcpu, jit.f)))
+
+static const uint8_t sizes[7] = {1, 2, 4, 8, 10, 16, 32};
+
+uint32_t jit_size_class(unsigned size) {
+	for (uint32_t n = 0; n < 7; n++)
+		if (sizes[n] == size)
+			return n;
+	unreachable();
+}
+
+static bool in_register(unsigned guest) {
+	return guest != R10 && guest != R11 && guest != R14;
+}
+
+static void spill(struct emit *e, bool rax_too) {
+	for (unsigned g = 0; g < 16; g++)
+		if (in_register(g) && (g != RAX || rax_too))
+			e_store_gs(e, g == RSP ? H_RSP : g, GS_GPR(g));
+}
+
+static void reload(struct emit *e) {
+	for (unsigned g = 0; g < 16; g++)
+		if (in_register(g))
+			e_load_gs(e, g == RSP ? H_RSP : g, GS_GPR(g));
+}
+
+/* RAX is lost: store it first. */
+static void flags_out(struct emit *e) {
+	e8(e, 0x9f); /* lahf */
+	e8(e, 0x0f); /* seto al */
+	e8(e, 0x90);
+	e8(e, 0xc0);
+	e8(e, 0x66);
+	e_op_gs(e, false, 0x89, RAX, GS_JIT(flags_ax));
+}
+
+/* RAX is lost: load it afterwards. */
+static void flags_in(struct emit *e) {
+	e_op_gs(e, false, 0x8b, RAX, GS_JIT(flags_ax));
+	e8(e, 0x04); /* add al, 0x7f */
+	e8(e, 0x7f);
+	e8(e, 0x9e); /* sahf */
+}
+
+static void add_rsp(struct emit *e, int n) {
+	e8(e, 0x48);
+	e8(e, 0x83);
+	e8(e, 0xc4);
+	e8(e, (unsigned)n);
+}
+
+/* Back to jit.c's loop; RAX is what it gets. */
+static void leave_c(struct emit *e) {
+	e_load_gs(e, 4, GS_JIT(host_rsp));
+	add_rsp(e, 8);
+	static const uint8_t pops[] = {0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d,
+								   0x41, 0x5c, 0x5d, 0x5b, 0xc3};
+	for (unsigned n = 0; n < sizeof(pops); n++)
+		e8(e, pops[n]);
+}
+
+static void call_c(struct emit *e, uintptr_t fn) {
+	e_mov_imm(e, RAX, fn);
+	e8(e, 0xff);
+	e8(e, 0xd0);
+}
+
+void jit_emit_thunks(struct jit *j) {
+	struct emit em = {j->hot_start, j->hot_end, false}, *e = &em;
+	intptr_t x = j->exec;
+
+	j->enter = e->at + x;
+	static const uint8_t pushes[] = {0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57};
+	for (unsigned n = 0; n < sizeof(pushes); n++)
+		e8(e, pushes[n]);
+	add_rsp(e, -8);
+	e_store_gs(e, 4, GS_JIT(host_rsp));
+	e_mov(e, T1, RSI);
+	flags_in(e);
+	reload(e);
+	e8(e, 0x41); /* jmp r11 */
+	e8(e, 0xff);
+	e8(e, 0xe3);
+
+	j->exit_saved = e->at + x;
+	e_store_gs(e, RAX, GS_GPR(RAX));
+	e8(e, 0xeb); /* over the flags */
+	uint8_t *skip = e->at;
+	e8(e, 0);
+	j->exit_code = e->at + x;
+	e_store_gs(e, RAX, GS_GPR(RAX));
+	flags_out(e);
+	*skip = (uint8_t)(e->at - skip - 1);
+	spill(e, false);
+	e_mov(e, RAX, T1);
+	leave_c(e);
+
+	j->miss = e->at + x;
+	e_store_gs(e, T0, GS_STATE(rip));
+	e_mov_imm(e, T1, JIT_EXIT_DISPATCH);
+	e_jmp(e, j->exit_saved, x);
+
+	j->call = e->at + x;
+	e_store_gs(e, RAX, GS_GPR(RAX));
+	flags_out(e);
+	spill(e, false);
+	add_rsp(e, -8);
+	e_load_gs(e, RDI, GS_JIT(self));
+	e_mov(e, RSI, T1);
+	call_c(e, (uintptr_t)jit_call);
+	e_op_reg(e, false, 0x85, RAX, RAX);
+	e8(e, 0x0f); /* jnz leave */
+	e8(e, 0x85);
+	uint8_t *leave = e->at;
+	e32(e, 0);
+	add_rsp(e, 8);
+	flags_in(e);
+	reload(e);
+	e8(e, 0xc3);
+	int32_t rel = (int32_t)(e->at - leave - 4);
+	__builtin_memcpy(leave, &rel, 4);
+	e_mov_imm(e, RAX, JIT_EXIT_DISPATCH);
+	leave_c(e);
+
+	for (unsigned write = 0; write < 2; write++)
+		for (unsigned n = 0; n < 7; n++) {
+			j->fill[write][n] = e->at + x;
+			spill(e, true);
+			e_store_gs(e, T1, GS_STATE(rip));
+			add_rsp(e, -8);
+			e_load_gs(e, RDI, GS_JIT(self));
+			e_mov(e, RSI, T0);
+			e_mov_imm(e, RDX, sizes[n] | (write ? JIT_FILL_WRITE : 0));
+			call_c(e, (uintptr_t)jit_fill);
+			e_mov(e, T0, RAX);
+			add_rsp(e, 8);
+			reload(e);
+			e8(e, 0xc3);
+		}
+	check(!e->full);
+	j->hot_start = (uint8_t *)align_up((uintptr_t)e->at, 64);
+}
