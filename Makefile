@@ -13,7 +13,8 @@ variant :=
 setup_args :=
 ifneq ($(SAN),)
 variant := $(variant)-san
-setup_args += -Db_sanitize=$(SAN) -Db_lundef=false -Dbuildtype=debug -Doptimization=1
+setup_args += -Db_sanitize=$(SAN) -Db_lundef=false -Dbuildtype=debug -Doptimization=1 \
+	-Dc_args=-fno-sanitize-recover=all
 endif
 # WERROR=1: a warning is an error, as in CI.
 ifneq ($(WERROR),)
@@ -47,7 +48,8 @@ test: deps all
 check-long: deps all
 	@tools/run-tests --long $(BUILD) $(TESTS)
 
-bench: deps all
+bench: all
+	@tools/install-deps bench
 	@tools/run-tests --suite bench $(BUILD) $(TESTS)
 
 # libFuzzer targets, a minute each; FUZZ_SECONDS for longer.
