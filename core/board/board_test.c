@@ -334,6 +334,9 @@ static void test_sipi_and_msrs(void **state) {
 	assert_int_equal(mmio_read(m, 0, 0xfee00020, 4), 0xffffffff);
 	assert_true(wrmsr(m, 0, 0x4b564d01, 0x5001));
 	assert_int_equal(m->ram[0x5000 + 29], 1);
+	uint64_t stamp = le64_get(m->ram + 0x5008);
+	vcpu_adjust_tsc(m->vm.vcpus[0], 1000);
+	assert_int_equal(le64_get(m->ram + 0x5008), stamp + 1000);
 	assert_false(wrmsr(m, 0, 0x12345, 1));
 	vcpu_set_tpr(m->vm.vcpus[0], 0x50);
 	assert_int_equal(vcpu_get_tpr(m->vm.vcpus[0]), 0x50);

@@ -142,6 +142,12 @@ static bool wrmsr(void *board, struct vcpu *v, uint32_t index, uint64_t val) {
 	return kvmclock_wrmsr(&b->kvmclock, v, index, val) || lapic_wrmsr(v->chip, index, val);
 }
 
+static void tsc_changed(void *board, struct vcpu *v) {
+	struct board *b = board;
+	kvmclock_tsc_changed(&b->kvmclock, v);
+	lapic_tsc_changed(v->chip);
+}
+
 static void wire_vcpu(struct board *b, struct vcpu *v) {
 	const struct lapic_out out = {intr, nmi, init, sipi, tsc, v};
 	struct lapic *l = &b->lapic[v->id];
@@ -183,6 +189,7 @@ void board_wire_cpus(struct board *b) {
 	vm->intack = intack;
 	vm->get_tpr = get_tpr;
 	vm->set_tpr = set_tpr;
+	vm->tsc_changed = tsc_changed;
 
 	b->acpi.cpus = vm->nvcpus;
 	b->acpi.lapic_base = LAPIC_DEFAULT_BASE;

@@ -180,6 +180,17 @@ uint64_t vcpu_tsc(const struct vcpu *v) {
 	return c->now_tsc(c->opaque) + v->state.tsc_offset;
 }
 
+void vcpu_adjust_tsc(struct vcpu *v, uint64_t delta) {
+	struct vm *vm = v->vm;
+	v->state.tsc_offset += delta;
+	v->state.tsc_adjust += delta;
+	if (!vm->tsc_changed)
+		return;
+	lock(vm);
+	vm->tsc_changed(vm->board, v);
+	unlock(vm);
+}
+
 /* ---- the walk ----------------------------------------------------------------------- */
 
 /* "name" with a number after it, for arrays. */

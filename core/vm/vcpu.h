@@ -135,6 +135,9 @@ void vcpu_set_tpr(struct vcpu *v, uint8_t tpr);
  * writes IA32_TSC or IA32_TSC_ADJUST changes both by the same amount, [SDM3 18.17.3]). */
 uint64_t vcpu_tsc(const struct vcpu *v);
 
+/* Moves the guest's TSC, and TSC_ADJUST with it. On the vCPU's thread; takes the VM lock. */
+void vcpu_adjust_tsc(struct vcpu *v, uint64_t delta);
+
 /* Walks the architectural state both ways. */
 void vcpu_state(struct state_io *io, void *vcpu);
 

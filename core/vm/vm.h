@@ -57,6 +57,8 @@ struct vm {
 	/* The local APIC's task priority, for CR8 (bits 7:4 of the TPR). NULL: no APIC. */
 	uint8_t (*get_tpr)(void *board, struct vcpu *v);
 	void (*set_tpr)(void *board, struct vcpu *v, uint8_t tpr);
+	/* Vcpu v's TSC was written: deadlines and clocks that count by it have moved. */
+	void (*tsc_changed)(void *board, struct vcpu *v);
 	uint64_t (*hypercall)(void *board, struct vcpu *v, uint64_t nr, const uint64_t args[4]);
 	void *board;
 };

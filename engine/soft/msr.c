@@ -291,15 +291,11 @@ static bool wrmsr(struct soft_vcpu *c, uint32_t index, uint64_t val) {
 	if (ignored_msr(c, index) || wrmsr_mtrr(c, index, val))
 		return true;
 	switch (index) {
-	case MSR_TSC: { /* [SDM3 17.17.3]: TSC_ADJUST moves along */
-		uint64_t delta = val - vcpu_tsc(c->v);
-		s->tsc_offset += delta;
-		s->tsc_adjust += delta;
+	case MSR_TSC: /* [SDM3 17.17.3]: TSC_ADJUST moves along */
+		vcpu_adjust_tsc(c->v, val - vcpu_tsc(c->v));
 		return true;
-	}
 	case MSR_TSC_ADJUST:
-		s->tsc_offset += val - s->tsc_adjust;
-		s->tsc_adjust = val;
+		vcpu_adjust_tsc(c->v, val - s->tsc_adjust);
 		return true;
 	case MSR_SPEC_CTRL: /* kept, and without effect: see cpuid.c */
 		if (!soft_has_feature(c, X86_FEAT_SPEC_CTRL))
