@@ -9,7 +9,7 @@
 #include "core/x86/feature.h"
 #include "engine/soft/jit.h"
 
-#define DEFAULT_TIER "interp"
+#define DEFAULT_TIER "jit"
 #define CODE_CACHE (128u << 20)
 
 static void soft_probe_host(struct engine_probe *p) {
