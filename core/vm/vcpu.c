@@ -295,7 +295,7 @@ static void sanitise(struct state_io *io, struct x86_state *s) {
 	for (unsigned i = 0; i < SEG_COUNT; i++)
 		s->seg[i].attr &= 0x1f0ff;
 	/* A native XRSTOR of this image must not fault ([SDM1 13.8]). */
-	le32_put(s->xsave + XSAVE_MXCSR, le32_get(s->xsave + XSAVE_MXCSR) & 0xffff);
+	le32_put(s->xsave + XSAVE_MXCSR, le32_get(s->xsave + XSAVE_MXCSR) & 0x2ffff);
 	le64_put(s->xsave + XSAVE_HEADER, le64_get(s->xsave + XSAVE_HEADER) & XSAVE_FEATURES);
 	memset(s->xsave + XSAVE_HEADER + 8, 0, 56);
 }

@@ -9,6 +9,11 @@
 #include <stdlib.h>
 
 #include "core/base/le.h"
+#include "core/x86/feature.h"
+
+#ifndef signature_HYGON_ebx
+#define signature_HYGON_ebx 0x6f677948
+#endif
 
 /* Our offsets: those of Intel's standard format. */
 static const uint16_t part_offset[XS_PARTS] = {0, 160, XS_YMMH, 0, 0, XS_K, XS_ZMMH, XS_ZMM16};
@@ -44,6 +49,11 @@ int soft_fpu_create(struct soft_vcpu *c) {
 		else if (rb != part_offset[n])
 			f->odd_layout = true;
 	}
+	unsigned va, vb, vc, vd;
+	__cpuid(0, va, vb, vc, vd);
+	f->sha_unaligned = vb == signature_AMD_ebx || vb == signature_HYGON_ebx;
+	__asm__ volatile("fxsave %0" : "=m"(*(uint8_t(*)[512])f->saved));
+	f->mxcsr_mask = le32_get(f->saved + XS_MXCSR_MASK) & (MXCSR_VALID | MXCSR_MM);
 	int r = thunk_create(f);
 	if (r) {
 		free(f);
@@ -114,8 +124,14 @@ static void put_pointers(struct soft_fpu *f, uint8_t *image) {
 	le64_put(image + XS_FDP, f->fdp);
 }
 
-static bool mxcsr_unmasked(uint32_t v) {
-	return (v & 0x1f80) != 0x1f80;
+static void note_mxcsr(struct soft_fpu *f, uint32_t v) {
+	f->unmasked = (v & 0x1f80) != 0x1f80;
+	f->misaligned = v & MXCSR_MM;
+}
+
+uint32_t fpu_mxcsr_valid(const struct soft_vcpu *c) {
+	const struct soft_fpu *f = c->fpu;
+	return soft_has_feature(c, X86_FEAT_MISALIGNSSE) ? f->mxcsr_mask : MXCSR_VALID;
 }
 
 void soft_fpu_load(struct soft_vcpu *c) {
@@ -131,7 +147,9 @@ void soft_fpu_load(struct soft_vcpu *c) {
 		f->fip = le64_get(image + XS_FIP);
 		f->fdp = le64_get(image + XS_FDP);
 	}
-	f->unmasked = mxcsr_unmasked(le32_get(image + XS_MXCSR));
+	uint32_t mxcsr = le32_get(image + XS_MXCSR) & f->mxcsr_mask;
+	le32_put(image + XS_MXCSR, mxcsr);
+	note_mxcsr(f, mxcsr);
 	fpu_restore(f, image);
 	c->fpu_loaded = true;
 }
@@ -172,7 +190,7 @@ void fpu_image_used(struct soft_vcpu *c, uint64_t parts) {
 
 void fpu_load_mxcsr(struct soft_vcpu *c, uint32_t val) {
 	soft_fpu_load(c);
-	fpu_of(c)->unmasked = mxcsr_unmasked(val);
+	note_mxcsr(fpu_of(c), val);
 	fpu_set_mxcsr(val);
 }
 

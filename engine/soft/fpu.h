@@ -26,7 +26,8 @@
 #define XS_END 2688
 #define XS_PARTS 8 /* components 0-7 */
 
-#define MXCSR_VALID 0xffffu /* no misaligned-SSE mode: CPUID does not offer it */
+#define MXCSR_VALID 0xffffu
+#define MXCSR_MM 0x20000u /* AMD: misaligned operands are fine */
 #define MXCSR_RESET 0x1f80u
 #define MXCSR_FLAGS 0x3fu
 #define MXCSR_FTZ 0x8000u
@@ -64,10 +65,13 @@ struct soft_fpu {
 	uint64_t mask;	 /* the state components that both sides have */
 	bool odd_layout; /* the host keeps AVX-512 at other offsets (AMD) */
 	bool has_avx;
+	bool sha_unaligned; /* AMD's SHA instructions take operands of any alignment */
 	uint32_t host_offset[XS_PARTS];
 	uint32_t host_mxcsr;
 	uint16_t host_fcw;
-	bool unmasked; /* MXCSR has an unmasked exception */
+	bool unmasked;		 /* MXCSR has an unmasked exception */
+	bool misaligned;	 /* and MM set */
+	uint32_t mxcsr_mask; /* the host's valid bits */
 	/* The last x87 instruction as the guest sees it; the host's own pointers would leak. */
 	uint16_t fop;
 	uint64_t fip, fdp;
@@ -106,6 +110,8 @@ static inline uint32_t fpu_mxcsr(void) {
 static inline void fpu_set_mxcsr(uint32_t v) {
 	__asm__ volatile("ldmxcsr %0" : : "m"(v));
 }
+/* The bits that the guest's MXCSR has; others are #GP(0). */
+uint32_t fpu_mxcsr_valid(const struct soft_vcpu *c);
 /* Sets the guest's MXCSR, live. */
 void fpu_load_mxcsr(struct soft_vcpu *c, uint32_t val);
 /* #MF if an unmasked x87 exception is pending. Loads the state. */

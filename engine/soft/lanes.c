@@ -1,6 +1,5 @@
 /* Instructions whose memory operand is many: masked moves, gathers, scatters.
- * Only the chosen lanes are accessed. A fault leaves everything unchanged, which
- * the architecture allows: the instruction starts over from its first lane. */
+ * Only the chosen lanes are accessed. */
 #include "core/base/le.h"
 #include "engine/soft/fpu.h"
 
@@ -112,25 +111,17 @@ void op_maskmov(struct soft_vcpu *c, const struct x86_insn *i) {
 		get_vec(now, reg, data);
 		get_vec(now, mask_reg, mask);
 	}
+	if (mmx) { /* as every MMX instruction, and even if it faults: all tags valid, the top 0 */
+		soft_fpu_load(c);
+		__asm__ volatile("movd %%mm0, %%eax" : : : "eax");
+	}
 	uint64_t off = c->s->gpr[RDI] & size_mask(i->addrsize);
 	unsigned seg = i->seg_prefix == X86_REG_NONE ? SEG_DS : i->seg_prefix;
-	for (unsigned n = 0; n < len; n++)
-		if (mask[n] & 0x80)
-			soft_probe(c, seg, (off + n) & size_mask(i->addrsize), 1, ACCESS_WRITE);
+	/* The manuals leave it open whether bytes that are not stored can fault; on hosts they do. */
+	soft_probe(c, seg, off, len, ACCESS_WRITE);
 	for (unsigned n = 0; n < len; n++)
 		if (mask[n] & 0x80)
 			soft_write(c, seg, (off + n) & size_mask(i->addrsize), 1, data[n]);
-	if (mmx) { /* as every MMX instruction: the tags become valid, the top 0 */
-		uint8_t *image = fpu_image(c);
-		uint8_t regs[128];
-		unsigned top = le16_get(image + XS_FSW) >> 11 & 7;
-		fpu_copy(regs, image + XS_ST, sizeof(regs));
-		for (unsigned n = 0; n < 8; n++)
-			fpu_copy(image + XS_ST + n * 16, regs + ((n - top) & 7) * 16, 16);
-		image[XS_FSW + 1] &= (uint8_t)~0x38;
-		image[XS_FTW] = 0xff;
-		fpu_image_used(c, XCR0_X87);
-	}
 }
 
 /* ---- gathers and scatters ---------------------------------------------------------------- */
@@ -189,15 +180,36 @@ static void vsib_mask(const struct x86_insn *i, const uint8_t *now, struct vsib 
 			i->prefix & X86_PFX_EVEX ? k >> n & 1 : lane_get(mask, n, v->size) >> (v->size * 8 - 1);
 }
 
-static void mask_clear(struct soft_vcpu *c, const struct x86_insn *i, uint8_t *image) {
+/* Lanes below `done` are no longer wanted. */
+static void mask_clear(struct soft_vcpu *c, const struct x86_insn *i, uint8_t *image,
+					   const struct vsib *v, unsigned done) {
+	bool all = done == v->lanes;
 	if (i->prefix & X86_PFX_EVEX) {
-		fpu_zero(image + XS_K + (i->evex & 7) * 8, 8);
+		uint8_t *k = image + XS_K + (i->evex & 7) * 8;
+		le64_put(k, all ? 0 : le64_get(k) & ~(BIT(done) - 1));
 		fpu_image_used(c, BIT(5));
-	} else {
-		uint8_t zero[64];
-		fpu_zero(zero, 64);
-		put_vec(c, image, i->mode == X86_MODE_64 ? i->vvvv & 15 : i->vvvv & 7, zero);
+		return;
 	}
+	uint8_t mask[64];
+	unsigned reg = i->mode == X86_MODE_64 ? i->vvvv & 15 : i->vvvv & 7;
+	get_vec(image, reg, mask);
+	fpu_zero(mask, all ? 64 : done * v->size);
+	put_vec(c, image, reg, mask);
+}
+
+static void gathered(struct soft_vcpu *c, const struct x86_insn *i, const struct vsib *v,
+					 const uint8_t *out, unsigned done) {
+	uint8_t *image = fpu_image(c);
+	mask_clear(c, i, image, v, done);
+	put_vec(c, image, vsib_reg(i), out);
+}
+
+/* When a lane faults, those below it are done ([SDM2 VGATHERDPS]): what lies ready in the TLB
+ * cannot fault, and before anything else the progress is put down. */
+static bool lane_is_ready(struct soft_vcpu *c, const struct x86_insn *i, uint64_t off,
+						  unsigned size, enum soft_access kind) {
+	return c->flat && i->seg < SEG_FS && !c->align_check &&
+		   fast_host(c, off, size, kind, fast_user(c));
 }
 
 void op_gather(struct soft_vcpu *c, const struct x86_insn *i) {
@@ -208,15 +220,20 @@ void op_gather(struct soft_vcpu *c, const struct x86_insn *i) {
 	vsib_init(c, i, now, &v);
 	vsib_mask(i, now, &v);
 	get_vec(now, vsib_reg(i), out);
-	for (unsigned n = 0; n < v.lanes; n++)
-		if (v.on[n])
-			lane_put(out, n, v.size, soft_read(c, i->seg, v.offs[n], v.size));
+	for (unsigned n = 0, put = 0; n < v.lanes; n++) {
+		if (!v.on[n])
+			continue;
+		if (n > put && !lane_is_ready(c, i, v.offs[n], v.size, ACCESS_READ)) {
+			gathered(c, i, &v, out, n);
+			put = n;
+		}
+		lane_put(out, n, v.size, soft_read(c, i->seg, v.offs[n], v.size));
+	}
 	fpu_zero(out + v.lanes * v.size, 64 - v.lanes * v.size);
-	uint8_t *image = fpu_image(c);
-	mask_clear(c, i, image);
-	put_vec(c, image, vsib_reg(i), out);
+	gathered(c, i, &v, out, v.lanes);
 }
 
+/* Lanes are written from the lowest to the highest; a fault leaves those below it done. */
 void op_scatter(struct soft_vcpu *c, const struct x86_insn *i) {
 	struct vsib v;
 	uint8_t data[64];
@@ -225,11 +242,14 @@ void op_scatter(struct soft_vcpu *c, const struct x86_insn *i) {
 	vsib_init(c, i, now, &v);
 	vsib_mask(i, now, &v);
 	get_vec(now, vsib_reg(i), data);
-	for (unsigned n = 0; n < v.lanes; n++)
-		if (v.on[n])
-			soft_probe(c, i->seg, v.offs[n], v.size, ACCESS_WRITE);
-	for (unsigned n = 0; n < v.lanes; n++)
-		if (v.on[n])
-			soft_write(c, i->seg, v.offs[n], v.size, lane_get(data, n, v.size));
-	mask_clear(c, i, fpu_image(c));
+	for (unsigned n = 0, put = 0; n < v.lanes; n++) {
+		if (!v.on[n])
+			continue;
+		if (n > put && !lane_is_ready(c, i, v.offs[n], v.size, ACCESS_WRITE)) {
+			mask_clear(c, i, fpu_image(c), &v, n);
+			put = n;
+		}
+		soft_write(c, i->seg, v.offs[n], v.size, lane_get(data, n, v.size));
+	}
+	mask_clear(c, i, fpu_image(c), &v, v.lanes);
 }

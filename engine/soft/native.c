@@ -6,6 +6,7 @@
  * happened ([SDM1 11.5]). DEVIATION: after an unmasked overflow or underflow, PE
  * is what the masked instruction reports. */
 #include "core/base/le.h"
+#include "core/x86/feature.h"
 #include "engine/soft/fpu.h"
 
 static bool is_fwait(const struct x86_insn *i) {
@@ -96,7 +97,7 @@ static uint32_t run_masked(struct soft_fpu *f, const struct thunk_regs *in, uint
 	return fpu_mxcsr() & MXCSR_FLAGS;
 }
 
-static void run_watched(struct soft_vcpu *c, struct soft_fpu *f) {
+static void run_watched(struct soft_vcpu *c, struct soft_fpu *f, bool mmx) {
 	struct thunk_regs in = f->regs;
 	uint32_t mxcsr = fpu_mxcsr(), tiny = 0;
 	uint32_t masked = (mxcsr & ~MXCSR_FLAGS) | MXCSR_RESET;
@@ -119,6 +120,8 @@ static void run_watched(struct soft_vcpu *c, struct soft_fpu *f) {
 		raised &= FLAGS_BEFORE;
 	fpu_restore(f, f->saved);
 	fpu_set_mxcsr(mxcsr | raised);
+	if (mmx) /* CVTPS2PI and its like have made MMX registers of the stack by now */
+		__asm__ volatile("movd %%mm0, %%eax" : : : "eax");
 	soft_raise(c, c->s->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
 }
 
@@ -186,7 +189,7 @@ static void run_store(struct soft_vcpu *c, const struct x86_insn *i, const struc
 	if (x87)
 		fill(f, UNTOUCHED, 16);
 	if (watched)
-		run_watched(c, f);
+		run_watched(c, f, false);
 	else
 		thunk_call(&f->regs);
 	if (!x87 || (t->flags & THUNK_CONTROL) || x87_stored(f, len))
@@ -243,6 +246,14 @@ static void masked_load(struct soft_vcpu *c, const struct x86_insn *i, uint64_t 
 
 /* ---- the handler ----------------------------------------------------------------------------- */
 
+/* Operands that the host takes unaligned although the table says otherwise, both AMD's: SHA
+ * always, SSE with MXCSR.MM unless it is a MOVAPS or the like. */
+static bool is_unaligned(const struct soft_fpu *f, const struct x86_form *form) {
+	if (unlikely(f->misaligned) && form->cls == X86_CLASS_SSE)
+		return form->mnemonic[0] != 'm' && form->mnemonic[0] != 'M';
+	return form->feature == X86_FEAT_SHA && f->sha_unaligned;
+}
+
 static gva_t linear64(const struct soft_vcpu *c, unsigned seg, uint64_t off) {
 	return off + (seg >= SEG_FS ? c->s->seg[seg].base : 0);
 }
@@ -280,7 +291,9 @@ static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 	struct soft_fpu *f = c->fpu;
 	const struct x86_form *form = &x86_forms[i->form];
 	const struct x86_opnd *m = NULL;
-	bool mmx = form->cls == X86_CLASS_MMX, x87 = form->cls == X86_CLASS_X87;
+	bool mmx = form->cls == X86_CLASS_MMX || i->op == X86_OP_CVTPI2PS,
+		 x87 = form->cls == X86_CLASS_X87;
+	bool mmx_operand = false;
 	uint64_t off = 0;
 
 	native_check(c, i);
@@ -290,7 +303,7 @@ static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 		if (i->opnd[n].kind == OPND_MEM)
 			m = &i->opnd[n];
 		else if (i->opnd[n].kind == OPND_MMX)
-			mmx = true;
+			mmx = mmx_operand = true;
 	}
 	soft_fpu_load(c);
 	const struct thunk *t = thunk_find(f, i);
@@ -307,7 +320,7 @@ static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 		off = fast_ea(c, i);
 		if (unlikely(len > 64))
 			soft_ud(c);
-		bool align = form->attr & X86_ATTR_ALIGN;
+		bool align = (form->attr & X86_ATTR_ALIGN) && !is_unaligned(f, form);
 		/* In 64-bit mode the misaligned comes before the non-canonical, as on the host: #GP
 		 * also for SS. */
 		if (align && c->mode == X86_MODE_64 && unlikely(linear64(c, i->seg, off) & (len - 1)))
@@ -349,7 +362,7 @@ static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 
 	if (likely(!store || direct)) {
 		if (watched)
-			run_watched(c, f);
+			run_watched(c, f, mmx_operand);
 		else
 			thunk_call(&f->regs);
 		if (store)

@@ -71,7 +71,7 @@ void op_fxsave(struct soft_vcpu *c, const struct x86_insn *i) {
 	soft_probe(c, i->seg, off, 512, ACCESS_WRITE);
 	fpu_copy(area, fpu_image(c), sizeof(area));
 	pointers_out(area, is_wide(c, i));
-	le32_put(area + XS_MXCSR_MASK, MXCSR_VALID);
+	le32_put(area + XS_MXCSR_MASK, fpu_mxcsr_valid(c));
 	unsigned len = c->s->cr4 & CR4_OSFXSR ? XS_XMM + vec_regs(c) * 16 : XS_XMM;
 	soft_write_bytes(c, i->seg, off, area, len);
 }
@@ -96,7 +96,7 @@ void op_fxrstor(struct soft_vcpu *c, const struct x86_insn *i) {
 	soft_read_bytes(c, i->seg, off, area, sizeof(area));
 	uint32_t mxcsr = le32_get(area + XS_MXCSR);
 	bool sse = c->s->cr4 & CR4_OSFXSR;
-	if (sse && (mxcsr & ~MXCSR_VALID))
+	if (sse && (mxcsr & ~fpu_mxcsr_valid(c)))
 		soft_gp(c, 0);
 	x87_in(image, area, is_wide(c, i));
 	if (sse) {
@@ -143,7 +143,7 @@ static void save(struct soft_vcpu *c, const struct x86_insn *i, enum save_kind k
 	uint8_t head[XS_XMM];
 	fpu_copy(head, image, sizeof(head));
 	pointers_out(head, is_wide(c, i));
-	le32_put(head + XS_MXCSR_MASK, MXCSR_VALID);
+	le32_put(head + XS_MXCSR_MASK, fpu_mxcsr_valid(c));
 	if (put & XCR0_X87) {
 		put_area(c, i, off, head, XS_MXCSR);
 		put_area(c, i, off + XS_ST, head + XS_ST, XS_XMM - XS_ST);
@@ -225,7 +225,7 @@ static void restore(struct soft_vcpu *c, const struct x86_insn *i, bool supervis
 	uint64_t bv = le64_get(area + XS_BV), comp = le64_get(area + XS_XCOMP);
 	uint64_t load = want & bv;
 	bool mxcsr = compact ? load & XCR0_SSE : want & (XCR0_SSE | XCR0_AVX);
-	if (mxcsr && (le32_get(area + XS_MXCSR) & ~MXCSR_VALID))
+	if (mxcsr && (le32_get(area + XS_MXCSR) & ~fpu_mxcsr_valid(c)))
 		soft_gp(c, 0);
 	unsigned end = XS_YMMH;
 	for (unsigned n = 2; n < XS_PARTS; n++) {
@@ -327,7 +327,7 @@ static void check_mxcsr(struct soft_vcpu *c, const struct x86_insn *i) {
 void op_ldmxcsr(struct soft_vcpu *c, const struct x86_insn *i) {
 	check_mxcsr(c, i);
 	uint32_t val = (uint32_t)soft_read(c, i->seg, fast_ea(c, i), 4);
-	if (val & ~MXCSR_VALID)
+	if (val & ~fpu_mxcsr_valid(c))
 		soft_gp(c, 0);
 	fpu_load_mxcsr(c, val);
 }
