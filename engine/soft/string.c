@@ -67,8 +67,9 @@ static void compare(struct soft_vcpu *c, uint64_t a, uint64_t b, unsigned size) 
 }
 
 static void element_cmps(struct soft_vcpu *c, const struct string *s) {
-	uint64_t a = fast_read(c, s->src_seg, src_off(c, s), s->size);
+	/* ES:DI first: where both fault, CPUs report that one. */
 	uint64_t b = fast_read(c, SEG_ES, dst_off(c, s), s->size);
+	uint64_t a = fast_read(c, s->src_seg, src_off(c, s), s->size);
 	compare(c, a, b, s->size);
 	advance(c, s, RSI, s->step);
 	advance(c, s, RDI, s->step);

@@ -499,11 +499,18 @@ static bool emit_copy(struct emit *e, const struct x86_insn *i, const struct fie
 		e8(e, (three ? last & 0x80 : 0) | (~vvvv & 15) << 3 | (last & 7));
 		at += three ? 3 : 2;
 	} else {
-		for (; is_prefix(raw[at]); at++)
-			if (raw[at] == 0x66 || raw[at] == 0xf2 || raw[at] == 0xf3 || raw[at] == 0xf0)
-				e8(e, raw[at]);
-		bool had_rex = (raw[at] & 0xf0) == 0x40;
-		at += had_rex;
+		bool had_rex = false; /* one that counts: directly before the opcode */
+		for (;; at++) {
+			if (is_prefix(raw[at])) {
+				had_rex = false;
+				if (raw[at] == 0x66 || raw[at] == 0xf2 || raw[at] == 0xf3 || raw[at] == 0xf0)
+					e8(e, raw[at]);
+			} else if ((raw[at] & 0xf0) == 0x40) {
+				had_rex = true;
+			} else {
+				break;
+			}
+		}
 		if (rex || (had_rex && !f->high))
 			e8(e, 0x40 | rex);
 	}
