@@ -103,8 +103,14 @@ void fpu_save(struct soft_fpu *f, uint8_t *image) {
 			fpu_copy(image + part_offset[n], f->host_image + f->host_offset[n], part_size[n]);
 }
 
-/* The header must stand a native XRSTOR: components of the host only, no compaction. */
+/* The header must stand a native XRSTOR: components of the host only, no compaction. And ES must
+ * be what flags and masks say, which some CPUs see to by themselves: else the next x87
+ * instruction would trap on the host. */
 void fpu_restore(struct soft_fpu *f, uint8_t *image) {
+	uint16_t fsw = le16_get(image + XS_FSW) & (uint16_t) ~(FSW_ES | FSW_B);
+	if (fsw & ~le16_get(image + XS_FCW) & 0x3f)
+		fsw |= FSW_ES | FSW_B;
+	le16_put(image + XS_FSW, fsw);
 	le64_put(image + XS_BV, le64_get(image + XS_BV) & f->mask);
 	if (!f->odd_layout) {
 		xrstor(image, f->mask);
