@@ -305,6 +305,8 @@ static bool usable(const struct x86_insn *i, const struct cpuid_policy *p) {
 		return false;
 	if (i->seg_prefix == SEG_FS || i->seg_prefix == SEG_GS)
 		return false; /* the host's FS is the C library's */
+	if (i->op == X86_OP_MOVSXD && i->opsize == 2)
+		return false; /* reads 2 bytes on Intel's CPUs and 4 on AMD's */
 	return true;
 }
 
@@ -351,7 +353,6 @@ static void random_bytes(uint8_t *b) {
 
 static void collect(const struct cpuid_policy *p, const char *only) {
 	protos = calloc(X86_FORM_COUNT, sizeof(*protos));
-	unsigned fill = 0;
 	for (unsigned k = 0; k < 12000000; k++) {
 		uint8_t b[16];
 		struct x86_insn i;
@@ -363,7 +364,6 @@ static void collect(const struct cpuid_policy *p, const char *only) {
 			continue;
 		struct form_protos *fp = &protos[i.form];
 		unsigned slot = fp->n < PROTOS ? fp->n++ : below(PROTOS);
-		fill += fp->n <= PROTOS;
 		memcpy(fp->bytes[slot], b, 16);
 		memset(fp->bytes[slot] + len, 0xcc, 16 - (unsigned)len);
 	}
@@ -560,12 +560,20 @@ static bool make_case(struct arena *a, unsigned form) {
 
 /* ---- comparing ------------------------------------------------------------------------- */
 
+/* After an unmasked overflow or underflow PE says whether the result with an unbounded exponent
+ * would have been inexact, which the engine cannot see: a named DEVIATION of native.c. */
+static uint32_t mxcsr_compared(const uint8_t *x) {
+	uint32_t v;
+	memcpy(&v, x + 24, 4);
+	return v & ~(v >> 7) & 0x18 ? v & ~0x20u : v;
+}
+
 /* Bits of an XSAVE image that are compared: control and status words, tags, registers; not the
  * instruction and data pointers, which hold the host's addresses. */
 static bool same_fpu(const uint8_t *x, const uint8_t *y, const char **what) {
 	if (memcmp(x, y, 5) != 0)
 		return *what = "fcw/fsw/ftw", false;
-	if (memcmp(x + 24, y + 24, 4) != 0)
+	if (mxcsr_compared(x) != mxcsr_compared(y))
 		return *what = "mxcsr", false;
 	for (unsigned r = 0; r < 8; r++)
 		if (memcmp(x + 32 + r * 16, y + 32 + r * 16, 10) != 0)
@@ -607,12 +615,12 @@ static unsigned size_of_case(const struct arena *a) {
 	return size;
 }
 
-static unsigned long lost_flags;
+static unsigned long lost_flags, wrapped_pe;
 
 /* `undefined`: flags of the table that are; `lost`: flags that the instruction overwrites, which
  * the translator does not keep for an instruction that faults (engine/soft/README.md). */
 static const char *compare(struct arena *a, struct cpu *g, uint16_t undefined, uint16_t lost,
-						   unsigned size) {
+						   unsigned size, const char *name) {
 	static char why[160];
 	struct cpu *h = &a->after;
 	const char *what;
@@ -660,6 +668,17 @@ static const char *compare(struct arena *a, struct cpu *g, uint16_t undefined, u
 	}
 	normalise(h);
 	normalise(g);
+	/* DEVIATION of ours, counted: with an unmasked overflow or underflow a CPU judges PE by the
+	 * result with its exponent wrapped, we by the rounded one. */
+	uint32_t mh, mg;
+	memcpy(&mh, h->x + 24, 4);
+	memcpy(&mg, g->x + 24, 4);
+	/* So too for the dot products, which are several operations in one: CPUs stop at the first. */
+	bool dot = strstr(name, "dpp") != NULL && g->vector == 19 && !((mh ^ mg) & ~0x3fu);
+	if (dot || ((mh ^ mg) == 0x20 && (mh & 0x18 & ~(mh >> 7)))) {
+		wrapped_pe++;
+		memcpy(g->x + 24, &mh, 4);
+	}
 	if (!same_fpu(h->x, g->x, &what)) {
 		uint32_t m[3];
 		memcpy(&m[0], a->before.x + 24, 4);
@@ -742,9 +761,9 @@ int main(int argc, char **argv) {
 				continue;
 			}
 			guest_run(&shared[k], &g);
-			const char *why =
-				compare(&shared[k], &g, x86_forms[of[k]].flags_undefined,
-						translated ? x86_forms[of[k]].flags_written : 0, size_of_case(&shared[k]));
+			const char *why = compare(&shared[k], &g, x86_forms[of[k]].flags_undefined,
+									  translated ? x86_forms[of[k]].flags_written : 0,
+									  size_of_case(&shared[k]), x86_forms[of[k]].mnemonic);
 			if (!why)
 				continue;
 			failures++;
@@ -763,6 +782,7 @@ int main(int argc, char **argv) {
 	go[0] = 2;
 	printf("# %lu cases, %u of %u forms reached, %lu cases killed the host process\n", cases,
 		   covered, native_forms, killed);
+	printf("# %lu times flags beside an unmasked SSE exception differed\n", wrapped_pe);
 	if (translated)
 		printf("# %lu faults with flags that the instruction would have overwritten\n", lost_flags);
 	printf("1..1\n%s 1 - native/%s (%lu of %lu differ)\n", failures ? "not ok" : "ok", tier,
