@@ -445,8 +445,10 @@ void op_cmpxchg8b(struct soft_vcpu *c, const struct x86_insn *i) {
 void op_cmpxchg16b(struct soft_vcpu *c, const struct x86_insn *i) {
 	uint64_t *g = c->s->gpr;
 	uint64_t off = fast_ea(c, i);
-	gva_t gva = soft_linear(c, i->seg, off, 16, ACCESS_WRITE);
-	if (gva & 15)
+	/* Misaligned comes before not canonical: #GP for SS too. */
+	if (c->mode == X86_MODE_64 && ((off + (i->seg >= SEG_FS ? c->s->seg[i->seg].base : 0)) & 15))
+		soft_gp(c, 0);
+	if (soft_linear(c, i->seg, off, 16, ACCESS_WRITE) & 15)
 		soft_gp(c, 0);
 	uint8_t *p = soft_rmw(c, i->seg, off, 16);
 	bool equal;
