@@ -13,10 +13,17 @@
 		.name = case_name, .real = true, .cpus = 1, .memory_mb = 64, .checks = number              \
 	}
 
+#define BAD(case_name, number, how)                                                                \
+	{                                                                                              \
+		.name = case_name, .cpus = 1, .memory_mb = 64, .checks = number, .end = how               \
+	}
+
 const struct guest_case guest_cases[] = {
 	PLAIN("hello32", 5),
 	PLAIN("hello64", 5),
 	REAL("real", 54),
+	PLAIN("segments", 105),
+	PLAIN("paging32", 40),
 	PLAIN("paging64", 81),
 	PLAIN("longmode", 96),
 	PLAIN("exceptions", 99),
@@ -25,6 +32,19 @@ const struct guest_case guest_cases[] = {
 	PLAIN("smc", 19),
 	{.name = "smp2", .image = "smp", .cpus = 2, .memory_mb = 64, .checks = 26},
 	{.name = "smp4", .image = "smp", .cpus = 4, .memory_mb = 64, .checks = 26, .seconds = 60},
+
+	/* What no sane guest does; see bad.c. */
+	BAD("triple", 1, END_RESET),
+	BAD("nowhere", 1, END_RESET),
+	BAD("spin", 1, END_STOPPED),
+	BAD("sleep", 1, END_STOPPED),
+	BAD("endless", 1, END_STOPPED),
+	BAD("holes", 7, END_DONE),
+	BAD("flood", 2, END_DONE),
+	BAD("poke", 3, END_DONE),
+	BAD("junk", 1, END_DONE),
+	BAD("off", 1, END_OFF),
+	{.name = "resets", .cpus = 1, .memory_mb = 64, .checks = 1, .reboots = true},
 };
 
 const unsigned guest_ncases = ARRAY_LEN(guest_cases);
