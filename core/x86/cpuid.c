@@ -137,6 +137,7 @@ static const uint8_t wanted[X86_FEAT_COUNT] = {
 	[X86_FEAT_XSAVES] = HOST,
 	[X86_FEAT_MMXEXT] = HOST,
 	[X86_FEAT_SSE4A] = HOST,
+	[X86_FEAT_MISALIGNSSE] = HOST,
 };
 
 static const struct {

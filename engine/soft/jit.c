@@ -336,6 +336,7 @@ uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what) {
 	return 0;
 }
 
+/* Instructions after which the loop must choose anew who executes: exception masks, breakpoints. */
 static bool changes_masks(unsigned op) {
 	switch (op) {
 	case X86_OP_FLDCW:
@@ -346,6 +347,7 @@ static bool changes_masks(unsigned op) {
 	case X86_OP_XRSTORS:
 	case X86_OP_LDMXCSR:
 	case X86_OP_VLDMXCSR:
+	case X86_OP_MOV_DR:
 		return true;
 	default:
 		return false;
@@ -379,7 +381,8 @@ static bool fpu_masked(void) {
 	uint32_t mxcsr;
 	uint16_t fcw;
 	asm volatile("stmxcsr %0\n\tfnstcw %1" : "=m"(mxcsr), "=m"(fcw));
-	return (mxcsr & 0x1f80) == 0x1f80 && (fcw & 0x3f) == 0x3f;
+	/* and not AMD's MM: alignment checks are emitted */
+	return (mxcsr & 0x21f80) == 0x1f80 && (fcw & 0x3f) == 0x3f;
 }
 
 static uint32_t current_key(const struct soft_vcpu *c) {
@@ -412,7 +415,7 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 			link = NULL;
 			continue;
 		}
-		if (c->mode != X86_MODE_64 || c->align_check || c->data_breakpoints) {
+		if (c->mode != X86_MODE_64 || c->align_check || (s->dr7 & 0xff)) {
 			soft_run_block(c);
 			link = NULL;
 			continue;

@@ -249,8 +249,9 @@ static void masked_load(struct soft_vcpu *c, const struct x86_insn *i, uint64_t 
 /* Operands that the host takes unaligned although the table says otherwise, both AMD's: SHA
  * always, SSE with MXCSR.MM unless it is a MOVAPS or the like. */
 static bool is_unaligned(const struct soft_fpu *f, const struct x86_form *form) {
+	const char *m = form->mnemonic;
 	if (unlikely(f->misaligned) && form->cls == X86_CLASS_SSE)
-		return form->mnemonic[0] != 'm' && form->mnemonic[0] != 'M';
+		return !(m[0] == 'm' && m[1] == 'o' && m[2] == 'v');
 	return form->feature == X86_FEAT_SHA && f->sha_unaligned;
 }
 
