@@ -59,6 +59,7 @@ int jit_create(struct soft *s, size_t cache_size) {
 		return -ERR_NOMEM;
 	j->soft = s;
 	j->size = cache_size;
+	j->verify = getenv("JOIST_SOFT_VERIFY") != NULL;
 	int fd = (int)syscall(SYS_memfd_create, "joist-code", 1u /* close on exec */);
 	uint8_t *rx = MAP_FAILED;
 	j->rw = MAP_FAILED;
