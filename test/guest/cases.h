@@ -17,7 +17,8 @@ struct guest_case {
 	const char *image; /* file name without ".bin" */
 	bool real;		   /* a real-mode image, else 32-bit protected mode */
 	unsigned cpus;
-	const char *board; /* NULL: "pc" */
+	const char *board;	   /* NULL: "pc" */
+	const char *cpu_model; /* NULL: the runner's */
 	unsigned memory_mb;
 	unsigned checks; /* lines that the report has */
 	enum guest_end end;

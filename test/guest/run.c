@@ -64,7 +64,7 @@ static int start(struct guest_run *r, struct err *e) {
 				.debug_exit = debug_exit,
 				.debug_opaque = r,
 			},
-		.cpu_model = r->cpu_model,
+		.cpu_model = c->cpu_model ? c->cpu_model : r->cpu_model,
 		.kernel = path,
 		.in = -1,
 		.out = r->out,
