@@ -36,6 +36,8 @@ struct jit_block {
 	uint16_t len, ninsns;
 	const uint8_t *entry;		/* flags in the host's flags */
 	const uint8_t *entry_saved; /* flags in jit.flags_ax */
+	const uint8_t *hot, *cold;	/* its code, writable addresses */
+	uint32_t hot_len, cold_len;
 	struct jit_block *hash_next, *page_next;
 	struct jit_link *incoming;
 	struct jit_link out[2];
@@ -92,9 +94,15 @@ struct jit {
 	gpa_t written[64];
 	uint32_t nwritten; /* > 64: all */
 	uint64_t blocks, insns, flushes, invalidations, bytes;
+	bool verify; /* every new block */
 };
 
 void *jit_arena(struct jit *j, size_t size); /* NULL: full */
+
+/* Proves that the block's code does nothing that it must not: NULL, or what is wrong. The other one
+ * stops the VM with a listing. (verify.c) */
+const char *jit_verify(const struct jit *j, const struct jit_block *b);
+void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 
 /* What emitted code leaves with, in R11. Otherwise it is a struct jit_link *. */
 #define JIT_EXIT_DISPATCH 0u /* go on at state.rip */

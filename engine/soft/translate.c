@@ -1027,7 +1027,13 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64
 		emit_cold(t, &cold, &t->cold[n]);
 	if (t->e.full || cold.full)
 		return NULL;
-	j->bytes += (uint64_t)(t->e.at - j->hot) + (uint64_t)(cold.at - j->cold);
+	b->hot = j->hot;
+	b->hot_len = (uint32_t)(t->e.at - j->hot);
+	b->cold = j->cold;
+	b->cold_len = (uint32_t)(cold.at - j->cold);
+	if (j->verify)
+		jit_verify_or_stop(j, b);
+	j->bytes += b->hot_len + b->cold_len;
 	j->hot = (uint8_t *)align_up((uintptr_t)t->e.at, 16);
 	j->cold = cold.at;
 	j->blocks++;

@@ -1,0 +1,893 @@
+/* The code verifier: proves of each emitted block, from its bytes alone, that it can touch nothing
+ * but what a check has allowed. It shares no code with the emitter; what it trusts is the decoder
+ * (core/x86, compared with Zydis in the tests), the thunks, and jit_fill().
+ *
+ * What is proved:
+ * - Every memory operand is either GS-relative in a slot of the table below, in the direction
+ *   that the table allows; or one of the two guarded tables (TLB, jump targets) at an index that is
+ *   provably inside; or lies, with its whole size, in bytes that a TLB entry of the block's
+ *   privilege was found to hold, for writing if it writes.
+ * - Every jump goes to an instruction of the block itself, to a thunk that takes such jumps, or
+ *   through the table of jump targets after a comparison that succeeded. No path runs out of
+ *   the block's end.
+ * - Thunks get what they expect in R11: a struct jit_op or jit_link of this block, an exit
+ *   code, an address of the block's guest code.
+ * - No instruction outside of a list: nothing privileged, no system call, no string or stack
+ *   instruction, nothing that names host RSP or a segment but GS, nothing that changes GS or the
+ *   exception masks of x87 and SSE.
+ * - What link_to() patches is the displacement of a jump, aligned so that it changes at once.
+ * Not proved: that the code does what the guest's does. That is what test/insn is for.
+ *
+ * How: an abstract interpretation along the straight line. A value is a linear expression modulo
+ * 2^64 over atoms, each a 64-bit unknown; and maybe also (expression >> n) & mask. Known are the
+ * values of the registers and of the slots. At every place that is jumped to, and after every
+ * call, all of them become fresh atoms, which is true whatever path led there. Facts:
+ *   CMP   the flags compare X & ~0xfff with the tag of TLB table T at index (Y >> 8) & 0x3ff0,
+ *         where X - Y is a constant below a page;
+ *   HIT   ... and they were equal: JNE was not taken. An entry at that index holds no page but one
+ *         with these index bits, so X and Y lie in that page, and all between them;
+ *   and an atom loaded from the addend beside that tag is worth: Y + addend + d is the host
+ *   address of guest byte Y + d, for min(0, X - Y) <= d <= max(0, X - Y).
+ * An operand is allowed if its address minus one such atom minus Y is a constant d with
+ * [d, d + size) in those bounds.
+ *
+ * Called by the translator on the vCPU's thread when switched on, and by test/insn/verify.c. */
+#include "core/base/check.h"
+#include "core/base/fmt.h"
+#include "core/base/string.h"
+#include "engine/soft/jit.h"
+
+#define AREA ((sizeof(struct vcpu) + 63) & ~(size_t)63)
+#define STATE(f) ((uint32_t)offsetof(struct vcpu, state.f))
+#define JIT(f) ((uint32_t)(AREA + offsetof(struct soft_vcpu, jit.f)))
+
+#define SCRATCH 11 /* R11 */
+#define MAX_BYTES 16384
+#define MAX_ATOMS 8192
+#define TERMS 5
+
+/* ---- slots: what may be reached at a fixed distance from GS ------------------------------- */
+
+static const struct slot {
+	uint32_t off;
+	uint8_t size, access;
+} slots[] = {
+	{STATE(gpr[0]), 8, OPND_R | OPND_W},	 {STATE(gpr[1]), 8, OPND_R | OPND_W},
+	{STATE(gpr[2]), 8, OPND_R | OPND_W},	 {STATE(gpr[3]), 8, OPND_R | OPND_W},
+	{STATE(gpr[4]), 8, OPND_R | OPND_W},	 {STATE(gpr[5]), 8, OPND_R | OPND_W},
+	{STATE(gpr[6]), 8, OPND_R | OPND_W},	 {STATE(gpr[7]), 8, OPND_R | OPND_W},
+	{STATE(gpr[8]), 8, OPND_R | OPND_W},	 {STATE(gpr[9]), 8, OPND_R | OPND_W},
+	{STATE(gpr[10]), 8, OPND_R | OPND_W},	 {STATE(gpr[11]), 8, OPND_R | OPND_W},
+	{STATE(gpr[12]), 8, OPND_R | OPND_W},	 {STATE(gpr[13]), 8, OPND_R | OPND_W},
+	{STATE(gpr[14]), 8, OPND_R | OPND_W},	 {STATE(gpr[15]), 8, OPND_R | OPND_W},
+	{STATE(rip), 8, OPND_R | OPND_W},		 {STATE(seg[SEG_FS].base), 8, OPND_R},
+	{STATE(seg[SEG_GS].base), 8, OPND_R},	 {JIT(save_rax), 8, OPND_R | OPND_W},
+	{JIT(tmp), 8, OPND_R | OPND_W},			 {JIT(flags_ax), 8, OPND_R | OPND_W},
+	{JIT(poll), 4, OPND_R},
+};
+#define SLOTS (sizeof(slots) / sizeof(slots[0]))
+
+/* ---- values ------------------------------------------------------------------------------ */
+
+struct lin {
+	uint8_t n;
+	uint16_t atom[TERMS];
+	uint64_t coef[TERMS];
+	uint64_t c;
+};
+
+struct val {
+	struct lin lin;
+	bool bits; /* also: (of >> shift) & mask; shift < 0: to the left */
+	int shift;
+	uint64_t mask;
+	struct lin of;
+};
+
+/* A place in the TLB, and which bytes around Y it stands for once its tag has matched. */
+struct probe {
+	bool on, write;
+	struct val index;
+	int64_t lo, hi;
+};
+
+struct atom {
+	bool addend, write;
+	struct lin y;
+	int64_t lo, hi;
+};
+
+struct region {
+	const uint8_t *at; /* writable address */
+	size_t len;
+	uint8_t marks[MAX_BYTES];
+};
+#define MARK_START 1u
+#define MARK_LABEL 2u
+
+enum pending { PENDING_NONE, PENDING_TLB, PENDING_JUMP };
+
+struct verifier {
+	const struct jit *j;
+	const struct jit_block *b;
+	struct region region[2];
+	unsigned natoms;
+	struct atom atoms[MAX_ATOMS];
+
+	struct val reg[16], slot[SLOTS];
+	bool slot_known[SLOTS];
+	enum pending pending; /* what the flags say */
+	struct probe compared;
+	struct probe hit;
+	struct val jump_compared, jump_hit;
+	bool jump_ok;
+
+	const uint8_t *pc; /* writable address of the instruction, and of the next one */
+	struct x86_insn insn;
+	const char *why;
+};
+
+static bool refuse(struct verifier *v, const char *why) {
+	if (!v->why)
+		v->why = why;
+	return false;
+}
+
+static struct lin constant(uint64_t c) {
+	return (struct lin){.c = c};
+}
+
+static struct lin fresh_lin(struct verifier *v) {
+	if (v->natoms == MAX_ATOMS) {
+		refuse(v, "too long to be verified");
+		return constant(0); /* refused anyway */
+	}
+	v->atoms[v->natoms] = (struct atom){0};
+	return (struct lin){.n = 1, .atom = {(uint16_t)v->natoms++}, .coef = {1}};
+}
+
+static struct val fresh(struct verifier *v, unsigned size) {
+	struct val x = {.lin = fresh_lin(v)};
+	if (size == 4) { /* the upper half is 0 */
+		x.of = x.lin;
+		x.bits = true;
+		x.mask = 0xffffffff;
+	}
+	return x;
+}
+
+static struct val value(struct lin l) {
+	return (struct val){.lin = l};
+}
+
+/* x + k * y; too many terms: an unknown. */
+static struct lin lin_add(struct verifier *v, const struct lin *x, const struct lin *y,
+						  uint64_t k) {
+	struct lin r = *x;
+	r.c += k * y->c;
+	for (unsigned n = 0; n < y->n; n++) {
+		unsigned m = 0;
+		while (m < r.n && r.atom[m] != y->atom[n])
+			m++;
+		if (m == TERMS)
+			return fresh_lin(v);
+		if (m == r.n) {
+			r.atom[r.n] = y->atom[n];
+			r.coef[r.n++] = 0;
+		}
+		r.coef[m] += k * y->coef[n];
+		if (!r.coef[m]) {
+			r.n--;
+			r.atom[m] = r.atom[r.n];
+			r.coef[m] = r.coef[r.n];
+		}
+	}
+	return r;
+}
+
+/* Whether x - y is a constant, which goes to *d. */
+static bool lin_diff(struct verifier *v, const struct lin *x, const struct lin *y, uint64_t *d) {
+	struct lin r = lin_add(v, x, y, ~0ull);
+	*d = r.c;
+	return r.n == 0;
+}
+
+static bool same_bits(struct verifier *v, const struct val *x, const struct val *y) {
+	uint64_t d;
+	if (lin_diff(v, &x->lin, &y->lin, &d) && d == 0)
+		return true;
+	return x->bits && y->bits && x->shift == y->shift && x->mask == y->mask &&
+		   lin_diff(v, &x->of, &y->of, &d) && d == 0;
+}
+
+static struct val bits_of(const struct val *x) {
+	struct val r = *x;
+	if (!r.bits) {
+		r.bits = true;
+		r.of = r.lin;
+		r.mask = ~0ull;
+		r.shift = 0;
+	}
+	return r;
+}
+
+static struct val masked(struct verifier *v, const struct val *x, uint64_t mask) {
+	struct val r = bits_of(x);
+	r.mask &= mask;
+	r.lin = fresh_lin(v);
+	return r;
+}
+
+static void forget_all(struct verifier *v) {
+	v->natoms = 0;
+	for (unsigned n = 0; n < 16; n++)
+		v->reg[n] = value(fresh_lin(v));
+	memset(v->slot_known, 0, sizeof(v->slot_known));
+	v->pending = PENDING_NONE;
+	v->hit.on = v->jump_ok = false;
+}
+
+/* ---- memory operands --------------------------------------------------------------------- */
+
+static const struct x86_opnd *memory_operand(const struct x86_insn *i) {
+	for (unsigned n = 0; n < i->nopnds; n++)
+		if (i->opnd[n].kind == OPND_MEM)
+			return &i->opnd[n];
+	return NULL;
+}
+
+static struct lin address(struct verifier *v) {
+	const struct x86_insn *i = &v->insn;
+	struct lin a = constant((uint64_t)i->disp);
+	if (i->base < 16)
+		a = lin_add(v, &a, &v->reg[i->base].lin, 1);
+	if (i->index < 16)
+		a = lin_add(v, &a, &v->reg[i->index].lin, 1ull << i->scale);
+	return a;
+}
+
+/* The slot that a GS-relative operand lies in, or -1. */
+static int slot_of(const struct x86_insn *i, unsigned size, unsigned access) {
+	if (i->base != X86_REG_NONE || i->index != X86_REG_NONE)
+		return -1;
+	for (unsigned n = 0; n < SLOTS; n++)
+		if ((uint64_t)i->disp >= slots[n].off &&
+			(uint64_t)i->disp + size <= slots[n].off + slots[n].size &&
+			!(access & ~slots[n].access & (OPND_R | OPND_W)))
+			return (int)n;
+	return -1;
+}
+
+/* A GS-relative operand within one of the two tables of 16-byte entries. 0 or 8: which half;
+ * negative: it is not. */
+static int table_half(const struct verifier *v, uint32_t table, unsigned entries) {
+	const struct x86_insn *i = &v->insn;
+	unsigned r = i->base < 16 ? i->base : i->index;
+	if (r >= 16 || (i->base < 16 && i->index < 16) || (i->index < 16 && i->scale) ||
+		i->addrsize != 8)
+		return -1;
+	const struct val *x = &v->reg[r];
+	if (!x->bits || x->mask & ~((uint64_t)(entries - 1) << 4))
+		return -1;
+	uint64_t half = (uint64_t)i->disp - table;
+	return half == 0 || half == 8 ? (int)half : -1;
+}
+
+static const struct val *table_index(const struct verifier *v) {
+	return &v->reg[v->insn.base < 16 ? v->insn.base : v->insn.index];
+}
+
+static uint32_t tlb_table(const struct verifier *v, bool write) {
+	bool user = v->b->key & JIT_KEY_USER;
+	return JIT(tlb) + (uint32_t)((user * 2u + write) * sizeof(struct jit_tlb_entry) * JIT_TLB);
+}
+
+static uint32_t jump_table(const struct verifier *v) {
+	bool user = v->b->key & JIT_KEY_USER;
+	return JIT(jumps) + (uint32_t)(user * sizeof(struct jit_jump) * JIT_JUMPS);
+}
+
+/* [address, address + size) was checked. */
+static bool proved(struct verifier *v, unsigned size, unsigned access) {
+	struct lin a = address(v);
+	for (unsigned n = 0; n < a.n; n++) {
+		const struct atom *x = &v->atoms[a.atom[n]];
+		if (!x->addend || a.coef[n] != 1)
+			continue;
+		struct lin rest = a;
+		rest.n--;
+		rest.atom[n] = rest.atom[rest.n];
+		rest.coef[n] = rest.coef[rest.n];
+		uint64_t d;
+		if (!lin_diff(v, &rest, &x->y, &d))
+			continue;
+		int64_t s = (int64_t)d;
+		if (s < x->lo || s > x->hi || s + (int64_t)size - 1 > x->hi)
+			return refuse(v, "memory operand larger than what was checked");
+		if (access & OPND_W && !x->write)
+			return refuse(v, "write after a check for reading");
+		return true;
+	}
+	return refuse(v, "memory operand without a check");
+}
+
+/* The compare that begins a guarded access. */
+static bool compare_with_table(struct verifier *v) {
+	const struct x86_insn *i = &v->insn;
+	bool reg_first = i->op == X86_OP_CMP && i->nopnds == 2 && i->opnd[0].kind == OPND_GPR &&
+					 i->opnd[0].size == 8 && i->opnd[1].kind == OPND_MEM;
+	if (!reg_first)
+		return false;
+	if (table_half(v, jump_table(v), JIT_JUMPS) == offsetof(struct jit_jump, rip)) {
+		v->pending = PENDING_JUMP;
+		v->jump_compared = *table_index(v);
+		return true;
+	}
+	for (unsigned write = 0; write < 2; write++) {
+		if (table_half(v, tlb_table(v, write), JIT_TLB) != offsetof(struct jit_tlb_entry, tag))
+			continue;
+		const struct val *x = &v->reg[i->opnd[0].reg], *y = table_index(v);
+		v->pending = PENDING_NONE; /* a comparison that proves nothing harms nothing */
+		uint64_t d;
+		if (x->bits && x->shift == 0 && x->mask == ~(uint64_t)PAGE_MASK && y->bits &&
+			y->shift == 8 && y->mask == (JIT_TLB - 1) << 4 && lin_diff(v, &x->of, &y->of, &d) &&
+			d + PAGE_MASK <= 2 * PAGE_MASK) {
+			int64_t s = (int64_t)d;
+			v->pending = PENDING_TLB;
+			v->compared = (struct probe){true, write, *y, s < 0 ? s : 0, s > 0 ? s : 0};
+		}
+		return true;
+	}
+	return false;
+}
+
+/* MOV reg, addend. */
+static bool load_addend(struct verifier *v) {
+	const struct x86_insn *i = &v->insn;
+	if (i->op != X86_OP_MOV || i->opnd[0].kind != OPND_GPR || i->opnd[0].size != 8)
+		return false;
+	for (unsigned write = 0; write < 2; write++) {
+		if (table_half(v, tlb_table(v, write), JIT_TLB) != offsetof(struct jit_tlb_entry, addend))
+			continue;
+		struct val index = *table_index(v), *to = &v->reg[i->opnd[0].reg];
+		*to = value(fresh_lin(v));
+		if (v->hit.on && v->hit.write == write && same_bits(v, &index, &v->hit.index))
+			v->atoms[to->lin.atom[0]] =
+				(struct atom){true, write, index.of, v->hit.lo, v->hit.hi};
+		return true;
+	}
+	return false;
+}
+
+/* ---- instructions ------------------------------------------------------------------------ */
+
+static bool integer_allowed(unsigned op) {
+	switch (op) {
+	case X86_OP_ADD:
+	case X86_OP_OR:
+	case X86_OP_ADC:
+	case X86_OP_SBB:
+	case X86_OP_AND:
+	case X86_OP_SUB:
+	case X86_OP_XOR:
+	case X86_OP_CMP:
+	case X86_OP_TEST:
+	case X86_OP_NOT:
+	case X86_OP_NEG:
+	case X86_OP_INC:
+	case X86_OP_DEC:
+	case X86_OP_MUL:
+	case X86_OP_IMUL:
+	case X86_OP_MOV:
+	case X86_OP_MOVZX:
+	case X86_OP_MOVSX:
+	case X86_OP_MOVSXD:
+	case X86_OP_MOVBE:
+	case X86_OP_MOVNTI:
+	case X86_OP_LEA:
+	case X86_OP_XCHG:
+	case X86_OP_XADD:
+	case X86_OP_CMPXCHG:
+	case X86_OP_CMPXCHG8B:
+	case X86_OP_CMPXCHG16B:
+	case X86_OP_BSWAP:
+	case X86_OP_BSF:
+	case X86_OP_BSR:
+	case X86_OP_TZCNT:
+	case X86_OP_LZCNT:
+	case X86_OP_POPCNT:
+	case X86_OP_CRC32:
+	case X86_OP_BT:
+	case X86_OP_BTS:
+	case X86_OP_BTR:
+	case X86_OP_BTC:
+	case X86_OP_ROL:
+	case X86_OP_ROR:
+	case X86_OP_RCL:
+	case X86_OP_RCR:
+	case X86_OP_SHL:
+	case X86_OP_SHR:
+	case X86_OP_SAR:
+	case X86_OP_SHLD:
+	case X86_OP_SHRD:
+	case X86_OP_CBW:
+	case X86_OP_CWD:
+	case X86_OP_LAHF:
+	case X86_OP_SAHF:
+	case X86_OP_CLC:
+	case X86_OP_STC:
+	case X86_OP_CMC:
+	case X86_OP_SETCC:
+	case X86_OP_CMOVCC:
+	case X86_OP_ADCX:
+	case X86_OP_ADOX:
+	case X86_OP_ANDN:
+	case X86_OP_BEXTR:
+	case X86_OP_BLSI:
+	case X86_OP_BLSMSK:
+	case X86_OP_BLSR:
+	case X86_OP_BZHI:
+	case X86_OP_MULX:
+	case X86_OP_PDEP:
+	case X86_OP_PEXT:
+	case X86_OP_RORX:
+	case X86_OP_SARX:
+	case X86_OP_SHLX:
+	case X86_OP_SHRX:
+	case X86_OP_LFENCE:
+	case X86_OP_MFENCE:
+	case X86_OP_SFENCE:
+	case X86_OP_NOP:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Of the vector classes, what has an operand that is not listed, or unmasks exceptions. */
+static bool vector_refused(unsigned op) {
+	switch (op) {
+	case X86_OP_MASKMOVQ:
+	case X86_OP_MASKMOVDQU:
+	case X86_OP_VMASKMOVDQU:
+	case X86_OP_LDMXCSR:
+	case X86_OP_VLDMXCSR:
+	case X86_OP_FLDCW:
+	case X86_OP_FLDENV:
+	case X86_OP_FRSTOR:
+	case X86_OP_FXRSTOR:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool listed(const struct x86_insn *i) {
+	const struct x86_form *f = &x86_forms[i->form];
+	if (f->attr & (X86_ATTR_PRIV | X86_ATTR_STACK | X86_ATTR_VSIB) || i->prefix & X86_PFX_EVEX)
+		return false;
+	if (f->cls >= X86_CLASS_X87 && f->cls <= X86_CLASS_AVX)
+		return !vector_refused(i->op);
+	return integer_allowed(i->op);
+}
+
+static bool names_rsp(const struct x86_insn *i) {
+	for (unsigned n = 0; n < i->nopnds; n++)
+		if (i->opnd[n].kind == OPND_GPR && i->opnd[n].reg == RSP)
+			return true;
+	return memory_operand(i) && (i->base == RSP || i->index == RSP);
+}
+
+/* The effects of an instruction on registers, if it is one of those whose result matters. */
+static bool modelled(struct verifier *v) {
+	const struct x86_insn *i = &v->insn;
+	const struct x86_opnd *a = &i->opnd[0], *b = &i->opnd[1];
+	if (i->nopnds < 2 || a->kind != OPND_GPR || a->size < 4 || !(a->access & OPND_W))
+		return false;
+	struct val *d = &v->reg[a->reg];
+	bool wide = a->size == 8;
+	switch (i->op) {
+	case X86_OP_MOV:
+		if (b->kind == OPND_IMM)
+			*d = value(constant(wide ? i->imm : (uint32_t)i->imm));
+		else if (b->kind == OPND_GPR)
+			*d = wide ? v->reg[b->reg] : masked(v, &v->reg[b->reg], 0xffffffff);
+		else
+			return false;
+		return true;
+	case X86_OP_LEA: {
+		if (i->addrsize != 8 || i->base == X86_REG_RIP)
+			return false;
+		struct val x = value(address(v));
+		*d = wide ? x : masked(v, &x, 0xffffffff);
+		return true;
+	}
+	case X86_OP_ADD:
+	case X86_OP_SUB: {
+		struct lin s = constant(i->imm);
+		if (b->kind == OPND_GPR)
+			s = v->reg[b->reg].lin;
+		else if (b->kind != OPND_IMM)
+			return false;
+		if (!wide)
+			return false;
+		*d = value(lin_add(v, &d->lin, &s, i->op == X86_OP_ADD ? 1 : ~0ull));
+		return true;
+	}
+	case X86_OP_AND:
+		if (b->kind != OPND_IMM)
+			return false;
+		*d = masked(v, d, wide ? i->imm : (uint32_t)i->imm);
+		return true;
+	case X86_OP_SHL:
+	case X86_OP_SHR: {
+		if (b->kind != OPND_IMM && b->kind != OPND_ONE)
+			return false;
+		unsigned n = (b->kind == OPND_ONE ? 1 : (unsigned)i->imm) & (wide ? 63 : 31);
+		struct val x = wide ? *d : masked(v, d, 0xffffffff);
+		x = bits_of(&x);
+		bool left = i->op == X86_OP_SHL;
+		x.mask = left ? x.mask << n : x.mask >> n;
+		x.shift += left ? -(int)n : (int)n;
+		if (x.shift > 63 || x.shift < -63)
+			return false;
+		*d = masked(v, &x, wide ? ~0ull : 0xffffffff);
+		return true;
+	}
+	default:
+		return false;
+	}
+}
+
+static void clobber_registers(struct verifier *v) {
+	const struct x86_insn *i = &v->insn;
+	for (unsigned n = 0; n < i->nopnds; n++)
+		if (i->opnd[n].kind == OPND_GPR && i->opnd[n].access & OPND_W)
+			v->reg[i->opnd[n].reg & X86_REG_HIGH ? i->opnd[n].reg & 3 : i->opnd[n].reg] =
+				fresh(v, i->opnd[n].size);
+	/* Operands that the table does not list. */
+	if (x86_forms[i->form].cls >= X86_CLASS_X87)
+		for (unsigned r = RAX; r <= RDX; r++)
+			v->reg[r] = value(fresh_lin(v));
+	switch (i->op) {
+	case X86_OP_MUL:
+	case X86_OP_IMUL:
+	case X86_OP_CMPXCHG:
+	case X86_OP_CMPXCHG8B:
+	case X86_OP_CMPXCHG16B:
+	case X86_OP_CBW:
+	case X86_OP_CWD:
+	case X86_OP_LAHF:
+		v->reg[RAX] = value(fresh_lin(v));
+		v->reg[RDX] = value(fresh_lin(v));
+		break;
+	default:
+		break;
+	}
+}
+
+/* An operand in a GS slot: loads and stores of whole slots are followed. */
+static bool slot_access(struct verifier *v, const struct x86_opnd *m) {
+	const struct x86_insn *i = &v->insn;
+	int s = slot_of(i, m->size, m->access);
+	if (s < 0)
+		return refuse(v, "GS-relative operand outside of the allowed slots");
+	if (!v->slot_known[s]) {
+		v->slot[s] = value(fresh_lin(v));
+		v->slot_known[s] = true;
+	}
+	const struct x86_opnd *a = &i->opnd[0], *b = &i->opnd[1];
+	struct val *d = a->kind == OPND_GPR ? &v->reg[a->reg & 15] : NULL;
+	if (m->size == 8 && i->op == X86_OP_MOV && d) {
+		*d = v->slot[s];
+		return true;
+	}
+	if (m->size == 8 && i->op == X86_OP_ADD && d) {
+		*d = value(lin_add(v, &d->lin, &v->slot[s].lin, 1));
+		return true;
+	}
+	if (m->size == 8 && i->op == X86_OP_MOV && b->kind == OPND_GPR) {
+		v->slot[s] = v->reg[b->reg];
+		return true;
+	}
+	if (m->access & OPND_W)
+		v->slot[s] = value(fresh_lin(v));
+	clobber_registers(v);
+	return true;
+}
+
+static bool plain(struct verifier *v) {
+	const struct x86_insn *i = &v->insn;
+	const struct x86_form *f = &x86_forms[i->form];
+	if (!listed(i))
+		return refuse(v, "instruction that must not be emitted");
+	if (names_rsp(i))
+		return refuse(v, "names the host's stack pointer");
+	if (i->seg_prefix != X86_REG_NONE && i->seg_prefix != SEG_GS)
+		return refuse(v, "segment prefix");
+	const struct x86_opnd *m = memory_operand(i);
+	if (m && f->attr & X86_ATTR_NOMEM_FAULT)
+		m = NULL;
+	if (i->op == X86_OP_LEA)
+		m = NULL;
+	if (!m && i->seg_prefix == SEG_GS)
+		return refuse(v, "segment prefix");
+	enum pending before = v->pending;
+	if (m) {
+		if (!m->size || !(m->access & (OPND_R | OPND_W)))
+			return refuse(v, "memory operand of unknown size");
+		if (i->addrsize != 8 || i->base == X86_REG_RIP)
+			return refuse(v, "address that is not of the allowed kinds");
+		if ((i->op == X86_OP_BT || i->op == X86_OP_BTS || i->op == X86_OP_BTR ||
+			 i->op == X86_OP_BTC) &&
+			i->opnd[1].kind != OPND_IMM)
+			return refuse(v, "bit string");
+		if (i->seg_prefix == SEG_GS) {
+			if (compare_with_table(v) || load_addend(v))
+				return !v->why;
+			if (!slot_access(v, m))
+				return false;
+		} else {
+			if (!proved(v, m->size, m->access))
+				return false;
+			clobber_registers(v);
+		}
+	} else if (!modelled(v)) {
+		clobber_registers(v);
+	}
+	v->pending = f->flags_written || f->flags_undefined ? PENDING_NONE : before;
+	return !v->why;
+}
+
+/* ---- jumps ------------------------------------------------------------------------------- */
+
+static bool is_relative(const struct x86_insn *i) {
+	return i->nopnds && i->opnd[0].kind == OPND_REL;
+}
+
+/* Within the block: the region and the offset; NULL: elsewhere. */
+static struct region *inside(struct verifier *v, const uint8_t *target, size_t *off) {
+	for (unsigned n = 0; n < 2; n++) {
+		struct region *r = &v->region[n];
+		if (target >= r->at && target < r->at + r->len) {
+			*off = (size_t)(target - r->at);
+			return r;
+		}
+	}
+	return NULL;
+}
+
+static bool const_in(const struct verifier *v, uint64_t *c) {
+	*c = v->reg[SCRATCH].lin.c;
+	return v->reg[SCRATCH].lin.n == 0;
+}
+
+static bool in_guest_code(const struct verifier *v, uint64_t rip) {
+	return rip - v->b->rip < v->b->len;
+}
+
+static bool exit_argument(const struct verifier *v) {
+	uint64_t c;
+	if (!const_in(v, &c))
+		return false;
+	for (unsigned n = 0; n < 2; n++)
+		if (c == (uintptr_t)&v->b->out[n])
+			return v->b->out[n].patch != NULL;
+	return c <= JIT_EXIT_POLL;
+}
+
+static bool call_argument(const struct verifier *v) {
+	uint64_t c;
+	if (!const_in(v, &c) || c & 15 || c < (uintptr_t)v->j->arena ||
+		c + sizeof(struct jit_op) > (uintptr_t)v->j->arena_at)
+		return false;
+	const struct jit_op *op = (const struct jit_op *)(uintptr_t)c;
+	return op->handler && in_guest_code(v, op->rip) &&
+		   op->rip - v->b->rip + op->insn.len <= v->b->len;
+}
+
+/* A jump that leaves the block: to thunks that take this kind of it. */
+static bool leaves(struct verifier *v, const uint8_t *target) {
+	const struct jit *j = v->j;
+	unsigned op = v->insn.op;
+	uint64_t c;
+	if (target == j->miss && (op == X86_OP_JMP || op == X86_OP_JCC))
+		return true;
+	if (op == X86_OP_JMP && (target == j->exit_code || target == j->exit_saved))
+		return exit_argument(v) || refuse(v, "leaves with a wrong R11");
+	if (op == X86_OP_CALL && target == j->call)
+		return call_argument(v) || refuse(v, "calls a handler with a wrong R11");
+	for (unsigned n = 0; op == X86_OP_CALL && n < 14; n++)
+		if (target == j->fill[n / 7][n % 7])
+			return (const_in(v, &c) && in_guest_code(v, c)) ||
+				   refuse(v, "fills with a wrong R11");
+	return refuse(v, "jump to somewhere unknown");
+}
+
+static bool branch(struct verifier *v) {
+	const struct x86_insn *i = &v->insn;
+	size_t off;
+	if (i->opsize == 2 || i->prefix & (X86_PFX_OPSIZE | X86_PFX_ADDRSIZE))
+		return refuse(v, "odd jump");
+	if (!is_relative(i)) { /* the one indirect jump: jmp gs:[r11 + jumps.entry] */
+		if (i->op != X86_OP_JMP || !memory_operand(i) || i->seg_prefix != SEG_GS)
+			return refuse(v, "indirect jump");
+		if (table_half(v, jump_table(v), JIT_JUMPS) != offsetof(struct jit_jump, entry) ||
+			!v->jump_ok || !same_bits(v, table_index(v), &v->jump_hit))
+			return refuse(v, "jump through the table without a comparison");
+		forget_all(v);
+		return true;
+	}
+	const uint8_t *target = v->pc + i->len + (int64_t)i->imm;
+	if (inside(v, target, &off)) { /* that it is a beginning is known */
+		if (i->op == X86_OP_CALL)
+			return refuse(v, "call within the block");
+	} else if (!leaves(v, target + v->j->exec)) {
+		return false;
+	}
+	if (i->op != X86_OP_JCC) {
+		if (i->op != X86_OP_JCXZ)
+			forget_all(v);
+		return true;
+	}
+	if (i->cond == 5) { /* NE was not taken: equal */
+		if (v->pending == PENDING_TLB)
+			v->hit = v->compared;
+		if (v->pending == PENDING_JUMP) {
+			v->jump_hit = v->jump_compared;
+			v->jump_ok = true;
+		}
+	}
+	return true;
+}
+
+static bool is_branch(const struct x86_insn *i) {
+	return i->op == X86_OP_JMP || i->op == X86_OP_CALL || i->op == X86_OP_JCC ||
+		   i->op == X86_OP_JCXZ;
+}
+
+/* ---- the whole --------------------------------------------------------------------------- */
+
+static int fetch(struct verifier *v, const struct region *r, size_t at) {
+	v->pc = r->at + at;
+	int len = x86_decode(&v->insn, v->pc, r->len - at, X86_MODE_64);
+	if (len <= 0)
+		refuse(v, "no instruction");
+	return len;
+}
+
+/* Where instructions begin; the last one must not fall through. */
+static bool sweep(struct verifier *v, struct region *r) {
+	bool falls = false;
+	for (size_t at = 0; at < r->len;) {
+		int len = fetch(v, r, at);
+		if (len <= 0)
+			return false;
+		r->marks[at] |= MARK_START;
+		falls = v->insn.op != X86_OP_JMP;
+		at += (size_t)len;
+	}
+	return !falls || refuse(v, "runs out of its end");
+}
+
+static bool mark_label(struct verifier *v, const uint8_t *at) {
+	size_t off;
+	struct region *r = inside(v, at, &off);
+	if (!r)
+		return false;
+	r->marks[off] |= MARK_LABEL;
+	return r->marks[off] & MARK_START || refuse(v, "jump into the middle of an instruction");
+}
+
+static bool find_labels(struct verifier *v, const struct region *r) {
+	size_t off;
+	for (size_t at = 0; at < r->len; at += v->insn.len) {
+		fetch(v, r, at);
+		const uint8_t *target = v->pc + v->insn.len + (int64_t)v->insn.imm;
+		if (is_branch(&v->insn) && is_relative(&v->insn) && inside(v, target, &off) &&
+			!mark_label(v, target))
+			return false;
+	}
+	return true;
+}
+
+/* Ways in and out that others know: entries, stubs, patched displacements. */
+static bool known_places(struct verifier *v) {
+	const struct jit_block *b = v->b;
+	intptr_t x = v->j->exec;
+	v->pc = b->entry - x;
+	if (!mark_label(v, b->entry - x) || !mark_label(v, b->entry_saved - x))
+		return refuse(v, "entry outside of the block");
+	for (unsigned n = 0; n < 2; n++) {
+		const struct jit_link *l = &b->out[n];
+		size_t off;
+		if (!l->patch)
+			continue;
+		v->pc = l->patch;
+		if (!l->stub || !mark_label(v, l->stub))
+			return refuse(v, "link without a stub");
+		const struct region *r = inside(v, l->patch, &off);
+		if (!r || off < 2 || (uintptr_t)l->patch & 3)
+			return refuse(v, "patched place outside of the block or not aligned");
+		unsigned back = r->marks[off - 1] & MARK_START ? 1 : 2;
+		if (!(r->marks[off - back] & MARK_START) || fetch(v, r, off - back) <= 0 ||
+			v->insn.imm_off != back || v->insn.imm_len != 4 || !is_relative(&v->insn) ||
+			(v->insn.op != X86_OP_JMP && v->insn.op != X86_OP_JCC))
+			return refuse(v, "patched place is not a jump's");
+	}
+	return true;
+}
+
+static bool walk(struct verifier *v, const struct region *r) {
+	forget_all(v);
+	for (size_t at = 0; at < r->len; at += v->insn.len) {
+		if (r->marks[at] & MARK_LABEL)
+			forget_all(v);
+		fetch(v, r, at);
+		if (!(is_branch(&v->insn) ? branch(v) : plain(v)))
+			return false;
+	}
+	return true;
+}
+
+static bool verify(struct verifier *v) {
+	for (unsigned n = 0; n < 2; n++) {
+		if (v->region[n].len > MAX_BYTES)
+			return refuse(v, "too long to be verified");
+		memset(v->region[n].marks, 0, v->region[n].len);
+	}
+	for (unsigned n = 0; n < 2; n++)
+		if (!sweep(v, &v->region[n]))
+			return false;
+	for (unsigned n = 0; n < 2; n++)
+		if (!find_labels(v, &v->region[n]))
+			return false;
+	return known_places(v) && walk(v, &v->region[0]) && walk(v, &v->region[1]);
+}
+
+static void dump(const struct verifier *v, const struct region *r, const uint8_t *bad) {
+	for (size_t at = 0; at < r->len;) {
+		struct x86_insn i;
+		char text[96];
+		int len = x86_decode(&i, r->at + at, r->len - at, X86_MODE_64);
+		if (len <= 0)
+			return;
+		x86_format(text, sizeof(text), &i, (uintptr_t)(r->at + at));
+		log_line(LOG_ERROR, "%s %lx%s %s", r->at + at == bad ? "=>" : "  ",
+				 (unsigned long)(uintptr_t)(r->at + at), r->marks[at] & MARK_LABEL ? ":" : " ",
+				 text);
+		at += (size_t)len;
+	}
+}
+
+static bool run(struct verifier *v, const struct jit *j, const struct jit_block *b) {
+	v->j = j;
+	v->b = b;
+	v->why = NULL;
+	v->pc = NULL;
+	v->region[0].at = b->hot;
+	v->region[0].len = b->hot_len;
+	v->region[1].at = b->cold;
+	v->region[1].len = b->cold_len;
+	return verify(v);
+}
+
+static __thread struct verifier verifier; /* too large for a stack */
+
+const char *jit_verify(const struct jit *j, const struct jit_block *b) {
+	return run(&verifier, j, b) ? NULL : verifier.why;
+}
+
+void jit_verify_or_stop(const struct jit *j, const struct jit_block *b) {
+	struct verifier *v = &verifier;
+	if (run(v, j, b))
+		return;
+	log_line(LOG_ERROR, "translated block of guest code at %lx (mode key %x) refused: %s",
+			 (unsigned long)b->rip, b->key, v->why);
+	const uint8_t *bad = v->pc;
+	log_line(LOG_ERROR, "hot:");
+	dump(v, &v->region[0], bad);
+	log_line(LOG_ERROR, "cold:");
+	dump(v, &v->region[1], bad);
+	host_ops.bug(__FILE__, __LINE__, "translated code failed its verification");
+}
