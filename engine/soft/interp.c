@@ -111,6 +111,7 @@ static gva_t fetch_linear(struct soft_vcpu *c, uint64_t rip, unsigned len) {
  * places: instructions across pages, at segment limits, in MMIO. */
 static void fetch_slowly(struct soft_vcpu *c, struct soft_op *op) {
 	uint8_t bytes[X86_MAX_LEN + 1];
+	soft_fpu_unload(c); /* the decoder may call memset() */
 	bool user = fast_user(c);
 	for (unsigned n = 0; n <= X86_MAX_LEN; n++) {
 		if (n == X86_MAX_LEN)
@@ -156,6 +157,7 @@ static inline bool block_current(const struct soft_block *b, const uint8_t *host
  * not even one instruction can be had in this way. */
 static void block_make(struct soft_vcpu *c, struct soft_block *b, const uint8_t *host,
 					   unsigned avail) {
+	soft_fpu_unload(c); /* the decoder may call memset() */
 	b->host = host;
 	b->mode = (uint8_t)c->mode;
 	b->n = b->len = 0;
