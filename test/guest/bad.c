@@ -18,31 +18,31 @@ void guest(void) {
 	asm volatile("lidt %0\n int3" : : "m"(*(const char(*)[10])none));
 	check("still here", 0, 1);
 }
-#elif BAD == 1 /* jump to nowhere, with nobody to take the exception's stack */
+#elif BAD == 1	/* jump to nowhere, with nobody to take the exception's stack */
 void guest(void) {
 	check("about to jump", 1, 1);
 	asm volatile("mov %0, %%rsp\n jmp *%1" : : "r"(0x800000000000ul), "r"(0xd0000000ul));
 }
-#elif BAD == 2 /* a loop with interrupts off: the runner stops it */
+#elif BAD == 2	/* a loop with interrupts off: the runner stops it */
 void guest(void) {
 	check("about to spin", 1, 1);
 	cli();
 	for (;;)
 		asm volatile("1: jmp 1b");
 }
-#elif BAD == 3 /* HLT with interrupts off: the same */
+#elif BAD == 3	/* HLT with interrupts off: the same */
 void guest(void) {
 	check("about to sleep", 1, 1);
 	asm volatile("cli\n hlt");
 	check("still asleep", 0, 1);
 }
-#elif BAD == 4 /* REP that never ends, over all of memory */
+#elif BAD == 4	/* REP that never ends, over all of memory */
 void guest(void) {
 	check("about to repeat", 1, 1);
 	for (;;)
 		asm volatile("rep lodsb" : : "S"(0x200000ul), "c"(~0ul >> 40) : "rax", "memory");
 }
-#elif BAD == 5 /* ROM, holes, and the edges of memory */
+#elif BAD == 5	/* ROM, holes, and the edges of memory */
 void guest(void) {
 	volatile u32 *rom = (u32 *)0xfffffff0, *hole = (u32 *)0xd0000000;
 	*rom = 0x12345678;
@@ -63,10 +63,12 @@ void guest(void) {
 	asm volatile("rep insb" : : "d"(0x80), "D"(0x300000), "c"(64) : "memory");
 	/* Code in a hole is all ones: FFh FFh is no instruction. */
 	FAULTS("running a hole", UD, 0, "call *%0", "r"(hole));
-	FAULTS("running at the end of memory", UD, 0, "movw $0x9090, -2(%0)\n lea -2(%0), %%rax\n"
-												  "call *%%rax", "r"(end));
+	FAULTS("running at the end of memory", UD, 0,
+		   "movw $0x9090, -2(%0)\n lea -2(%0), %%rax\n"
+		   "call *%%rax",
+		   "r"(end));
 }
-#elif BAD == 6 /* 64 KiB out of the serial port as fast as it goes, without looking at it */
+#elif BAD == 6	/* 64 KiB out of the serial port as fast as it goes, without looking at it */
 void guest(void) {
 	check("about to flood", 1, 1);
 	for (u32 i = 0; i < 65536; i++)
@@ -74,7 +76,7 @@ void guest(void) {
 	print("\n");
 	check("flood is over", 1, 1);
 }
-#elif BAD == 7 /* garbage to every register of every chip */
+#elif BAD == 7	/* garbage to every register of every chip */
 static bool leave_alone(u16 port) {
 	/* Those that end the guest on purpose, and the reports' own. */
 	return port == 0xf4 || (port >= 0xf4 && port < 0xf8) || port == 0xe9 || port == 0x64 ||
@@ -83,8 +85,8 @@ static bool leave_alone(u16 port) {
 		   port == 0xb2;
 }
 void guest(void) {
-	static const u32 pages[] = {0xfec00000, 0xfed00000, 0xfee00000, 0xe0000000, 0xe0008000,
-								0xe00f8000};
+	static const u32 pages[] = {0xfec00000, 0xfed00000, 0xfee00000,
+								0xe0000000, 0xe0008000, 0xe00f8000};
 	cli();
 	for (u32 n = 0; n < 20000; n++) {
 		u16 port = (u16)(rnd() % 0x1000);
@@ -92,12 +94,24 @@ void guest(void) {
 			leave_alone((u16)(port + 3)))
 			continue;
 		switch (rnd() % 6) {
-		case 0: out8(port, (u8)rnd()); break;
-		case 1: out16(port, (u16)rnd()); break;
-		case 2: out32(port, rnd()); break;
-		case 3: in8(port); break;
-		case 4: in16(port); break;
-		case 5: in32(port); break;
+		case 0:
+			out8(port, (u8)rnd());
+			break;
+		case 1:
+			out16(port, (u16)rnd());
+			break;
+		case 2:
+			out32(port, rnd());
+			break;
+		case 3:
+			in8(port);
+			break;
+		case 4:
+			in16(port);
+			break;
+		case 5:
+			in32(port);
+			break;
 		}
 	}
 	check("ports", 1, 1);
@@ -106,12 +120,24 @@ void guest(void) {
 		if ((at & 0xfffff000) == 0xfee00000 && (at & 0xff0) == 0x300)
 			continue; /* an INIT or a SIPI to itself is another matter */
 		switch (rnd() % 6) {
-		case 0: *(volatile u8 *)(word)at = (u8)rnd(); break;
-		case 1: *(volatile u16 *)(word)at = (u16)rnd(); break;
-		case 2: *(volatile u32 *)(word)at = rnd(); break;
-		case 3: *(volatile u64 *)(word)at = (u64)rnd() << 32 | rnd(); break;
-		case 4: (void)*(volatile u32 *)(word)at; break;
-		case 5: (void)*(volatile u64 *)(word)at; break;
+		case 0:
+			*(volatile u8 *)(word)at = (u8)rnd();
+			break;
+		case 1:
+			*(volatile u16 *)(word)at = (u16)rnd();
+			break;
+		case 2:
+			*(volatile u32 *)(word)at = rnd();
+			break;
+		case 3:
+			*(volatile u64 *)(word)at = (u64)rnd() << 32 | rnd();
+			break;
+		case 4:
+			(void)*(volatile u32 *)(word)at;
+			break;
+		case 5:
+			(void)*(volatile u64 *)(word)at;
+			break;
 		}
 	}
 	check("memory", 1, 1);
@@ -126,7 +152,7 @@ void guest(void) {
 	}
 	check("MSRs", 1, 1);
 }
-#elif BAD == 8 /* resets itself until it has done so three times */
+#elif BAD == 8	/* resets itself until it has done so three times */
 void guest(void) {
 	volatile u32 *count = (u32 *)0x80000; /* memory stays over a reset */
 	if (*count >> 8 != 0x123456)
@@ -134,16 +160,23 @@ void guest(void) {
 	++*count;
 	if ((*count & 0xff) < 4) {
 		switch (*count & 3) {
-		case 1: out8(0x64, 0xfe); break;
-		case 2: out8(0xcf9, 2); out8(0xcf9, 6); break;
-		case 3: asm volatile("lidt %0\n int3" : : "m"(*(const char(*)[10])0x90000)); break;
+		case 1:
+			out8(0x64, 0xfe);
+			break;
+		case 2:
+			out8(0xcf9, 2);
+			out8(0xcf9, 6);
+			break;
+		case 3:
+			asm volatile("lidt %0\n int3" : : "m"(*(const char(*)[10])0x90000));
+			break;
 		}
 		for (;;)
 			asm volatile("hlt");
 	}
 	check("reset three times", *count & 0xff, 4);
 }
-#elif BAD == 9 /* ACPI power off */
+#elif BAD == 9	/* ACPI power off */
 void guest(void) {
 	check("about to go", 1, 1);
 	out16((u16)(pm_timer_port - 4), 5 << 10 | 1 << 13);

@@ -4,19 +4,13 @@
 #include "core/base/bits.h"
 
 #define PLAIN(case_name, number)                                                                   \
-	{                                                                                              \
-		.name = case_name, .cpus = 1, .memory_mb = 64, .checks = number                            \
-	}
+	{ .name = case_name, .cpus = 1, .memory_mb = 64, .checks = number }
 
 #define REAL(case_name, number)                                                                    \
-	{                                                                                              \
-		.name = case_name, .real = true, .cpus = 1, .memory_mb = 64, .checks = number              \
-	}
+	{ .name = case_name, .real = true, .cpus = 1, .memory_mb = 64, .checks = number }
 
 #define BAD(case_name, number, how)                                                                \
-	{                                                                                              \
-		.name = case_name, .cpus = 1, .memory_mb = 64, .checks = number, .end = how               \
-	}
+	{ .name = case_name, .cpus = 1, .memory_mb = 64, .checks = number, .end = how }
 
 const struct guest_case guest_cases[] = {
 	PLAIN("hello32", 5),
@@ -30,20 +24,40 @@ const struct guest_case guest_cases[] = {
 	PLAIN("longmode", 96),
 	PLAIN("exceptions", 99),
 	PLAIN("features", 45),
-	{.name = "features-base", .image = "features", .cpus = 1, .cpu_model = "base", .memory_mb = 64,
+	{.name = "features-base",
+	 .image = "features",
+	 .cpus = 1,
+	 .cpu_model = "base",
+	 .memory_mb = 64,
 	 .checks = 45},
-	{.name = "features-v2", .image = "features", .cpus = 1, .cpu_model = "v2", .memory_mb = 64,
+	{.name = "features-v2",
+	 .image = "features",
+	 .cpus = 1,
+	 .cpu_model = "v2",
+	 .memory_mb = 64,
 	 .checks = 45},
-	{.name = "features-v3", .image = "features", .cpus = 1, .cpu_model = "v3", .memory_mb = 64,
+	{.name = "features-v3",
+	 .image = "features",
+	 .cpus = 1,
+	 .cpu_model = "v3",
+	 .memory_mb = 64,
 	 .checks = 45},
 	PLAIN("chips", 66),
 	PLAIN("apic", 61),
 	PLAIN("smc", 19),
 	{.name = "smp2", .image = "smp", .cpus = 2, .memory_mb = 64, .checks = 26},
 	{.name = "smp4", .image = "smp", .cpus = 4, .memory_mb = 64, .checks = 26, .seconds = 60},
-	{.name = "apic-micro", .image = "apic", .cpus = 1, .board = "micro", .memory_mb = 32,
+	{.name = "apic-micro",
+	 .image = "apic",
+	 .cpus = 1,
+	 .board = "micro",
+	 .memory_mb = 32,
 	 .checks = 61},
-	{.name = "smp2-micro", .image = "smp", .cpus = 2, .board = "micro", .memory_mb = 32,
+	{.name = "smp2-micro",
+	 .image = "smp",
+	 .cpus = 2,
+	 .board = "micro",
+	 .memory_mb = 32,
 	 .checks = 26},
 
 	/* What no sane guest does; see bad.c. */

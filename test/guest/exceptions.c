@@ -9,7 +9,7 @@ static u8 fpu_image[512] __attribute__((used, aligned(64)));
 #define AT_START(name, vector, error, insn, ...)                                                   \
 	do {                                                                                           \
 		word start_;                                                                               \
-		TRY("lea 2f(%%rip), %%rcx\n mov %%rcx, at_start\n" insn, __VA_ARGS__);                 \
+		TRY("lea 2f(%%rip), %%rcx\n mov %%rcx, at_start\n" insn, __VA_ARGS__);                     \
 		start_ = at_start;                                                                         \
 		check_trap(name, vector, error);                                                           \
 		check(name ", RIP", trap.frame.ip - start_, 0);                                            \
@@ -86,8 +86,9 @@ static void fpu(void) {
 	asm volatile("fninit");
 	u32 mxcsr = 0x1d80; /* zero divide unmasked */
 	asm volatile("ldmxcsr %0" : : "m"(mxcsr));
-	FAULTS("#XM", XM, 0, "xorps %%xmm1, %%xmm1\n pcmpeqd %%xmm0, %%xmm0\n psrld $25, %%xmm0\n"
-						 "pslld $23, %%xmm0\n divps %%xmm1, %%xmm0");
+	FAULTS("#XM", XM, 0,
+		   "xorps %%xmm1, %%xmm1\n pcmpeqd %%xmm0, %%xmm0\n psrld $25, %%xmm0\n"
+		   "pslld $23, %%xmm0\n divps %%xmm1, %%xmm0");
 	set_cr4(cr4 & ~0x400ul);
 	FAULTS("#UD without OSXMMEXCPT", UD, 0,
 		   "xorps %%xmm1, %%xmm1\n pcmpeqd %%xmm0, %%xmm0\n psrld $25, %%xmm0\n"
@@ -187,12 +188,11 @@ static void single_step(void) {
 	handler[DB] = 0;
 	FAULTS("ICEBP", DB, 0, ".byte 0xf1");
 	check("ICEBP's RIP is behind", *(u8 *)(trap.frame.ip - 1), 0xf1);
-	FAULTS("step over INT clears TF", BP, 0,
-		   "pushf\n orl $0x100, (%%rsp)\n popf\n int3");
+	FAULTS("step over INT clears TF", BP, 0, "pushf\n orl $0x100, (%%rsp)\n popf\n int3");
 	check("but the pushed flags have it", trap.frame.flags >> 8 & 1, 1);
 }
 
-#define DR7(n, type, len) (3ul << (n) * 2 | (type) << (16 + (n) * 4) | (len) << (18 + (n) * 4) | 0x700)
+#define DR7(n, type, len) (3ul << (n)*2 | (type) << (16 + (n)*4) | (len) << (18 + (n)*4) | 0x700)
 
 static volatile unsigned hits;
 static void on_hit(struct frame *f) {
@@ -353,7 +353,8 @@ static void non_maskable(void) {
 	check("delivered right after", step_ip[0], 2);
 	check("in all", nmis, 2);
 	handler[NMI] = 0;
-	FAULTS("IRET from here unblocks", NMI, 0, "mov $0xfee00300, %%ecx\n movl $0x4400, (%%rcx)\n"
+	FAULTS("IRET from here unblocks", NMI, 0,
+		   "mov $0xfee00300, %%ecx\n movl $0x4400, (%%rcx)\n"
 		   "mov $1000, %%ecx\n 1: loop 1b");
 }
 

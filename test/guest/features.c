@@ -28,7 +28,8 @@ static void set_control_registers(void) {
 			  low;
 		  }),
 		  r[EAX] & 0xff);
-	FAULTS("XCR0 without x87", GP, 0, "xor %%ecx, %%ecx\n xor %%edx, %%edx\n mov $2, %%eax\n xsetbv");
+	FAULTS("XCR0 without x87", GP, 0,
+		   "xor %%ecx, %%ecx\n xor %%edx, %%edx\n mov $2, %%eax\n xsetbv");
 	FAULTS("XCR0 with AVX alone", GP, 0,
 		   "xor %%ecx, %%ecx\n xor %%edx, %%edx\n mov $5, %%eax\n xsetbv");
 	FAULTS("XCR1", GP, 0, "mov $1, %%ecx\n xor %%edx, %%edx\n mov $1, %%eax\n xsetbv");

@@ -28,8 +28,24 @@ void done(void) __attribute__((noreturn));
 
 /* ---- traps */
 enum {
-	DE = 0, DB = 1, NMI = 2, BP = 3, OF = 4, BR = 5, UD = 6, NM = 7, DF = 8, TS = 10, NP = 11,
-	SS = 12, GP = 13, PF = 14, MF = 16, AC = 17, MC = 18, XM = 19,
+	DE = 0,
+	DB = 1,
+	NMI = 2,
+	BP = 3,
+	OF = 4,
+	BR = 5,
+	UD = 6,
+	NM = 7,
+	DF = 8,
+	TS = 10,
+	NP = 11,
+	SS = 12,
+	GP = 13,
+	PF = 14,
+	MF = 16,
+	AC = 17,
+	MC = 18,
+	XM = 19,
 	NONE = 0xfff, /* no trap at all */
 };
 
@@ -67,7 +83,7 @@ void count_irq(struct frame *f);
 	do {                                                                                           \
 		trap.vector = NONE;                                                                        \
 		trap.error = 0;                                                                            \
-		asm volatile("mov %%rsp, trap_sp\n mov %%rbp, trap_bp\n movq $987f, trap_resume\n" insn                         \
+		asm volatile("mov %%rsp, trap_sp\n mov %%rbp, trap_bp\n movq $987f, trap_resume\n" insn    \
 					 "\n987: movq $0, trap_resume"                                                 \
 					 :                                                                             \
 					 : __VA_ARGS__                                                                 \
@@ -79,7 +95,7 @@ void try_user(word rip, word rsp, word cs, word flags, word arg);
 	do {                                                                                           \
 		trap.vector = NONE;                                                                        \
 		trap.error = 0;                                                                            \
-		asm volatile("mov %%esp, trap_sp\n mov %%ebp, trap_bp\n movl $987f, trap_resume\n" insn                         \
+		asm volatile("mov %%esp, trap_sp\n mov %%ebp, trap_bp\n movl $987f, trap_resume\n" insn    \
 					 "\n987: movl $0, trap_resume"                                                 \
 					 :                                                                             \
 					 : __VA_ARGS__                                                                 \
@@ -189,7 +205,8 @@ static inline u64 rdtsc(void) {
 	return (u64)hi << 32 | lo;
 }
 static inline void cpuid(u32 leaf, u32 subleaf, u32 r[4]) {
-	asm volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3])
+	asm volatile("cpuid"
+				 : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3])
 				 : "a"(leaf), "c"(subleaf));
 }
 static inline bool has(u32 leaf, unsigned reg, unsigned bit) {
@@ -253,8 +270,8 @@ static inline u32 lapic_read(u32 reg) {
 static inline void lapic_write(u32 reg, u32 v) {
 	*(volatile u32 *)(word)(LAPIC + reg) = v;
 }
-void lapic_enable(void); /* software enable, LINT0 masked, TPR 0 */
-void pic_mask_all(void); /* 8259 initialised to vectors 20h-2fh, all masked */
+void lapic_enable(void);	 /* software enable, LINT0 masked, TPR 0 */
+void pic_mask_all(void);	 /* 8259 initialised to vectors 20h-2fh, all masked */
 void ipi(u32 dest, u32 low); /* and waits for it to be sent */
 
 /* Starts all others, which call `code` with their number; returns how many came. */

@@ -33,8 +33,7 @@ static void interrupts(void) {
 	check("INT pushes RSP", seen[2], sp);
 	check("INT pushes CS", seen[0], SEL_CODE);
 	/* Five words, error code and vector, and 15 registers; pushed from a multiple of 16. */
-	check("stack is aligned before the push", frame_sp + sizeof(struct frame) - 32,
-		  (sp & ~15ul));
+	check("stack is aligned before the push", frame_sp + sizeof(struct frame) - 32, (sp & ~15ul));
 	asm volatile("sub $8, %%rsp\n int $0x80\n add $8, %%rsp" : : : "memory");
 	check("also from an odd one", frame_sp & 15, (sp & ~15ul) & 15 ? 8 : frame_sp & 15);
 
@@ -290,8 +289,7 @@ static void segments(void) {
 	FAULTS("CR0.PG without PE", GP, 0, "mov %0, %%cr0", "r"(0x80000010ull));
 	FAULTS("CR0.NW without CD", GP, 0, "mov %0, %%cr0", "r"(get_cr0() | 1 << 29));
 	FAULTS("reserved bit of CR4", GP, 0, "mov %0, %%cr4", "r"(get_cr4() | 1 << 15));
-	FAULTS("reserved bit of EFER", GP, 0,
-		   "mov $0xc0000080, %%ecx\n rdmsr\n or $2, %%eax\n wrmsr");
+	FAULTS("reserved bit of EFER", GP, 0, "mov $0xc0000080, %%ecx\n rdmsr\n or $2, %%eax\n wrmsr");
 	FAULTS("CR8 above 15", GP, 0, "mov %0, %%cr8", "r"(16ull));
 	FAULTS("CR1 does not exist", UD, 0, ".byte 0x0f, 0x20, 0xc8");
 	FAULTS("unknown MSR", GP, 0, "mov $0x12345678, %%ecx\n rdmsr");
@@ -310,7 +308,8 @@ asm(".pushsection .text\n"
 	".code64\n"
 	"1:	mov kernel_sp, %rsp\n pop %rbx\n ret\n"
 	".code32\n"
-	"user_compat: mov $0x23, %eax\n mov %eax, %ds\n movl $5, seen\n .byte 0x40\n mov %cs, %ebx\n int3\n"
+	"user_compat: mov $0x23, %eax\n mov %eax, %ds\n movl $5, seen\n .byte 0x40\n mov %cs, %ebx\n "
+	"int3\n"
 	".code64\n"
 	"compat_to: .long compat_code, 0x40\n"
 	".popsection");

@@ -19,7 +19,7 @@ static volatile u8 page_a[4096] __attribute__((aligned(4096)));
 static volatile u8 page_b[4096] __attribute__((aligned(4096)));
 
 #define VIRT 0x40000000u /* by `table` */
-#define AT(n) (VIRT + (n) * 4096u)
+#define AT(n) (VIRT + (n)*4096u)
 #define BIG 0x80000000u
 
 #define READ "movb (%0), %%al"
@@ -139,8 +139,8 @@ static void pae(void) {
 	check("PAE, 4 KiB", read8(VIRT), 0xaa);
 	check("A", pae_table[0] & (A | D), A);
 	pae_dirs[1][1] = 0 | P | W | PS;
-	check("2 MiB page without PSE", read8(VIRT + 0x200000 + ((u32)page_b & 0x1fffff)) == 0xbb ||
-		  (u32)page_b >= 0x200000, 1);
+	check("2 MiB page without PSE",
+		  read8(VIRT + 0x200000 + ((u32)page_b & 0x1fffff)) == 0xbb || (u32)page_b >= 0x200000, 1);
 	FAULTS("not present", PF, 0, READ, "r"(VIRT + 0x1000));
 	FAULTS("above 1 GiB", PF, PF_W, WRITE, "r"(0xc0000000));
 	/* The four entries may be kept in the processor, until CR3 is loaded. */

@@ -21,7 +21,7 @@ static volatile u8 page_b[4096] __attribute__((aligned(4096)));
 
 /* The 2 MiB from 512 GiB on are mapped by pt1. */
 #define VIRT 0x8000000000ull
-#define AT(n) (VIRT + (n) * 4096ull)
+#define AT(n) (VIRT + (n)*4096ull)
 
 static void flush(u64 at) {
 	asm volatile("invlpg (%0)" : : "r"(at) : "memory");

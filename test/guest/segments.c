@@ -4,18 +4,18 @@
 
 /* Selectors of this case, and what lies there. */
 enum {
-	S_LIMIT = SEL_FREE,		 /* data, base at `area`, limit 1Fh */
-	S_RDONLY = SEL_FREE + 8, /* data, read-only */
-	S_DOWN = SEL_FREE + 16,	 /* data, expand-down above FFFh, 16-bit upper bound */
+	S_LIMIT = SEL_FREE,		  /* data, base at `area`, limit 1Fh */
+	S_RDONLY = SEL_FREE + 8,  /* data, read-only */
+	S_DOWN = SEL_FREE + 16,	  /* data, expand-down above FFFh, 16-bit upper bound */
 	S_ABSENT = SEL_FREE + 24, /* data, not present */
 	S_EXEC = SEL_FREE + 32,	  /* code, not readable */
 	S_CONF = SEL_FREE + 40,	  /* code, conforming */
 	S_U16 = SEL_FREE + 48,	  /* code, 16 bits, DPL 3 */
 	S_GATE = SEL_FREE + 56,	  /* call gate */
 	S_CODE_NP = SEL_FREE + 64,
-	S_DATA3 = SEL_FREE + 72,  /* data, DPL 3, limit 1Fh */
+	S_DATA3 = SEL_FREE + 72, /* data, DPL 3, limit 1Fh */
 	S_LDT = SEL_FREE + 80,
-	S_CODE1 = SEL_FREE + 88,  /* code, DPL 1 */
+	S_CODE1 = SEL_FREE + 88, /* code, DPL 1 */
 	S_DATA1 = SEL_FREE + 96,
 	S_DOWN32 = SEL_FREE + 104,
 };
@@ -102,8 +102,7 @@ static void limits(void) {
 	FS("expand-down, 32 bits: 10000", NONE, "movb %%fs:0x10000, %%al", S_DOWN32);
 	/* The stack segment's own exception. */
 	SET(S_LIMIT, desc(0, 0x7ff, 0x92, 12)); /* 8 MiB, in pages */
-	FAULTS("SS: limit in pages", SS, 0,
-		   "mov %0, %%ss\n movb %%ss:0x800000, %%al", "r"(S_LIMIT));
+	FAULTS("SS: limit in pages", SS, 0, "mov %0, %%ss\n movb %%ss:0x800000, %%al", "r"(S_LIMIT));
 	FAULTS("SS: last byte", NONE, 0,
 		   "mov %0, %%ss\n movb %%ss:0x7fffff, %%al\n mov $16, %%eax\n mov %%eax, %%ss",
 		   "r"(S_LIMIT));
@@ -179,8 +178,7 @@ static void transfers(void) {
 	FAULTS("RETF to ring 3 without its stack", GP, SEL_DATA,
 		   "push $0x10\n push $0\n push $0x1b\n push $1f\n lret\n 1:");
 	FAULTS("RETF to null", GP, 0, "push $0\n push $1f\n lret\n 1:");
-	FAULTS("RETF to absent code", NP, S_CODE_NP, "push %0\n push $1f\n lret\n 1:",
-		   "i"(S_CODE_NP));
+	FAULTS("RETF to absent code", NP, S_CODE_NP, "push %0\n push $1f\n lret\n 1:", "i"(S_CODE_NP));
 }
 
 static void rings(void) {
@@ -236,7 +234,7 @@ static void rings(void) {
 }
 
 /* ---- a 16-bit code segment in ring 3 */
-static u8 code16[] = {0xb8, 0x34, 0x12,					/* mov $0x1234, %ax */
+static u8 code16[] = {0xb8, 0x34, 0x12,					  /* mov $0x1234, %ax */
 					  0x66, 0xbb, 0x78, 0x56, 0x34, 0x12, /* mov $0x12345678, %ebx */
 					  0xcc};
 

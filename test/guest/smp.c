@@ -141,12 +141,10 @@ static void sb_lock(unsigned cpu) {
 		u64 r, one = 1;
 		meet(2);
 		if (cpu == 0) {
-			asm volatile("xchgq %3, %1\n movq %2, %0"
-						 : "=&r"(r), "+m"(x.v), "+m"(y.v), "+r"(one));
+			asm volatile("xchgq %3, %1\n movq %2, %0" : "=&r"(r), "+m"(x.v), "+m"(y.v), "+r"(one));
 			r0[i] = (u8)r;
 		} else {
-			asm volatile("xchgq %3, %1\n movq %2, %0"
-						 : "=&r"(r), "+m"(y.v), "+m"(x.v), "+r"(one));
+			asm volatile("xchgq %3, %1\n movq %2, %0" : "=&r"(r), "+m"(y.v), "+m"(x.v), "+r"(one));
 			r1[i] = (u8)r;
 		}
 		meet(2);

@@ -7,7 +7,7 @@ enum {
 	T_GATE = SEL_FREE + 8,	 /* task gate to it */
 	T_SHORT = SEL_FREE + 16, /* a TSS with too small a limit */
 	T_ABSENT = SEL_FREE + 24,
-	T_16 = SEL_FREE + 32,	 /* a 16-bit TSS */
+	T_16 = SEL_FREE + 32, /* a 16-bit TSS */
 	T_LDT = SEL_FREE + 40,
 	S_CODE_NP = SEL_FREE + 48,
 	T_MONITOR = SEL_FREE + 56,

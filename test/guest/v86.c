@@ -169,8 +169,8 @@ static void vme(void) {
 	run(VIF);
 	check("IOPL 0: redirected as well", trap.frame.ip, 0x200);
 	check("clears VIF instead", trap.frame.flags & (VIF | IF), 0);
-	check("pushes VIF as IF, IOPL as 3",
-		  *(u16 *)linear(STACK_SEG, 0xf000 - 2) & (IF | IOPL3), IF | IOPL3);
+	check("pushes VIF as IF, IOPL as 3", *(u16 *)linear(STACK_SEG, 0xf000 - 2) & (IF | IOPL3),
+		  IF | IOPL3);
 	tss.redirect[0x21 / 8] |= 1 << (0x21 % 8);
 	run(0);
 	check("not redirected, IOPL 0", trap.vector << 16 | trap.frame.ip, GP << 16 | 1);
