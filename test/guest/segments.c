@@ -150,31 +150,35 @@ asm(".pushsection .text\n"
 extern const u8 far_ret[], far_ret3[], user_gate[], gate_back[], user_conf[], user_kernel[],
 	user_ldt[], in_ring1[];
 
-#define FAR(op, sel)                                                                               \
-	op " *far_pointer", "m"((far_pointer[0] = (u32)far_ret, far_pointer[1] = (sel), far_pointer[0]))
+#define FAR(name, vector, error, op, sel)                                                          \
+	do {                                                                                           \
+		far_pointer[0] = (u32)far_ret;                                                             \
+		far_pointer[1] = (sel);                                                                    \
+		FAULTS(name, vector, error, op " *far_pointer");                                           \
+	} while (0)
 volatile u32 far_pointer[2];
 
 static void transfers(void) {
-	FAULTS("far CALL", NONE, 0, FAR("lcall", SEL_CODE));
-	FAULTS("far CALL to null", GP, 0, FAR("lcall", 0));
-	FAULTS("far CALL to data", GP, SEL_DATA, FAR("lcall", SEL_DATA));
-	FAULTS("far CALL to ring 3", GP, SEL_UCODE32 & ~3, FAR("lcall", SEL_UCODE32));
-	FAULTS("far CALL, not present", NP, S_CODE_NP, FAR("lcall", S_CODE_NP));
-	FAULTS("far CALL, conforming", NONE, 0, FAR("lcall", S_CONF));
+	FAR("far CALL", NONE, 0, "lcall", SEL_CODE);
+	FAR("far CALL to null", GP, 0, "lcall", 0);
+	FAR("far CALL to data", GP, SEL_DATA, "lcall", SEL_DATA);
+	FAR("far CALL to ring 3", GP, SEL_UCODE32 & ~3, "lcall", SEL_UCODE32);
+	FAR("far CALL, not present", NP, S_CODE_NP, "lcall", S_CODE_NP);
+	FAR("far CALL, conforming", NONE, 0, "lcall", S_CONF);
 	check("keeps CPL 0 in CS", seen[0], S_CONF);
-	FAULTS("far JMP beyond the GDT", GP, 0x3000, FAR("ljmp", 0x3000));
+	FAR("far JMP beyond the GDT", GP, 0x3000, "ljmp", 0x3000);
 	SET(S_GATE, gate((u32)far_ret, SEL_CODE, 0x8c, 0));
-	FAULTS("call gate", NONE, 0, FAR("lcall", S_GATE));
+	FAR("call gate", NONE, 0, "lcall", S_GATE);
 	SET(S_GATE, gate((u32)far_ret, SEL_CODE, 0x0c, 0));
-	FAULTS("call gate, not present", NP, S_GATE, FAR("lcall", S_GATE));
+	FAR("call gate, not present", NP, S_GATE, "lcall", S_GATE);
 	SET(S_GATE, gate((u32)far_ret, SEL_DATA, 0x8c, 0));
-	FAULTS("call gate to data", GP, SEL_DATA, FAR("lcall", S_GATE));
+	FAR("call gate to data", GP, SEL_DATA, "lcall", S_GATE);
 	SET(S_GATE, gate((u32)far_ret, 0, 0x8c, 0));
-	FAULTS("call gate to null", GP, 0, FAR("lcall", S_GATE));
+	FAR("call gate to null", GP, 0, "lcall", S_GATE);
 	SET(S_GATE, gate((u32)far_ret, SEL_UCODE32, 0x8c, 0));
-	FAULTS("call gate to ring 3", GP, SEL_UCODE32 & ~3, FAR("lcall", S_GATE));
+	FAR("call gate to ring 3", GP, SEL_UCODE32 & ~3, "lcall", S_GATE);
 	SET(S_GATE, gate((u32)far_ret, SEL_CODE, 0x86, 0));
-	FAULTS("call of an interrupt gate", GP, S_GATE, FAR("lcall", S_GATE));
+	FAR("call of an interrupt gate", GP, S_GATE, "lcall", S_GATE);
 	FAULTS("RETF to ring 3 without its stack", GP, SEL_DATA,
 		   "push $0x10\n push $0\n push $0x1b\n push $1f\n lret\n 1:");
 	FAULTS("RETF to null", GP, 0, "push $0\n push $1f\n lret\n 1:");
