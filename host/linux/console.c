@@ -238,7 +238,7 @@ int console_start(struct console *c, struct char_device device, struct err *e) {
 	return 0;
 }
 
-void console_drain(struct console *c, unsigned ms) {
+bool console_drain(struct console *c, unsigned ms) {
 	struct timespec until;
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_sec += ms / 1000;
@@ -251,7 +251,9 @@ void console_drain(struct console *c, unsigned ms) {
 	while (c->started && c->count && !c->dead)
 		if (pthread_cond_timedwait(&c->drained, &c->lock, &until) == ETIMEDOUT)
 			break;
+	bool drained = !c->started || !c->count || c->dead;
 	pthread_mutex_unlock(&c->lock);
+	return drained;
 }
 
 void console_destroy(struct console *c) {

@@ -45,8 +45,9 @@ int console_create(struct console *c, struct err *e);
 struct char_backend console_backend(struct console *c);
 int console_start(struct console *c, struct char_device device, struct err *e);
 
-/* Waits until all output is out, at most `ms`. VM lock not held. */
-void console_drain(struct console *c, unsigned ms);
+/* Waits until all output is out, at most `ms`: is it, or is nobody there any more to read it?
+ * VM lock not held. */
+bool console_drain(struct console *c, unsigned ms);
 void console_destroy(struct console *c);
 
 /* Did a Linux guest print that it panicked since the last console_forget()? Then what it

@@ -22,7 +22,10 @@
 #define QUICK_FAULTS 3
 #define QUICK_NS 1000000000ull
 
-#define DRAIN_MS 2000 /* for a reader of the console that does not read */
+/* How long a reader of the console may take that does not read: when the user ends the VM.
+ * One that ended by itself waits for a pager's user, until it is stopped. */
+#define DRAIN_MS 2000
+#define DRAIN_STEP_NS 20000000ull
 
 /* ---- what the VM gets from its host ------------------------------------------------ */
 
@@ -103,11 +106,19 @@ static void set_timer(struct machine *m, uint64_t deadline_ns) {
 }
 
 static void timer_rearm(void *opaque, uint64_t deadline_ns) {
-	set_timer(opaque, deadline_ns);
+	struct machine *m = opaque;
+	if (!m->ended) /* afterwards the timer is drain()'s */
+		set_timer(m, deadline_ns);
 }
+
+static void drain(struct machine *m);
 
 static void timer_ready(void *opaque) {
 	struct machine *m = opaque;
+	if (m->draining) {
+		drain(m);
+		return;
+	}
 	host_lock(m);
 	/* Paused: the clock stands still, machine_resume() sets the timer again. */
 	if (__atomic_load_n(&m->clock.stopped_at, __ATOMIC_RELAXED) == UINT64_MAX)
@@ -151,12 +162,36 @@ void machine_resume(struct machine *m) {
 	release(m);
 }
 
+/* The guest has ended by itself; says so when all that it wrote has been read, or looks again
+ * soon. The loop runs on meanwhile, for signals and the escape key. */
+static void drain(struct machine *m) {
+	bool drained = console_drain(&m->console, 0);
+	pthread_mutex_lock(&m->park_lock);
+	bool stop = m->stop_asked || m->escaped, escaped = m->escaped;
+	pthread_mutex_unlock(&m->park_lock);
+	m->draining = !drained && !stop;
+	loop_timer_set(&m->timer, m->draining ? DRAIN_STEP_NS : UINT64_MAX);
+	if (drained)
+		m->config.ended(m->config.opaque, m->end, m->end_why);
+	else if (stop)
+		m->config.ended(m->config.opaque, escaped ? MACHINE_ESCAPED : MACHINE_STOPPED, "");
+}
+
 /* Called with the machine held and its vCPUs parked. */
 static void finish(struct machine *m, enum machine_end end, const char *why) {
+	host_lock(m);
 	m->ended = true;
 	loop_timer_set(&m->timer, UINT64_MAX);
-	console_drain(&m->console, DRAIN_MS);
-	m->config.ended(m->config.opaque, end, why);
+	host_unlock(m);
+	bool itself = end == MACHINE_OFF || end == MACHINE_RESET || end == MACHINE_PANICKED;
+	/* Mostly there is nothing left, or a line for a millisecond. */
+	if (console_drain(&m->console, itself ? 50 : DRAIN_MS) || !itself) {
+		m->config.ended(m->config.opaque, end, why);
+		return;
+	}
+	m->end = end;
+	fmt_text(m->end_why, sizeof(m->end_why), "%s", why);
+	drain(m);
 }
 
 /* Puts the machine into its power-on state. VM lock held, vCPUs parked. */
@@ -212,6 +247,8 @@ static void on_request(void *opaque) {
 	bool stop = m->stop_asked || m->escaped, escaped = m->escaped;
 	enum vm_power what = m->power;
 	pthread_mutex_unlock(&m->park_lock);
+	if (m->draining)
+		drain(m);
 	if (m->ended || !(power_asked || failed || stop))
 		return;
 	hold(m);

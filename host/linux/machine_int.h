@@ -55,6 +55,11 @@ struct machine {
 	enum vm_power power;
 	char why[256]; /* the sentence for the end */
 
+	/* It ended by itself, and its output is still being read. Loop's thread only. */
+	bool draining;
+	enum machine_end end;
+	char end_why[256];
+
 	bool has_engine, has_console, has_timer, has_request, started, ended, stuck;
 	uint64_t boot_ns;	   /* VM time of the last (re)start */
 	unsigned quick_faults; /* triple faults in a row, each soon after a start */
