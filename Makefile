@@ -48,9 +48,11 @@ test: deps all
 check-long: deps all
 	@tools/run-tests --long $(BUILD) $(TESTS)
 
+# Against native execution and QEMU TCG; writes doc/bench.json and doc/bench.svg.
 bench: all
 	@tools/install-deps bench
-	@tools/run-tests --suite bench $(BUILD) $(TESTS)
+	@tools/fetch-guest -q
+	@BENCH_ROUNDS=$${BENCH_ROUNDS:-5} tools/run-tests --suite bench $(BUILD) $(TESTS)
 
 # libFuzzer targets, a minute each; FUZZ_SECONDS for longer.
 fuzz: deps all
