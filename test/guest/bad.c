@@ -224,4 +224,26 @@ void guest(void) {
 	}
 	check("random code", 1, 1);
 }
+#elif BAD == 11 /* the same in ring 0, where it may do anything: it ends in any way but a bad one  \
+				 */
+static u8 junk[4096] __attribute__((aligned(4096)));
+void guest(void) {
+	seed = SEED;
+	for (unsigned i = 0; i < 256; i++)
+		idt[i].attr |= GATE_DPL3 | 1;
+	for (;;) {
+		for (u32 i = 0; i < 64; i++)
+			junk[i] = (u8)(rnd() >> 11);
+		memset(junk + 64, 0xcc, 192);
+		tss.ist[0] = (word)user_stack + 4096;
+		static u32 a, c, d;
+		a = rnd();
+		c = rnd();
+		d = rnd() & 0x3fff;
+		TRY("mov %1, %%eax\n mov %2, %%ecx\n mov %3, %%edx\n"
+			"push %%rbx\n push %%rsi\n push %%rdi\n call *%0\n"
+			"pop %%rdi\n pop %%rsi\n pop %%rbx",
+			"r"(junk), "m"(a), "m"(c), "m"(d));
+	}
+}
 #endif

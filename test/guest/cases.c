@@ -12,6 +12,9 @@
 #define BAD(case_name, number, how)                                                                \
 	{ .name = case_name, .cpus = 1, .memory_mb = 64, .checks = number, .end = how }
 
+#define CHAOS(case_name)                                                                           \
+	{ .name = case_name, .cpus = 1, .memory_mb = 64, .end = END_ANY, .seconds = 2 }
+
 const struct guest_case guest_cases[] = {
 	PLAIN("hello32", 5),
 	PLAIN("hello64", 5),
@@ -70,6 +73,10 @@ const struct guest_case guest_cases[] = {
 	BAD("flood", 2, END_DONE),
 	BAD("poke", 3, END_DONE),
 	BAD("junk", 1, END_DONE),
+	CHAOS("chaos1"),
+	CHAOS("chaos2"),
+	CHAOS("chaos3"),
+	CHAOS("chaos4"),
 	BAD("off", 1, END_OFF),
 	{.name = "resets", .cpus = 1, .memory_mb = 64, .checks = 1, .reboots = true},
 };

@@ -10,6 +10,7 @@ enum guest_end {
 	END_RESET,	 /* it reset the machine or took a triple fault */
 	END_OFF,	 /* it switched the machine off */
 	END_STOPPED, /* it ran until the runner stopped it */
+	END_ANY,	 /* in any way, but not by a failure of the machine; reports are not looked at */
 };
 
 struct guest_case {
