@@ -60,6 +60,7 @@ int jit_create(struct soft *s, size_t cache_size) {
 	j->soft = s;
 	j->size = cache_size;
 	j->verify = getenv("JOIST_SOFT_VERIFY") != NULL;
+	j->off = jit_switches();
 	int fd = (int)syscall(SYS_memfd_create, "joist-code", 1u /* close on exec */);
 	uint8_t *rx = MAP_FAILED;
 	j->rw = MAP_FAILED;
@@ -331,6 +332,8 @@ uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what) {
 	gva_t page = gva & ~PAGE_MASK;
 	if (e->tag[kind] != page)
 		return 1;
+	if (c->soft->jit->off & JIT_OFF_TLB)
+		jit_tlb_flush(c, true);
 	struct jit_tlb_entry *t = &c->jit.tlb[user][kind == ACCESS_WRITE][(gva >> 12) & (JIT_TLB - 1)];
 	t->tag = page;
 	t->addend = (uint64_t)(uintptr_t)e->host - page;
@@ -403,8 +406,14 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 	struct jit *j = c->soft->jit;
 	struct x86_state *s = c->s;
 	struct jit_link *link = NULL;
+	bool polled = false;
 	enum vm_exit_kind kind;
 	for (;;) {
+		if (unlikely(j->off & JIT_OFF_CACHE) && !polled) {
+			soft_exclusive_begin(c);
+			flush_all(j);
+			soft_exclusive_end(c);
+		}
 		__atomic_store_n(&c->jit.poll, 0, __ATOMIC_SEQ_CST);
 		if (unlikely(__atomic_load_n(&j->nwritten, __ATOMIC_RELAXED)))
 			jit_serve_writes(c);
@@ -440,9 +449,10 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 		}
 		uint32_t epoch = __atomic_load_n(&j->epoch, __ATOMIC_SEQ_CST);
 		if (link && link->rip == s->rip && epoch == c->jit.epoch && key == c->jit.key) {
-			link_to(j, link, b);
+			if (!(j->off & JIT_OFF_LINK))
+				link_to(j, link, b);
 			c->jit.links++;
-		} else if (!link) {
+		} else if (!link && !(j->off & JIT_OFF_JUMPS)) {
 			unsigned user = key & JIT_KEY_USER;
 			c->jit.jumps[user][jump_index(s->rip)] = (struct jit_jump){s->rip, b->entry_saved};
 			if (!user && !global)
@@ -455,8 +465,11 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 		soft_fpu_load(c);
 		c->jit.enters++;
 		c->code_page = NULL;
+		if (unlikely(j->off & JIT_OFF_POLL))
+			__atomic_store_n(&c->jit.poll, !polled, __ATOMIC_SEQ_CST);
 		uint64_t code = ((enter_fn *)(uintptr_t)j->enter)(c->v, b->entry);
 		flags_from_ax(c, (uint32_t)c->jit.flags_ax);
+		polled = code == JIT_EXIT_POLL;
 		switch (code) {
 		case JIT_EXIT_DISPATCH:
 			break;

@@ -94,7 +94,8 @@ struct jit {
 	gpa_t written[64];
 	uint32_t nwritten; /* > 64: all */
 	uint64_t blocks, insns, flushes, invalidations, bytes;
-	bool verify; /* every new block */
+	bool verify;  /* every new block */
+	uint32_t off; /* JIT_OFF_*: what is left out */
 };
 
 void *jit_arena(struct jit *j, size_t size); /* NULL: full */
@@ -103,6 +104,24 @@ void *jit_arena(struct jit *j, size_t size); /* NULL: full */
  * stops the VM with a listing. (verify.c) */
 const char *jit_verify(const struct jit *j, const struct jit_block *b);
 void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
+
+/* Parts that can be left out; see README.md. (switch.c) */
+#define JIT_OFF_LINK 0x0001u   /* direct jumps between blocks */
+#define JIT_OFF_JUMPS 0x0002u  /* the table of jump targets is never filled */
+#define JIT_OFF_FLAGS 0x0004u  /* knowing which flags are dead */
+#define JIT_OFF_INT 0x0008u	   /* integer instructions that run as themselves */
+#define JIT_OFF_LEA 0x0010u	   /* LEA */
+#define JIT_OFF_MEM 0x0020u	   /* operands in memory */
+#define JIT_OFF_STACK 0x0040u  /* PUSH, POP, LEAVE */
+#define JIT_OFF_BRANCH 0x0080u /* Jcc, JMP, CALL, RET */
+#define JIT_OFF_X87 0x0100u	   /* x87 and MMX */
+#define JIT_OFF_SSE 0x0200u
+#define JIT_OFF_AVX 0x0400u
+#define JIT_OFF_BLOCK 0x0800u /* more than one instruction in a block */
+#define JIT_OFF_TLB 0x1000u	  /* more than one entry in the TLB */
+#define JIT_OFF_CACHE 0x2000u /* what was translated is kept */
+#define JIT_OFF_POLL 0x4000u  /* each block is first entered with a request to leave it */
+uint32_t jit_switches(void);
 
 /* What emitted code leaves with, in R11. Otherwise it is a struct jit_link *. */
 #define JIT_EXIT_DISPATCH 0u /* go on at state.rip */

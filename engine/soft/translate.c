@@ -161,9 +161,34 @@ static bool is_vector_class(const struct x86_form *f) {
 	return f->cls >= X86_CLASS_X87 && f->cls <= X86_CLASS_AVX;
 }
 
+/* A switch says so (README.md). */
+static bool switched_off(uint32_t off, const struct x86_insn *i, const struct x86_form *f) {
+	if (off & JIT_OFF_MEM && is_memory_form(i) && !(f->attr & X86_ATTR_NOMEM_FAULT))
+		return true;
+	switch (f->cls) {
+	case X86_CLASS_INT:
+		if (i->op == X86_OP_PUSH || i->op == X86_OP_POP || i->op == X86_OP_LEAVE)
+			return off & JIT_OFF_STACK;
+		return off & (i->op == X86_OP_LEA ? JIT_OFF_LEA : JIT_OFF_INT);
+	case X86_CLASS_BRANCH:
+		return off & JIT_OFF_BRANCH;
+	case X86_CLASS_X87:
+	case X86_CLASS_MMX:
+		return off & JIT_OFF_X87;
+	case X86_CLASS_SSE:
+		return off & JIT_OFF_SSE;
+	case X86_CLASS_AVX:
+		return off & JIT_OFF_AVX;
+	default:
+		return false;
+	}
+}
+
 /* Whether the instruction is left to its handler. */
 static bool needs_call(const struct tx *t, const struct x86_insn *i) {
 	const struct x86_form *f = &x86_forms[i->form];
+	if (t->j->off && switched_off(t->j->off, i, f))
+		return true;
 	if (f->feature && !soft_has_feature(t->c, f->feature))
 		return true;
 	if (i->prefix & X86_PFX_EVEX || f->attr & X86_ATTR_VSIB)
@@ -205,10 +230,11 @@ static bool needs_call(const struct tx *t, const struct x86_insn *i) {
 
 /* ---- flags ------------------------------------------------------------------------------ */
 
-static uint16_t flags_before(const struct x86_insn *i, bool call, uint16_t after) {
+static uint16_t flags_before(const struct tx *t, const struct x86_insn *i, bool call,
+							 uint16_t after) {
 	const struct x86_form *f = &x86_forms[i->form];
 	uint16_t arith = RFLAGS_ARITH;
-	if (call)
+	if (call || t->j->off & JIT_OFF_FLAGS)
 		return arith; /* a handler may read or push them */
 	uint16_t killed = f->flags_written;
 	switch (i->op) {
@@ -233,6 +259,8 @@ static uint16_t flags_before(const struct x86_insn *i, bool call, uint16_t after
 static uint16_t flags_at(const struct tx *t, uint64_t rip) {
 	uint64_t page = t->b->rip & ~PAGE_MASK;
 	uint16_t open = RFLAGS_ARITH, live = 0;
+	if (t->j->off & JIT_OFF_FLAGS)
+		return open;
 	for (unsigned n = 0; n < 6 && open; n++) {
 		struct x86_insn i;
 		if ((rip & ~PAGE_MASK) != page)
@@ -247,9 +275,9 @@ static uint16_t flags_at(const struct tx *t, uint64_t rip) {
 		}
 		if (needs_call(t, &i))
 			return live | open;
-		uint16_t before = flags_before(&i, false, 0);
+		uint16_t before = flags_before(t, &i, false, 0);
 		live |= before & open;
-		open &= flags_before(&i, false, RFLAGS_ARITH) & ~before;
+		open &= flags_before(t, &i, false, RFLAGS_ARITH) & ~before;
 		if (x86_forms[i.form].attr & X86_ATTR_ENDS)
 			return live | open;
 		rip += (uint64_t)len;
@@ -925,7 +953,8 @@ static void decode_block(struct tx *t) {
 		t->call[t->n] = needs_call(t, i);
 		at += (unsigned)len;
 		t->n++;
-		if (x86_forms[i->form].attr & X86_ATTR_ENDS || i->op == X86_OP_JCC)
+		if (x86_forms[i->form].attr & X86_ATTR_ENDS || i->op == X86_OP_JCC ||
+			t->j->off & JIT_OFF_BLOCK)
 			break;
 	}
 	t->b->len = (uint16_t)at;
@@ -947,7 +976,7 @@ static void find_live_flags(struct tx *t) {
 	}
 	t->live[t->n] = live;
 	for (unsigned n = t->n; n-- > 0;)
-		t->live[n] = flags_before(&t->insn[n], t->call[n], t->live[n + 1]);
+		t->live[n] = flags_before(t, &t->insn[n], t->call[n], t->live[n + 1]);
 }
 
 static void emit_entry(struct tx *t) {

@@ -52,17 +52,28 @@ static const struct slot {
 	uint32_t off;
 	uint8_t size, access;
 } slots[] = {
-	{STATE(gpr[0]), 8, OPND_R | OPND_W},	 {STATE(gpr[1]), 8, OPND_R | OPND_W},
-	{STATE(gpr[2]), 8, OPND_R | OPND_W},	 {STATE(gpr[3]), 8, OPND_R | OPND_W},
-	{STATE(gpr[4]), 8, OPND_R | OPND_W},	 {STATE(gpr[5]), 8, OPND_R | OPND_W},
-	{STATE(gpr[6]), 8, OPND_R | OPND_W},	 {STATE(gpr[7]), 8, OPND_R | OPND_W},
-	{STATE(gpr[8]), 8, OPND_R | OPND_W},	 {STATE(gpr[9]), 8, OPND_R | OPND_W},
-	{STATE(gpr[10]), 8, OPND_R | OPND_W},	 {STATE(gpr[11]), 8, OPND_R | OPND_W},
-	{STATE(gpr[12]), 8, OPND_R | OPND_W},	 {STATE(gpr[13]), 8, OPND_R | OPND_W},
-	{STATE(gpr[14]), 8, OPND_R | OPND_W},	 {STATE(gpr[15]), 8, OPND_R | OPND_W},
-	{STATE(rip), 8, OPND_R | OPND_W},		 {STATE(seg[SEG_FS].base), 8, OPND_R},
-	{STATE(seg[SEG_GS].base), 8, OPND_R},	 {JIT(save_rax), 8, OPND_R | OPND_W},
-	{JIT(tmp), 8, OPND_R | OPND_W},			 {JIT(flags_ax), 8, OPND_R | OPND_W},
+	{STATE(gpr[0]), 8, OPND_R | OPND_W},
+	{STATE(gpr[1]), 8, OPND_R | OPND_W},
+	{STATE(gpr[2]), 8, OPND_R | OPND_W},
+	{STATE(gpr[3]), 8, OPND_R | OPND_W},
+	{STATE(gpr[4]), 8, OPND_R | OPND_W},
+	{STATE(gpr[5]), 8, OPND_R | OPND_W},
+	{STATE(gpr[6]), 8, OPND_R | OPND_W},
+	{STATE(gpr[7]), 8, OPND_R | OPND_W},
+	{STATE(gpr[8]), 8, OPND_R | OPND_W},
+	{STATE(gpr[9]), 8, OPND_R | OPND_W},
+	{STATE(gpr[10]), 8, OPND_R | OPND_W},
+	{STATE(gpr[11]), 8, OPND_R | OPND_W},
+	{STATE(gpr[12]), 8, OPND_R | OPND_W},
+	{STATE(gpr[13]), 8, OPND_R | OPND_W},
+	{STATE(gpr[14]), 8, OPND_R | OPND_W},
+	{STATE(gpr[15]), 8, OPND_R | OPND_W},
+	{STATE(rip), 8, OPND_R | OPND_W},
+	{STATE(seg[SEG_FS].base), 8, OPND_R},
+	{STATE(seg[SEG_GS].base), 8, OPND_R},
+	{JIT(save_rax), 8, OPND_R | OPND_W},
+	{JIT(tmp), 8, OPND_R | OPND_W},
+	{JIT(flags_ax), 8, OPND_R | OPND_W},
 	{JIT(poll), 4, OPND_R},
 };
 #define SLOTS (sizeof(slots) / sizeof(slots[0]))
@@ -352,8 +363,7 @@ static bool load_addend(struct verifier *v) {
 		struct val index = *table_index(v), *to = &v->reg[i->opnd[0].reg];
 		*to = value(fresh_lin(v));
 		if (v->hit.on && v->hit.write == write && same_bits(v, &index, &v->hit.index))
-			v->atoms[to->lin.atom[0]] =
-				(struct atom){true, write, index.of, v->hit.lo, v->hit.hi};
+			v->atoms[to->lin.atom[0]] = (struct atom){true, write, index.of, v->hit.lo, v->hit.hi};
 		return true;
 	}
 	return false;
@@ -699,8 +709,7 @@ static bool leaves(struct verifier *v, const uint8_t *target) {
 		return call_argument(v) || refuse(v, "calls a handler with a wrong R11");
 	for (unsigned n = 0; op == X86_OP_CALL && n < 14; n++)
 		if (target == j->fill[n / 7][n % 7])
-			return (const_in(v, &c) && in_guest_code(v, c)) ||
-				   refuse(v, "fills with a wrong R11");
+			return (const_in(v, &c) && in_guest_code(v, c)) || refuse(v, "fills with a wrong R11");
 	return refuse(v, "jump to somewhere unknown");
 }
 
