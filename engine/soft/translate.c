@@ -705,7 +705,7 @@ static void emit_indirect(struct tx *t) {
 static void emit_link(struct tx *t, unsigned cond, uint64_t target, struct jit_link *link) {
 	struct emit *e = &t->e;
 	unsigned op = cond < 16 ? 2 : 1;
-	while (((uintptr_t)e->at + op) & 3)
+	while (!e->full && (((uintptr_t)e->at + op) & 3))
 		e8(e, 0x90);
 	if (cond < 16) {
 		e8(e, 0x0f);
