@@ -116,26 +116,36 @@ void jit_destroy(struct soft *s) {
 /* ---- per vCPU --------------------------------------------------------------------------- */
 
 static void clear_jumps(struct soft_vcpu *c, unsigned user) {
+	if (!c->jit.jumps_used[user])
+		return;
 	for (unsigned n = 0; n < JIT_JUMPS; n++)
 		c->jit.jumps[user][n] = (struct jit_jump){NO_RIP, c->soft->jit->miss};
+	c->jit.jumps_used[user] = false;
 	if (!user)
 		c->jit.local_jumps = false;
 }
 
-void jit_tlb_flush(struct soft_vcpu *c, bool global_too) {
-	for (unsigned user = 0; user < 2; user++)
-		for (unsigned write = 0; write < 2; write++)
-			for (unsigned n = 0; n < JIT_TLB; n++)
-				c->jit.tlb[user][write][n].tag = SOFT_TLB_INVALID;
+void jit_jumps_flush(struct soft_vcpu *c, bool global_too) {
 	clear_jumps(c, 1);
 	if (global_too || c->jit.local_jumps)
 		clear_jumps(c, 0);
 }
 
+void jit_tlb_drop(struct soft_vcpu *c, unsigned user, unsigned index) {
+	c->jit.tlb[user][0][index].tag = c->jit.tlb[user][1][index].tag = SOFT_TLB_INVALID;
+}
+
+void jit_tlb_flush(struct soft_vcpu *c, bool global_too) {
+	for (unsigned user = 0; user < 2; user++)
+		for (unsigned n = 0; n < JIT_TLB; n++)
+			jit_tlb_drop(c, user, n);
+	jit_jumps_flush(c, global_too);
+}
+
 void jit_tlb_flush_page(struct soft_vcpu *c, gva_t gva) {
 	unsigned n = (gva >> 12) & (JIT_TLB - 1);
 	for (unsigned user = 0; user < 2; user++) {
-		c->jit.tlb[user][0][n].tag = c->jit.tlb[user][1][n].tag = SOFT_TLB_INVALID;
+		jit_tlb_drop(c, user, n);
 		clear_jumps(c, user);
 	}
 }
@@ -143,6 +153,7 @@ void jit_tlb_flush_page(struct soft_vcpu *c, gva_t gva) {
 void jit_vcpu_init(struct soft_vcpu *c) {
 	c->jit.on = true;
 	c->jit.self = (uintptr_t)c->v;
+	c->jit.jumps_used[0] = c->jit.jumps_used[1] = true;
 	jit_tlb_flush(c, true);
 }
 
@@ -352,6 +363,8 @@ static bool changes_masks(unsigned op) {
 	case X86_OP_LDMXCSR:
 	case X86_OP_VLDMXCSR:
 	case X86_OP_MOV_DR:
+	case X86_OP_XSETBV:
+	case X86_OP_CLTS:
 		return true;
 	default:
 		return false;
@@ -373,9 +386,12 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 	op->handler(c, &op->insn);
 	s->rip = c->next_rip;
 	c->jit.flags_ax = flags_to_ax(s->rflags);
-	return c->leave_block || s->rip != next || s->activity != CPU_RUNNING || s->shadow ||
+	bool masks = changes_masks(code);
+	if (unlikely(masks))
+		c->jit.fpu_known = false;
+	return masks || c->leave_block || s->rip != next || s->activity != CPU_RUNNING || s->shadow ||
 		   c->tlb_flushes != flushes || __atomic_load_n(&c->jit.poll, __ATOMIC_RELAXED) ||
-		   __atomic_load_n(&j->epoch, __ATOMIC_RELAXED) != c->jit.epoch || changes_masks(code);
+		   __atomic_load_n(&j->epoch, __ATOMIC_RELAXED) != c->jit.epoch;
 }
 
 /* ---- the loop ----------------------------------------------------------------------------- */
@@ -389,15 +405,27 @@ static bool fpu_masked(void) {
 	return (mxcsr & 0x21f80) == 0x1f80 && (fcw & 0x3f) == 0x3f;
 }
 
-static uint32_t current_key(const struct soft_vcpu *c) {
+static uint32_t current_key(struct soft_vcpu *c) {
 	const struct x86_state *s = c->s;
 	uint32_t key = c->cpl == 3 ? JIT_KEY_USER : 0;
-	if (!(s->cr0 & (CR0_EM | CR0_TS)) && (s->cr4 & CR4_OSFXSR)) {
-		key |= JIT_KEY_FPU;
-		if ((s->cr4 & CR4_OSXSAVE) && (s->xcr0 & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX))
-			key |= JIT_KEY_AVX;
+	if ((s->cr0 & (CR0_EM | CR0_TS)) || !(s->cr4 & CR4_OSFXSR))
+		return key;
+	if (!c->jit.fpu_known) {
+		soft_fpu_load(c);
+		c->jit.fpu_masked = fpu_masked();
+		c->jit.fpu_known = true;
 	}
-	return key;
+	if (!c->jit.fpu_masked)
+		return key;
+	if ((s->cr4 & CR4_OSXSAVE) && (s->xcr0 & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX))
+		key |= JIT_KEY_AVX;
+	return key | JIT_KEY_FPU;
+}
+
+/* The interpreter may have changed the exception masks. */
+static void interpret(struct soft_vcpu *c, void (*how)(struct soft_vcpu *c)) {
+	c->jit.fpu_known = false;
+	how(c);
 }
 
 typedef uint64_t enter_fn(struct vcpu *v, const uint8_t *entry);
@@ -421,42 +449,46 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 			return kind;
 		uint32_t key;
 		if (unlikely(soft_must_step(c))) {
-			soft_step(c);
+			interpret(c, soft_step);
 			link = NULL;
 			continue;
 		}
 		if (c->mode != X86_MODE_64 || c->align_check || (s->dr7 & 0xff)) {
-			soft_run_block(c);
+			interpret(c, soft_run_block);
 			link = NULL;
 			continue;
 		}
 		key = current_key(c);
-		if (key & JIT_KEY_FPU) {
-			soft_fpu_load(c);
-			if (!fpu_masked())
-				key &= ~(JIT_KEY_FPU | JIT_KEY_AVX);
-		}
-		bool global = false;
-		struct jit_block *b = find(c, key, &global);
-		if (!b) {
-			soft_step(c);
-			link = NULL;
-			continue;
-		}
 		if ((key ^ c->jit.key) & ~JIT_KEY_USER) {
 			clear_jumps(c, 0);
 			clear_jumps(c, 1);
 		}
 		uint32_t epoch = __atomic_load_n(&j->epoch, __ATOMIC_SEQ_CST);
-		if (link && link->rip == s->rip && epoch == c->jit.epoch && key == c->jit.key) {
-			if (!(j->off & JIT_OFF_LINK))
-				link_to(j, link, b);
-			c->jit.links++;
-		} else if (!link && !(j->off & JIT_OFF_JUMPS)) {
-			unsigned user = key & JIT_KEY_USER;
-			c->jit.jumps[user][jump_index(s->rip)] = (struct jit_jump){s->rip, b->entry_saved};
-			if (!user && !global)
-				c->jit.local_jumps = true;
+		unsigned user = key & JIT_KEY_USER;
+		struct jit_jump *jump = &c->jit.jumps[user][jump_index(s->rip)];
+		const uint8_t *entry;
+		if (!link && jump->rip == s->rip) {
+			entry = jump->entry;
+		} else {
+			bool global = false;
+			struct jit_block *b = find(c, key, &global);
+			if (!b) {
+				interpret(c, soft_step);
+				link = NULL;
+				continue;
+			}
+			epoch = __atomic_load_n(&j->epoch, __ATOMIC_SEQ_CST);
+			if (link && link->rip == s->rip && epoch == c->jit.epoch && key == c->jit.key) {
+				if (!(j->off & JIT_OFF_LINK))
+					link_to(j, link, b);
+				c->jit.links++;
+			} else if (!link && !(j->off & JIT_OFF_JUMPS)) {
+				*jump = (struct jit_jump){s->rip, b->entry_saved};
+				c->jit.jumps_used[user] = true;
+				if (!user && !global)
+					c->jit.local_jumps = true;
+			}
+			entry = b->entry_saved;
 		}
 		link = NULL;
 		c->jit.key = key;
@@ -467,7 +499,7 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 		c->code_page = NULL;
 		if (unlikely(j->off & JIT_OFF_POLL))
 			__atomic_store_n(&c->jit.poll, !polled, __ATOMIC_SEQ_CST);
-		uint64_t code = ((enter_fn *)(uintptr_t)j->enter)(c->v, b->entry);
+		uint64_t code = ((enter_fn *)(uintptr_t)j->enter)(c->v, entry);
 		flags_from_ax(c, (uint32_t)c->jit.flags_ax);
 		polled = code == JIT_EXIT_POLL;
 		switch (code) {
@@ -475,7 +507,7 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 			break;
 		case JIT_EXIT_INTERP:
 			c->jit.interpreted++;
-			soft_step(c);
+			interpret(c, soft_step);
 			break;
 		case JIT_EXIT_POLL:
 			c->jit.polls++;
@@ -488,6 +520,7 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 }
 
 enum vm_exit_kind jit_run(struct soft_vcpu *c) {
+	c->jit.fpu_known = false;
 	static __thread struct vcpu *gs_of;
 	if (gs_of != c->v) { /* nothing else in a 64-bit Linux process uses GS */
 		if (syscall(SYS_arch_prctl, ARCH_SET_GS, c->v) != 0)

@@ -58,6 +58,8 @@ enum vm_exit_kind jit_run(struct soft_vcpu *c);
 /* The interpreter's TLB upkeep calls these. */
 void jit_tlb_flush(struct soft_vcpu *c, bool global_too);
 void jit_tlb_flush_page(struct soft_vcpu *c, gva_t gva);
+void jit_tlb_drop(struct soft_vcpu *c, unsigned user, unsigned index); /* one entry */
+void jit_jumps_flush(struct soft_vcpu *c, bool global_too);
 
 /* Whether translated code came from the page of RAM at gpa: writes must go the slow way. */
 bool jit_is_code_page(const struct soft *s, gpa_t gpa);

@@ -6,7 +6,7 @@
 #include "core/base/types.h"
 
 #define JIT_TLB 1024
-#define JIT_JUMPS 1024
+#define JIT_JUMPS 4096
 
 /* Probed by emitted code: `tag` is the page's guest address, or no page's; host address = guest
  * address + addend. */
@@ -27,12 +27,14 @@ struct jit_vcpu {
 	uint64_t self;							 /* the struct vcpu itself */
 	uint64_t host_rsp;						 /* the C stack while emitted code runs */
 	uint64_t save_rax, tmp;
-	uint64_t flags_ax; /* arithmetic flags as LAHF and SETO have them, while not in RFLAGS */
-	uint32_t poll;	   /* look at events before the next block */
-	uint32_t key;	   /* mode that `jumps` belong to */
-	bool on;		   /* this vCPU runs translated code */
-	bool local_jumps;  /* jumps[0] has targets in pages that are not global */
-	uint32_t epoch;	   /* of the cache when emitted code was entered */
+	uint64_t flags_ax;	/* arithmetic flags as LAHF and SETO have them, while not in RFLAGS */
+	uint32_t poll;		/* look at events before the next block */
+	uint32_t key;		/* mode that `jumps` belong to */
+	bool on;			/* this vCPU runs translated code */
+	bool local_jumps;	/* jumps[0] has targets in pages that are not global */
+	bool jumps_used[2]; /* since they were cleared */
+	bool fpu_known, fpu_masked; /* all x87 and SSE exceptions are masked */
+	uint32_t epoch;				/* of the cache when emitted code was entered */
 	uint64_t enters, polls, interpreted, calls, fills, links;
 };
 

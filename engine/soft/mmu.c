@@ -14,14 +14,34 @@
  * watched data). */
 #define TAG_SLOW 2ull
 
+/* Most flushes are changes of the address space: they find what is not global in a list. */
+static void flush_local(struct soft_vcpu *c) {
+	for (unsigned n = 0; n < c->nlocal; n++) {
+		unsigned user = c->local[n] / SOFT_TLB, i = c->local[n] % SOFT_TLB;
+		struct soft_tlb_entry *e = &c->tlb[user][i];
+		if (!e->global)
+			e->tag[0] = e->tag[1] = e->tag[2] = SOFT_TLB_INVALID;
+		if (c->jit.on)
+			jit_tlb_drop(c, user, i);
+	}
+	if (c->jit.on)
+		jit_jumps_flush(c, false);
+	c->nlocal = 0;
+}
+
 void soft_tlb_flush(struct soft_vcpu *c, bool global_too) {
 	c->tlb_flushes++;
+	if (!global_too && c->nlocal < SOFT_LOCAL) {
+		flush_local(c);
+		return;
+	}
 	for (unsigned user = 0; user < 2; user++)
 		for (unsigned i = 0; i < SOFT_TLB; i++) {
 			struct soft_tlb_entry *e = &c->tlb[user][i];
 			if (global_too || !e->global)
 				e->tag[0] = e->tag[1] = e->tag[2] = SOFT_TLB_INVALID;
 		}
+	c->nlocal = 0;
 	if (c->jit.on)
 		jit_tlb_flush(c, global_too);
 	if (global_too) {
@@ -275,10 +295,17 @@ struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_
 	walk(c, gva, kind, user, &w);
 
 	gpa_t gpa = w.gpa & ~PAGE_MASK & c->soft->a20_mask;
-	struct mem_range r = mem_find(&c->v->vm->mem, gpa);
+	struct mem_range r = c->ram;
+	if (gpa < r.start || gpa >= r.end) {
+		r = mem_find(&c->v->vm->mem, gpa);
+		if (r.region && r.region->kind == MEM_RAM)
+			c->ram = r;
+	}
 	enum mem_kind mem = r.region && r.end - gpa >= PAGE_SIZE ? r.region->kind : MEM_NONE;
 	e->gpa = gpa;
 	e->global = w.global;
+	if (!w.global && c->nlocal < SOFT_LOCAL)
+		c->local[c->nlocal++] = (uint16_t)(user * SOFT_TLB + ((gva >> 12) & (SOFT_TLB - 1)));
 	if (w.shift > 12)
 		note_large(c, gva, w.shift);
 	e->host = mem == MEM_RAM || mem == MEM_ROM ? r.region->host + (gpa - r.region->base) : NULL;

@@ -31,6 +31,7 @@ typedef void soft_handler(struct soft_vcpu *c, const struct x86_insn *i);
  * address of a linear address when that kind of access may go to `host` directly. */
 enum soft_access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 #define SOFT_TLB 1024
+#define SOFT_LOCAL 768
 #define SOFT_TLB_INVALID 1ull /* never equal to a page address */
 struct soft_tlb_entry {
 	gva_t tag[3];  /* by enum soft_access */
@@ -88,6 +89,9 @@ struct soft_vcpu {
 	bool delivering_ext;	 /* the EXT bit of error codes made during delivery */
 
 	struct soft_tlb_entry tlb[2][SOFT_TLB];
+	/* Entries made since the last flush that are not global; full: any may be. */
+	uint16_t local[SOFT_LOCAL];
+	unsigned nlocal;
 	uint64_t large_pages[8], huge_pages; /* regions with pages above 4 KiB in the TLB, see mmu.c */
 	uint8_t phys_bits;					 /* MAXPHYADDR that CPUID shows */
 	bool has_1g_pages;

@@ -39,8 +39,7 @@ static void flags_out(struct emit *e) {
 	e8(e, 0x0f); /* seto al */
 	e8(e, 0x90);
 	e8(e, 0xc0);
-	e8(e, 0x66);
-	e_op_gs(e, false, 0x89, RAX, GS_JIT(flags_ax));
+	e_op_gs(e, false, 0x89, RAX, GS_JIT(flags_ax)); /* see save_flags() in translate.c */
 }
 
 /* RAX is lost: load it afterwards. */

@@ -230,29 +230,43 @@ static bool needs_call(const struct tx *t, const struct x86_insn *i) {
 
 /* ---- flags ------------------------------------------------------------------------------ */
 
+/* A shift or rotation by a constant that is not 0: it writes its flags for certain. */
+static bool shifts_surely(const struct x86_insn *i) {
+	const struct x86_opnd *count = &i->opnd[i->nopnds - 1];
+	if (count->kind == OPND_ONE)
+		return true;
+	return count->kind == OPND_IMM && (i->imm & (i->opnd[0].size == 8 ? 63 : 31));
+}
+
 static uint16_t flags_before(const struct tx *t, const struct x86_insn *i, bool call,
 							 uint16_t after) {
 	const struct x86_form *f = &x86_forms[i->form];
 	uint16_t arith = RFLAGS_ARITH;
 	if (call || t->j->off & JIT_OFF_FLAGS)
 		return arith; /* a handler may read or push them */
-	uint16_t killed = f->flags_written;
+	uint16_t killed = f->flags_written, read = f->flags_read;
 	switch (i->op) {
 	case X86_OP_ROL:
 	case X86_OP_ROR:
-	case X86_OP_RCL:
-	case X86_OP_RCR:
 	case X86_OP_SHL:
 	case X86_OP_SHR:
 	case X86_OP_SAR:
 	case X86_OP_SHLD:
-	case X86_OP_SHRD: /* a count of 0 writes nothing */
+	case X86_OP_SHRD:
+		/* The table has them read what they write, as a count of 0 leaves it. */
+		if (shifts_surely(i)) {
+			read = 0;
+			break;
+		}
+		/* fall through */
+	case X86_OP_RCL:
+	case X86_OP_RCR:
 		killed = 0;
 		break;
 	default:
 		break;
 	}
-	return (uint16_t)(((after & ~killed) | f->flags_read) & arith);
+	return (uint16_t)(((after & ~killed) | read) & arith);
 }
 
 /* Flags that are live at a guest address of the same page, by a short look ahead. */
@@ -292,7 +306,7 @@ static void save_flags(struct tx *t) {
 	e8(e, 0x0f); /* seto al */
 	e8(e, 0x90);
 	e8(e, 0xc0);
-	e8(e, 0x66);
+	/* 32 bits of which 16 count: a narrower store would not be forwarded to the wider load. */
 	e_op_gs(e, false, 0x89, RAX, GS_JIT(flags_ax));
 	e_load_gs(e, RAX, GS_JIT(save_rax));
 }
@@ -390,12 +404,17 @@ static const uint8_t *here(const struct tx *t) {
 }
 
 /* The whole access check of insn's memory operand; afterwards *m addresses it, T1 is free. */
-static void emit_access(struct tx *t, const struct x86_insn *i, uint64_t rip, bool live,
+/* What becomes of the flags around a probe. */
+#define FLAGS_SAVE 1u
+#define FLAGS_RESTORE 2u /* FLAGS_SAVE alone: they stay in jit.flags_ax */
+#define FLAGS_KEEP(live) ((live) ? FLAGS_SAVE | FLAGS_RESTORE : 0u)
+
+static void emit_access(struct tx *t, const struct x86_insn *i, uint64_t rip, unsigned flags,
 						struct emem *m) {
 	struct emit *e = &t->e;
 	const struct x86_opnd *o = memory_operand(i);
 	bool write = o->access & OPND_W;
-	if (live)
+	if (flags & FLAGS_SAVE)
 		save_flags(t);
 	struct cold *k = add_cold(t);
 	*k = (struct cold){.retry = here(t),
@@ -454,15 +473,15 @@ static void emit_access(struct tx *t, const struct x86_insn *i, uint64_t rip, bo
 			}
 		}
 	}
-	if (live)
+	if (flags & FLAGS_RESTORE)
 		restore_flags(e);
 }
 
 /* The same for [reg + disp], 8 bytes, of the stack kind; afterwards [reg + T0 + disp]. */
 static void emit_stack_access(struct tx *t, uint64_t rip, unsigned reg, int32_t disp, bool write,
-							  bool live) {
+							  unsigned flags) {
 	struct emit *e = &t->e;
-	if (live)
+	if (flags & FLAGS_SAVE)
 		save_flags(t);
 	struct cold *k = add_cold(t);
 	*k = (struct cold){.retry = here(t),
@@ -477,7 +496,7 @@ static void emit_stack_access(struct tx *t, uint64_t rip, unsigned reg, int32_t 
 	else
 		e_mov(e, T0, reg);
 	emit_probe(t, 8, write, k);
-	if (live)
+	if (flags & FLAGS_RESTORE)
 		restore_flags(e);
 }
 
@@ -643,7 +662,7 @@ static bool emit_native(struct tx *t, unsigned n, uint64_t rip) {
 	}
 	struct emem m;
 	if (mem)
-		emit_access(t, i, rip, t->live[n] != 0, &m);
+		emit_access(t, i, rip, FLAGS_KEEP(t->live[n]), &m);
 	for (unsigned k = 0; k < ntemps; k++)
 		if (temps[k].load)
 			e_load_gs(e, temps[k].host, GS_GPR(temps[k].guest));
@@ -670,13 +689,14 @@ static bool emit_call(struct tx *t, const struct x86_insn *i, uint64_t rip) {
 
 /* ---- leaving the block ------------------------------------------------------------------ */
 
-/* To the address in T0, through the vCPU's table of jump targets. Flags are saved first, as
- * the target may want them. */
-static void emit_indirect(struct tx *t) {
+/* To the address in T0, through the vCPU's table of jump targets. The target may want the flags:
+ * they go by way of jit.flags_ax, where `saved` says that they are already. */
+static void emit_indirect(struct tx *t, bool saved) {
 	struct emit *e = &t->e;
 	uint32_t jumps =
 		GS_JIT(jumps) + (t->key & JIT_KEY_USER ? sizeof(struct jit_jump) * JIT_JUMPS : 0);
-	save_flags(t);
+	if (!saved)
+		save_flags(t);
 	e_op_reg(e, false, 0x8b, T1, T0); /* index = (rip ^ rip >> 6) * 16 */
 	e8(e, 0x41);
 	e8(e, 0xc1);
@@ -736,9 +756,10 @@ static void emit_gpr_to(struct emit *e, unsigned host, unsigned guest) {
 
 enum push { PUSH_IMM, PUSH_REG, PUSH_TMP };
 
-static void emit_push_value(struct tx *t, uint64_t rip, unsigned n, enum push what, uint64_t val) {
+static void emit_push_value(struct tx *t, uint64_t rip, enum push what, uint64_t val,
+							unsigned flags) {
 	struct emit *e = &t->e;
-	emit_stack_access(t, rip, H_RSP, -8, true, t->live[n] != 0);
+	emit_stack_access(t, rip, H_RSP, -8, true, flags);
 	struct emem slot = {H_RSP, T0, 0, -8};
 	if (what == PUSH_REG && !resident((unsigned)val)) {
 		e_op_mem(e, true, 0x89, host_reg((unsigned)val), &slot);
@@ -755,9 +776,9 @@ static void emit_push_value(struct tx *t, uint64_t rip, unsigned n, enum push wh
 }
 
 /* tmp = the 8-byte operand 0 from memory. */
-static void emit_load_tmp(struct tx *t, unsigned n, uint64_t rip) {
+static void emit_load_tmp(struct tx *t, unsigned n, uint64_t rip, unsigned flags) {
 	struct emem m;
-	emit_access(t, &t->insn[n], rip, t->live[n] != 0, &m);
+	emit_access(t, &t->insn[n], rip, flags, &m);
 	e_op_mem(&t->e, true, 0x8b, T1, &m);
 	e_store_gs(&t->e, T1, GS_JIT(tmp));
 }
@@ -800,7 +821,7 @@ static enum emitted emit_special(struct tx *t, unsigned n, uint64_t rip) {
 	const struct x86_insn *i = &t->insn[n];
 	struct emit *e = &t->e;
 	uint64_t next = rip + i->len;
-	bool live = t->live[n] != 0;
+	unsigned keep = FLAGS_KEEP(t->live[n]);
 	switch (i->op) {
 	case X86_OP_NOP:
 	case X86_OP_PREFETCH:
@@ -812,15 +833,15 @@ static enum emitted emit_special(struct tx *t, unsigned n, uint64_t rip) {
 		return EMIT_OK;
 	case X86_OP_PUSH:
 		if (i->opnd[0].kind == OPND_GPR)
-			emit_push_value(t, rip, n, PUSH_REG, i->opnd[0].reg);
+			emit_push_value(t, rip, PUSH_REG, i->opnd[0].reg, keep);
 		else if (i->opnd[0].kind == OPND_IMM)
-			emit_push_value(t, rip, n, PUSH_IMM, i->imm);
+			emit_push_value(t, rip, PUSH_IMM, i->imm, keep);
 		else
 			return EMIT_CALL;
 		return EMIT_OK;
 	case X86_OP_POP: {
 		unsigned d = i->opnd[0].reg, host = resident(d) || d == RSP ? T1 : d;
-		emit_stack_access(t, rip, H_RSP, 0, false, live);
+		emit_stack_access(t, rip, H_RSP, 0, false, keep);
 		struct emem slot = {H_RSP, T0, 0, 0};
 		e_op_mem(e, true, 0x8b, host, &slot);
 		e_lea(e, H_RSP, H_RSP, NOREG, 0, 8);
@@ -831,7 +852,7 @@ static enum emitted emit_special(struct tx *t, unsigned n, uint64_t rip) {
 		return EMIT_OK;
 	}
 	case X86_OP_LEAVE: {
-		emit_stack_access(t, rip, RBP, 0, false, live);
+		emit_stack_access(t, rip, RBP, 0, false, keep);
 		struct emem slot = {RBP, T0, 0, 0};
 		e_op_mem(e, true, 0x8b, T1, &slot);
 		e_lea(e, H_RSP, RBP, NOREG, 0, 8);
@@ -849,35 +870,37 @@ static enum emitted emit_special(struct tx *t, unsigned n, uint64_t rip) {
 		}
 		if (i->opnd[0].kind == OPND_GPR) {
 			emit_gpr_to(e, T0, i->opnd[0].reg);
+			emit_indirect(t, false);
 		} else {
 			struct emem m;
-			emit_access(t, i, rip, live, &m);
+			emit_access(t, i, rip, FLAGS_SAVE, &m);
 			e_op_mem(e, true, 0x8b, T0, &m);
+			emit_indirect(t, true);
 		}
-		emit_indirect(t);
 		return EMIT_END;
 	case X86_OP_CALL:
 		if (i->opnd[0].kind == OPND_REL) {
-			emit_push_value(t, rip, n, PUSH_IMM, next);
+			emit_push_value(t, rip, PUSH_IMM, next, keep);
 			emit_goto(t, next + i->imm, &t->b->out[0]);
 			return EMIT_END;
 		}
 		if (i->opnd[0].kind == OPND_GPR) {
 			emit_gpr_to(e, T1, i->opnd[0].reg);
 			e_store_gs(e, T1, GS_JIT(tmp));
+			emit_push_value(t, rip, PUSH_IMM, next, FLAGS_SAVE);
 		} else {
-			emit_load_tmp(t, n, rip);
+			emit_load_tmp(t, n, rip, FLAGS_SAVE);
+			emit_push_value(t, rip, PUSH_IMM, next, 0);
 		}
-		emit_push_value(t, rip, n, PUSH_IMM, next);
 		e_load_gs(e, T0, GS_JIT(tmp));
-		emit_indirect(t);
+		emit_indirect(t, true);
 		return EMIT_END;
 	case X86_OP_RET: {
-		emit_stack_access(t, rip, H_RSP, 0, false, live);
+		emit_stack_access(t, rip, H_RSP, 0, false, FLAGS_SAVE);
 		struct emem slot = {H_RSP, T0, 0, 0};
 		e_op_mem(e, true, 0x8b, T0, &slot);
 		e_lea(e, H_RSP, H_RSP, NOREG, 0, 8 + (i->nopnds ? (uint16_t)i->imm : 0));
-		emit_indirect(t);
+		emit_indirect(t, true);
 		return EMIT_END;
 	}
 	default:
@@ -933,7 +956,7 @@ static void emit_cold(struct tx *t, struct emit *e, const struct cold *k) {
 			struct emit hot = t->e;
 			t->e = *e;
 			e_mov_imm(&t->e, T0, k->link->rip);
-			emit_indirect(t);
+			emit_indirect(t, false);
 			*e = t->e;
 			t->e = hot;
 		}
