@@ -92,7 +92,7 @@ struct jit {
 	uint32_t epoch; /* counts flushes and invalidations; atomic */
 	pthread_mutex_t lock;
 	/* thunks, executable addresses */
-	const uint8_t *enter, *exit_code, *exit_saved, *miss, *call, *fill[2][7];
+	const uint8_t *enter, *exit_code, *exit_saved, *miss, *call, *call_saved, *fill[2][7];
 	gpa_t written[64];
 	uint32_t nwritten; /* > 64: all */
 	uint64_t blocks, insns, flushes, invalidations, bytes;

@@ -108,9 +108,15 @@ void jit_emit_thunks(struct jit *j) {
 	e_mov_imm(e, T1, JIT_EXIT_DISPATCH);
 	e_jmp(e, j->exit_saved, x);
 
+	j->call_saved = e->at + x; /* flags are in jit.flags_ax already */
+	e_store_gs(e, RAX, GS_GPR(RAX));
+	e8(e, 0xeb);
+	skip = e->at;
+	e8(e, 0);
 	j->call = e->at + x;
 	e_store_gs(e, RAX, GS_GPR(RAX));
 	flags_out(e);
+	*skip = (uint8_t)(e->at - skip - 1);
 	spill(e, false);
 	add_rsp(e, -8);
 	e_load_gs(e, RDI, GS_JIT(self));

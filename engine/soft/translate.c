@@ -46,6 +46,9 @@ struct tx {
 	struct x86_insn insn[MAX_INSNS];
 	bool call[MAX_INSNS];		  /* by its handler */
 	uint16_t live[MAX_INSNS + 1]; /* arithmetic flags that are needed before it */
+	/* Where the guest's flags are between two instructions: in the host's, or (those of the
+	 * host being spoilt by a probe) in jit.flags_ax until somebody wants them. */
+	bool saved;
 	unsigned ncold;
 	struct cold cold[MAX_COLD];
 };
@@ -320,6 +323,33 @@ static void restore_flags(struct emit *e) {
 	e_load_gs(e, RAX, GS_JIT(save_rax));
 }
 
+/* Before a probe, which spoils the host's flags. */
+static void flags_aside(struct tx *t, unsigned n) {
+	if (t->live[n] && !t->saved) {
+		save_flags(t);
+		t->saved = true;
+	}
+}
+
+/* Before instruction n itself: brings the flags back if it reads them or keeps some of them. */
+static void flags_for(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	uint16_t read = flags_before(t, i, false, 0);
+	uint16_t kept = flags_before(t, i, false, t->live[n + 1]);
+	if (!read && !(x86_forms[i->form].flags_written & RFLAGS_ARITH))
+		return;
+	if (t->saved && (read || kept))
+		restore_flags(&t->e);
+	t->saved = false;
+}
+
+/* Before leaving to code that takes the host's flags. */
+static void flags_back(struct tx *t) {
+	if (t->saved && t->live[t->n])
+		restore_flags(&t->e);
+	t->saved = false;
+}
+
 /* ---- memory ----------------------------------------------------------------------------- */
 
 static struct cold *add_cold(struct tx *t) {
@@ -404,18 +434,12 @@ static const uint8_t *here(const struct tx *t) {
 }
 
 /* The whole access check of insn's memory operand; afterwards *m addresses it, T1 is free. */
-/* What becomes of the flags around a probe. */
-#define FLAGS_SAVE 1u
-#define FLAGS_RESTORE 2u /* FLAGS_SAVE alone: they stay in jit.flags_ax */
-#define FLAGS_KEEP(live) ((live) ? FLAGS_SAVE | FLAGS_RESTORE : 0u)
-
-static void emit_access(struct tx *t, const struct x86_insn *i, uint64_t rip, unsigned flags,
-						struct emem *m) {
+static void emit_access(struct tx *t, unsigned n, uint64_t rip, struct emem *m) {
+	const struct x86_insn *i = &t->insn[n];
 	struct emit *e = &t->e;
 	const struct x86_opnd *o = memory_operand(i);
 	bool write = o->access & OPND_W;
-	if (flags & FLAGS_SAVE)
-		save_flags(t);
+	flags_aside(t, n);
 	struct cold *k = add_cold(t);
 	*k = (struct cold){.retry = here(t),
 					   .rip = rip,
@@ -473,16 +497,13 @@ static void emit_access(struct tx *t, const struct x86_insn *i, uint64_t rip, un
 			}
 		}
 	}
-	if (flags & FLAGS_RESTORE)
-		restore_flags(e);
 }
 
 /* The same for [reg + disp], 8 bytes, of the stack kind; afterwards [reg + T0 + disp]. */
-static void emit_stack_access(struct tx *t, uint64_t rip, unsigned reg, int32_t disp, bool write,
-							  unsigned flags) {
+static void emit_stack_access(struct tx *t, unsigned n, uint64_t rip, unsigned reg, int32_t disp,
+							  bool write) {
 	struct emit *e = &t->e;
-	if (flags & FLAGS_SAVE)
-		save_flags(t);
+	flags_aside(t, n);
 	struct cold *k = add_cold(t);
 	*k = (struct cold){.retry = here(t),
 					   .rip = rip,
@@ -496,8 +517,6 @@ static void emit_stack_access(struct tx *t, uint64_t rip, unsigned reg, int32_t 
 	else
 		e_mov(e, T0, reg);
 	emit_probe(t, 8, write, k);
-	if (flags & FLAGS_RESTORE)
-		restore_flags(e);
 }
 
 /* ---- copying an instruction ------------------------------------------------------------- */
@@ -662,10 +681,11 @@ static bool emit_native(struct tx *t, unsigned n, uint64_t rip) {
 	}
 	struct emem m;
 	if (mem)
-		emit_access(t, i, rip, FLAGS_KEEP(t->live[n]), &m);
+		emit_access(t, n, rip, &m);
 	for (unsigned k = 0; k < ntemps; k++)
 		if (temps[k].load)
 			e_load_gs(e, temps[k].host, GS_GPR(temps[k].guest));
+	flags_for(t, n);
 	emit_copy(e, i, &f, mem ? &m : NULL);
 	for (unsigned k = 0; k < ntemps; k++)
 		if (temps[k].store)
@@ -683,19 +703,20 @@ static bool emit_call(struct tx *t, const struct x86_insn *i, uint64_t rip) {
 	op->rip = rip;
 	op->handler = soft_handler_of(t->c, i);
 	e_mov_imm(&t->e, T1, (uintptr_t)op);
-	e_call(&t->e, t->j->call, t->j->exec);
+	e_call(&t->e, t->saved ? t->j->call_saved : t->j->call, t->j->exec);
+	t->saved = false;
 	return true;
 }
 
 /* ---- leaving the block ------------------------------------------------------------------ */
 
 /* To the address in T0, through the vCPU's table of jump targets. The target may want the flags:
- * they go by way of jit.flags_ax, where `saved` says that they are already. */
-static void emit_indirect(struct tx *t, bool saved) {
+ * they go by way of jit.flags_ax, if they are not there already. */
+static void emit_indirect(struct tx *t) {
 	struct emit *e = &t->e;
 	uint32_t jumps =
 		GS_JIT(jumps) + (t->key & JIT_KEY_USER ? sizeof(struct jit_jump) * JIT_JUMPS : 0);
-	if (!saved)
+	if (!t->saved)
 		save_flags(t);
 	e_op_reg(e, false, 0x8b, T1, T0); /* index = (rip ^ rip >> 6) * 16 */
 	e8(e, 0x41);
@@ -742,6 +763,7 @@ static void emit_link(struct tx *t, unsigned cond, uint64_t target, struct jit_l
 }
 
 static void emit_goto(struct tx *t, uint64_t target, struct jit_link *link) {
+	flags_back(t);
 	emit_link(t, 16, target, link);
 }
 
@@ -756,10 +778,9 @@ static void emit_gpr_to(struct emit *e, unsigned host, unsigned guest) {
 
 enum push { PUSH_IMM, PUSH_REG, PUSH_TMP };
 
-static void emit_push_value(struct tx *t, uint64_t rip, enum push what, uint64_t val,
-							unsigned flags) {
+static void emit_push_value(struct tx *t, unsigned n, uint64_t rip, enum push what, uint64_t val) {
 	struct emit *e = &t->e;
-	emit_stack_access(t, rip, H_RSP, -8, true, flags);
+	emit_stack_access(t, n, rip, H_RSP, -8, true);
 	struct emem slot = {H_RSP, T0, 0, -8};
 	if (what == PUSH_REG && !resident((unsigned)val)) {
 		e_op_mem(e, true, 0x89, host_reg((unsigned)val), &slot);
@@ -776,9 +797,9 @@ static void emit_push_value(struct tx *t, uint64_t rip, enum push what, uint64_t
 }
 
 /* tmp = the 8-byte operand 0 from memory. */
-static void emit_load_tmp(struct tx *t, unsigned n, uint64_t rip, unsigned flags) {
+static void emit_load_tmp(struct tx *t, unsigned n, uint64_t rip) {
 	struct emem m;
-	emit_access(t, &t->insn[n], rip, flags, &m);
+	emit_access(t, n, rip, &m);
 	e_op_mem(&t->e, true, 0x8b, T1, &m);
 	e_store_gs(&t->e, T1, GS_JIT(tmp));
 }
@@ -821,7 +842,6 @@ static enum emitted emit_special(struct tx *t, unsigned n, uint64_t rip) {
 	const struct x86_insn *i = &t->insn[n];
 	struct emit *e = &t->e;
 	uint64_t next = rip + i->len;
-	unsigned keep = FLAGS_KEEP(t->live[n]);
 	switch (i->op) {
 	case X86_OP_NOP:
 	case X86_OP_PREFETCH:
@@ -833,15 +853,15 @@ static enum emitted emit_special(struct tx *t, unsigned n, uint64_t rip) {
 		return EMIT_OK;
 	case X86_OP_PUSH:
 		if (i->opnd[0].kind == OPND_GPR)
-			emit_push_value(t, rip, PUSH_REG, i->opnd[0].reg, keep);
+			emit_push_value(t, n, rip, PUSH_REG, i->opnd[0].reg);
 		else if (i->opnd[0].kind == OPND_IMM)
-			emit_push_value(t, rip, PUSH_IMM, i->imm, keep);
+			emit_push_value(t, n, rip, PUSH_IMM, i->imm);
 		else
 			return EMIT_CALL;
 		return EMIT_OK;
 	case X86_OP_POP: {
 		unsigned d = i->opnd[0].reg, host = resident(d) || d == RSP ? T1 : d;
-		emit_stack_access(t, rip, H_RSP, 0, false, keep);
+		emit_stack_access(t, n, rip, H_RSP, 0, false);
 		struct emem slot = {H_RSP, T0, 0, 0};
 		e_op_mem(e, true, 0x8b, host, &slot);
 		e_lea(e, H_RSP, H_RSP, NOREG, 0, 8);
@@ -852,7 +872,7 @@ static enum emitted emit_special(struct tx *t, unsigned n, uint64_t rip) {
 		return EMIT_OK;
 	}
 	case X86_OP_LEAVE: {
-		emit_stack_access(t, rip, RBP, 0, false, keep);
+		emit_stack_access(t, n, rip, RBP, 0, false);
 		struct emem slot = {RBP, T0, 0, 0};
 		e_op_mem(e, true, 0x8b, T1, &slot);
 		e_lea(e, H_RSP, RBP, NOREG, 0, 8);
@@ -860,6 +880,7 @@ static enum emitted emit_special(struct tx *t, unsigned n, uint64_t rip) {
 		return EMIT_OK;
 	}
 	case X86_OP_JCC:
+		flags_for(t, n);
 		emit_link(t, i->cond, next + i->imm, &t->b->out[1]);
 		emit_goto(t, next, &t->b->out[0]);
 		return EMIT_END;
@@ -870,37 +891,37 @@ static enum emitted emit_special(struct tx *t, unsigned n, uint64_t rip) {
 		}
 		if (i->opnd[0].kind == OPND_GPR) {
 			emit_gpr_to(e, T0, i->opnd[0].reg);
-			emit_indirect(t, false);
+			emit_indirect(t);
 		} else {
 			struct emem m;
-			emit_access(t, i, rip, FLAGS_SAVE, &m);
+			emit_access(t, n, rip, &m);
 			e_op_mem(e, true, 0x8b, T0, &m);
-			emit_indirect(t, true);
+			emit_indirect(t);
 		}
 		return EMIT_END;
 	case X86_OP_CALL:
 		if (i->opnd[0].kind == OPND_REL) {
-			emit_push_value(t, rip, PUSH_IMM, next, keep);
+			emit_push_value(t, n, rip, PUSH_IMM, next);
 			emit_goto(t, next + i->imm, &t->b->out[0]);
 			return EMIT_END;
 		}
 		if (i->opnd[0].kind == OPND_GPR) {
 			emit_gpr_to(e, T1, i->opnd[0].reg);
 			e_store_gs(e, T1, GS_JIT(tmp));
-			emit_push_value(t, rip, PUSH_IMM, next, FLAGS_SAVE);
+			emit_push_value(t, n, rip, PUSH_IMM, next);
 		} else {
-			emit_load_tmp(t, n, rip, FLAGS_SAVE);
-			emit_push_value(t, rip, PUSH_IMM, next, 0);
+			emit_load_tmp(t, n, rip);
+			emit_push_value(t, n, rip, PUSH_IMM, next);
 		}
 		e_load_gs(e, T0, GS_JIT(tmp));
-		emit_indirect(t, true);
+		emit_indirect(t);
 		return EMIT_END;
 	case X86_OP_RET: {
-		emit_stack_access(t, rip, H_RSP, 0, false, FLAGS_SAVE);
+		emit_stack_access(t, n, rip, H_RSP, 0, false);
 		struct emem slot = {H_RSP, T0, 0, 0};
 		e_op_mem(e, true, 0x8b, T0, &slot);
 		e_lea(e, H_RSP, H_RSP, NOREG, 0, 8 + (i->nopnds ? (uint16_t)i->imm : 0));
-		emit_indirect(t, true);
+		emit_indirect(t);
 		return EMIT_END;
 	}
 	default:
@@ -956,7 +977,7 @@ static void emit_cold(struct tx *t, struct emit *e, const struct cold *k) {
 			struct emit hot = t->e;
 			t->e = *e;
 			e_mov_imm(&t->e, T0, k->link->rip);
-			emit_indirect(t, false);
+			emit_indirect(t);
 			*e = t->e;
 			t->e = hot;
 		}
@@ -1048,6 +1069,7 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64
 	t->b = b;
 	t->key = key;
 	t->n = t->ncold = 0;
+	t->saved = false;
 	t->e = (struct emit){j->hot, j->hot_end, false};
 	decode_block(t);
 	if (!t->n)
@@ -1074,6 +1096,7 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64
 	}
 	if (!ended)
 		emit_goto(t, at, &b->out[0]);
+	t->saved = false;
 	struct emit cold = {j->cold, j->cold_end, false};
 	for (unsigned n = 0; n < t->ncold; n++)
 		emit_cold(t, &cold, &t->cold[n]);

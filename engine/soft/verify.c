@@ -705,7 +705,7 @@ static bool leaves(struct verifier *v, const uint8_t *target) {
 		return true;
 	if (op == X86_OP_JMP && (target == j->exit_code || target == j->exit_saved))
 		return exit_argument(v) || refuse(v, "leaves with a wrong R11");
-	if (op == X86_OP_CALL && target == j->call)
+	if (op == X86_OP_CALL && (target == j->call || target == j->call_saved))
 		return call_argument(v) || refuse(v, "calls a handler with a wrong R11");
 	for (unsigned n = 0; op == X86_OP_CALL && n < 14; n++)
 		if (target == j->fill[n / 7][n % 7])
