@@ -292,9 +292,7 @@ def ends_unread(v, seconds, code):
     """Waits for its end without reading a byte."""
     stop = time.monotonic() + seconds * options.factor
     while time.monotonic() < stop:
-        pid, status = os.waitpid(v.pid, os.WNOHANG)
-        if pid:
-            v.code = os.waitstatus_to_exitcode(status)
+        if v.poll():
             if v.code != code:
                 v.fail(f"not exit code {code}")
             return
@@ -318,7 +316,7 @@ def unread_end():
     with Live(script="echo begin; seq 18000; echo end") as v:
         v.wait_for(r"^begin$")
         time.sleep(6 * options.factor)
-        if os.waitpid(v.pid, os.WNOHANG)[0]:
+        if v.poll():
             v.fail("ended with output unread")
         v.signal(signal.SIGTERM)
         ends_unread(v, 5, 128 + signal.SIGTERM)

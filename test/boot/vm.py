@@ -184,6 +184,14 @@ class Live(VM):
             self.process.stdout.close()
             self.process.stdin.close()
 
+    def poll(self):
+        """True when it has ended; then `code` is set."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code is not None
+
     def read(self, seconds):
         """False at the end of the output or after this time."""
         if not select.select([self.fd], [], [], max(0, seconds))[0]:
@@ -201,7 +209,9 @@ class Live(VM):
             if m:
                 self.seen = m.end()
                 return m
-            if not self.read(end - time.monotonic()):
+            # In steps: on a terminal, which we hold open ourselves, no end of the output is seen.
+            if not self.read(min(2, end - time.monotonic())) and (
+                    self.poll() or time.monotonic() > end):
                 self.fail(f"{pattern!r} did not come")
 
     def say(self, text):
@@ -218,9 +228,7 @@ class Live(VM):
         stop = time.monotonic() + (seconds * options.factor if seconds else self.limit)
         while time.monotonic() < stop:
             self.read(0.02)
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.code = os.waitstatus_to_exitcode(status)
+            if self.poll():
                 while self.read(0):
                     pass
                 self.errors.seek(0)
@@ -248,6 +256,8 @@ def main():
     ap.add_argument("--factor", type=float, default=float(os.environ.get("TIMEOUT_FACTOR", "1")))
     ap.add_argument("cases", nargs="*")
     args = ap.parse_args()
+    if not os.access(args.joist, os.X_OK):
+        sys.exit(f"no program {args.joist}")
     options.joist, options.factor = os.path.abspath(args.joist), args.factor
     unknown = set(args.cases) - set(cases)
     if unknown:
