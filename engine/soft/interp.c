@@ -107,28 +107,30 @@ static gva_t fetch_linear(struct soft_vcpu *c, uint64_t rip, unsigned len) {
 	return (uint32_t)(s->seg[SEG_CS].base + rip);
 }
 
-/* Up to 15 bytes of code at RIP, byte by byte as far as they can be fetched. For the rare
+/* Up to 15 bytes of code at RIP, page by page as far as the instruction needs them. For the rare
  * places: instructions across pages, at segment limits, in MMIO. */
 static void fetch_slowly(struct soft_vcpu *c, struct soft_op *op) {
-	uint8_t bytes[X86_MAX_LEN + 1];
-	soft_fpu_unload(c); /* the decoder may call memset() */
+	uint8_t bytes[X86_MAX_LEN];
 	bool user = fast_user(c);
-	for (unsigned n = 0; n <= X86_MAX_LEN; n++) {
-		if (n == X86_MAX_LEN)
-			soft_gp(c, 0);
+	unsigned n = 0;
+	for (;;) {
 		gva_t gva = fetch_linear(c, c->s->rip + n, 1);
 		struct soft_tlb_entry *e = soft_translate(c, gva, ACCESS_EXEC, user);
 		if (e->host) {
-			bytes[n] = e->host[gva & PAGE_MASK];
+			unsigned more = MIN(X86_MAX_LEN - n, PAGE_SIZE - (unsigned)(gva & PAGE_MASK));
+			if (c->mode != X86_MODE_64) /* no byte from behind the limit */
+				more = (unsigned)MIN(more, c->s->seg[SEG_CS].limit - (c->s->rip + n) + 1);
+			fast_copy(bytes + n, e->host + (gva & PAGE_MASK), more);
+			n += more;
 		} else {
 			c->exit = (struct vm_exit){
 				.kind = EXIT_MMIO,
 				.mmio = {.gpa = e->gpa + (gva & PAGE_MASK), .size = 1},
 			};
 			soft_exit(c);
-			bytes[n] = (uint8_t)c->exit.mmio.val;
+			bytes[n++] = (uint8_t)c->exit.mmio.val;
 		}
-		int len = x86_decode(&op->insn, bytes, n + 1, c->mode);
+		int len = x86_decode(&op->insn, bytes, n, c->mode);
 		if (len == X86_DECODE_SHORT)
 			continue;
 		if (len == X86_DECODE_LONG)
@@ -157,7 +159,6 @@ static inline bool block_current(const struct soft_block *b, const uint8_t *host
  * not even one instruction can be had in this way. */
 static void block_make(struct soft_vcpu *c, struct soft_block *b, const uint8_t *host,
 					   unsigned avail) {
-	soft_fpu_unload(c); /* the decoder may call memset() */
 	b->host = host;
 	b->mode = (uint8_t)c->mode;
 	b->n = b->len = 0;

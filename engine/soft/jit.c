@@ -348,6 +348,7 @@ uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what) {
 	struct jit_tlb_entry *t = &c->jit.tlb[user][kind == ACCESS_WRITE][(gva >> 12) & (JIT_TLB - 1)];
 	t->tag = page;
 	t->addend = (uint64_t)(uintptr_t)e->host - page;
+	soft_fpu_load(c); /* a page walk through a device takes the guest's registers away */
 	return 0;
 }
 
@@ -383,12 +384,17 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 	c->leave_block = false;
 	c->code_page = NULL;
 	unsigned code = op->insn.op;
+	if (SOFT_FPU_EAGER)
+		soft_fpu_unload(c);
 	op->handler(c, &op->insn);
 	s->rip = c->next_rip;
 	c->jit.flags_ax = flags_to_ax(s->rflags);
 	bool masks = changes_masks(code);
 	if (unlikely(masks))
 		c->jit.fpu_known = false;
+	soft_fpu_load(c); /* the handler may have taken the guest's registers away */
+	if (SOFT_FPU_EAGER)
+		soft_fpu_load(c);
 	return masks || c->leave_block || s->rip != next || s->activity != CPU_RUNNING || s->shadow ||
 		   c->tlb_flushes != flushes || __atomic_load_n(&c->jit.poll, __ATOMIC_RELAXED) ||
 		   __atomic_load_n(&j->epoch, __ATOMIC_RELAXED) != c->jit.epoch;

@@ -4,20 +4,11 @@
  * (fpu.c). The C library's versions use vector registers, and compilers insert calls of
  * them at will, so the program brings its own. The host's string instructions are as good from a
  * few dozen bytes on. Left out of sanitizer builds, which bring theirs: there the FPU is unloaded
- * after each instruction (native.c). */
+ * after each instruction (native.c), and meson.build defines SOFT_FPU_EAGER. */
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
-	__has_feature(memory_sanitizer)
-#define SANITIZED 1
-#endif
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#endif
-
-#ifndef SANITIZED
+#ifndef SOFT_FPU_EAGER
 
 void *memcpy(void *restrict dst, const void *restrict src, size_t len);
 void *memmove(void *dst, const void *src, size_t len);

@@ -267,24 +267,11 @@ static void note_x87(struct soft_vcpu *c, struct soft_fpu *f, const struct x86_i
 		f->fdp = off;
 }
 
-/* Instrumented C code calls a run-time library, which uses the vector registers. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define FPU_EAGER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
-	__has_feature(memory_sanitizer)
-#define FPU_EAGER 1
-#endif
-#endif
-#ifndef FPU_EAGER
-#define FPU_EAGER 0
-#endif
-
 static void run(struct soft_vcpu *c, const struct x86_insn *i);
 
 void soft_native(struct soft_vcpu *c, const struct x86_insn *i) {
 	run(c, i);
-	if (FPU_EAGER)
+	if (SOFT_FPU_EAGER)
 		soft_fpu_unload(c);
 }
 

@@ -55,6 +55,12 @@ struct soft_event {
 	uint32_t error;
 };
 
+/* 1 in sanitizer builds, whose C code uses vector registers wherever it likes: then guest state is
+ * never left in them. */
+#ifndef SOFT_FPU_EAGER
+#define SOFT_FPU_EAGER 0
+#endif
+
 #define SOFT_VEC_NONE 0xff
 
 struct soft_vcpu {
