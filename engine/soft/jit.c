@@ -314,6 +314,11 @@ static struct jit_block *find(struct soft_vcpu *c, uint32_t key, bool *global) {
 	*global = e->global;
 	const uint8_t *host = e->host + (rip & PAGE_MASK);
 	struct jit_block *b = look_up(c->soft->jit, host, rip, key);
+	/* An instruction that reaches into the next page starts no block. */
+	unsigned left = PAGE_SIZE - (unsigned)(rip & PAGE_MASK);
+	struct x86_insn i;
+	if (!b && left < X86_MAX_LEN && x86_decode(&i, host, left, X86_MODE_64) <= 0)
+		return NULL;
 	return b ? b : make(c, host, e->gpa | (rip & PAGE_MASK), key);
 }
 

@@ -1058,22 +1058,22 @@ static void emit_entry(struct tx *t) {
 struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64_t rip,
 								uint32_t key) {
 	struct jit *j = c->soft->jit;
-	struct jit_block *b = jit_arena(j, sizeof(*b));
-	if (!b)
-		return NULL;
-	*b = (struct jit_block){.host = host, .rip = rip, .key = key};
+	struct jit_block draft = {.host = host, .rip = rip, .key = key};
 	static __thread struct tx tx;
 	struct tx *t = &tx;
 	t->j = j;
 	t->c = c;
-	t->b = b;
+	t->b = &draft;
 	t->key = key;
 	t->n = t->ncold = 0;
 	t->saved = false;
 	t->e = (struct emit){j->hot, j->hot_end, false};
 	decode_block(t);
-	if (!t->n)
+	struct jit_block *b = t->n ? jit_arena(j, sizeof(*b)) : NULL;
+	if (!b)
 		return NULL;
+	*b = draft;
+	t->b = b;
 	find_live_flags(t);
 	emit_entry(t);
 
