@@ -394,6 +394,13 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 	op->handler(c, &op->insn);
 	s->rip = c->next_rip;
 	c->jit.flags_ax = flags_to_ax(s->rflags);
+	/* Interrupts are on again, and none waits: on with the block. The instruction behind STI is
+	 * in it, before the next look at events. */
+	if ((code == X86_OP_STI || code == X86_OP_POPF) && !op->last && !vcpu_events(v) &&
+		!(s->rflags & (RFLAGS_TF | RFLAGS_RF | RFLAGS_AC | RFLAGS_NT))) {
+		s->shadow = 0;
+		c->leave_block = false;
+	}
 	bool masks = changes_masks(code);
 	if (unlikely(masks))
 		c->jit.fpu_known = false;

@@ -26,6 +26,7 @@ struct jit_link {
 struct jit_op {
 	soft_handler *handler;
 	uint64_t rip;
+	bool last; /* of its block */
 	struct x86_insn insn;
 };
 

@@ -695,12 +695,14 @@ static bool emit_native(struct tx *t, unsigned n, uint64_t rip) {
 
 /* ---- calls of handlers ------------------------------------------------------------------ */
 
-static bool emit_call(struct tx *t, const struct x86_insn *i, uint64_t rip) {
+static bool emit_call(struct tx *t, unsigned n, uint64_t rip) {
+	const struct x86_insn *i = &t->insn[n];
 	struct jit_op *op = jit_arena(t->j, sizeof(*op));
 	if (!op)
 		return false;
 	op->insn = *i;
 	op->rip = rip;
+	op->last = n + 1 == t->n;
 	op->handler = soft_handler_of(t->c, i);
 	e_mov_imm(&t->e, T1, (uintptr_t)op);
 	e_call(&t->e, t->saved ? t->j->call_saved : t->j->call, t->j->exec);
@@ -987,6 +989,12 @@ static void emit_cold(struct tx *t, struct emit *e, const struct cold *k) {
 
 /* ---- the whole -------------------------------------------------------------------------- */
 
+/* STI and POPF end an interpreter's block, which looks at events between two of them; here
+ * jit_call() sees to that. */
+static bool ends_block(const struct x86_insn *i) {
+	return x86_forms[i->form].attr & X86_ATTR_ENDS && i->op != X86_OP_STI && i->op != X86_OP_POPF;
+}
+
 static void decode_block(struct tx *t) {
 	unsigned at = 0, avail = PAGE_SIZE - (unsigned)(t->b->rip & PAGE_MASK);
 	while (t->n < MAX_INSNS) {
@@ -997,8 +1005,7 @@ static void decode_block(struct tx *t) {
 		t->call[t->n] = needs_call(t, i);
 		at += (unsigned)len;
 		t->n++;
-		if (x86_forms[i->form].attr & X86_ATTR_ENDS || i->op == X86_OP_JCC ||
-			t->j->off & JIT_OFF_BLOCK)
+		if (ends_block(i) || t->j->off & JIT_OFF_BLOCK)
 			break;
 	}
 	t->b->len = (uint16_t)at;
@@ -1083,9 +1090,9 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64
 		const struct x86_insn *i = &t->insn[n];
 		enum emitted r = t->call[n] ? EMIT_CALL : emit_special(t, n, at);
 		if (r == EMIT_CALL) {
-			if (!emit_call(t, i, at))
+			if (!emit_call(t, n, at))
 				return NULL;
-			if (x86_forms[i->form].attr & X86_ATTR_ENDS) {
+			if (ends_block(i)) {
 				/* It fell through, as CLI does; whatever went elsewhere has left already. */
 				emit_goto(t, at + i->len, &b->out[0]);
 				ended = true;
