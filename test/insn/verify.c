@@ -247,7 +247,7 @@ static bool damage(enum damage d, uint8_t *at, const struct x86_insn *i,
 	case WIDE_INDEX:
 		if (i->op != X86_OP_AND || i->opnd[0].size != 4 || i->opnd[0].reg != R11 || m)
 			return false;
-		at[i->imm_off + 1] ^= 0x40;
+		at[i->imm_off + 2] ^= 0x01;
 		return true;
 	case WIDE_PAGE:
 		if (i->op != X86_OP_AND || i->opnd[0].size != 8 || i->opnd[0].reg != R10 || m)
