@@ -3,6 +3,7 @@
  *   bench              all benchmarks
  *   bench -l           their names
  *   bench NAME...      these
+ *   bench -s S NAME... each for S seconds, to look at with a profiler
  * Each runs in a process of its own, so that one which dies (an instruction that is missing, a
  * bug of the engine) costs one line. Lines that tools/bench-run reads:
  *   bench: start NAME
@@ -22,12 +23,14 @@
 
 #include "bench.h"
 
-#define RUN_NS 15e6	   /* one run; several timer ticks of the guest */
-#define TOTAL_NS 300e6 /* all runs of a benchmark */
+#define RUN_NS 5e6	/* one run: short enough to fall between what disturbs it */
+#define TOTAL_S 0.3 /* all runs of a benchmark */
 #define MIN_RUNS 5
 #define LIMIT_S 40 /* then it is given up */
 
 volatile uint64_t bench_sink;
+
+static double total_s = TOTAL_S;
 
 static const struct bench *const tables[] = {bench_integer, bench_memory, bench_vector,
 											 bench_program, bench_kernel};
@@ -62,7 +65,7 @@ static void measure(const struct bench *b) {
 		n = (uint64_t)((double)n * factor) + 1;
 	}
 	best = total = ns;
-	for (int runs = 1; total < TOTAL_NS || runs < MIN_RUNS; runs++) {
+	for (int runs = 1; total < total_s * 1e9 || runs < MIN_RUNS; runs++) {
 		ns = time_run(b, n);
 		total += ns;
 		if (ns < best)
@@ -79,7 +82,7 @@ static void run_apart(const struct bench *b) {
 	fflush(stdout);
 	pid = fork();
 	if (pid == 0) {
-		alarm(LIMIT_S);
+		alarm(LIMIT_S + (unsigned)total_s);
 		measure(b);
 		fflush(stdout);
 		_exit(0);
@@ -107,6 +110,11 @@ int main(int argc, char **argv) {
 
 	if (argc > 1 && strcmp(argv[1], "--nothing") == 0)
 		return 0; /* what fork-exec executes */
+	if (argc > 2 && strcmp(argv[1], "-s") == 0) {
+		total_s = atof(argv[2]);
+		argv += 2;
+		argc -= 2;
+	}
 	for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
 		for (const struct bench *b = tables[i]; b->name; b++) {
 			if (list)
