@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -84,8 +85,17 @@ static void unlock_vm(struct console *c) {
 	c->vm->unlock(c->vm->opaque);
 }
 
-/* Blocking; a non-blocking descriptor (inherited so) is waited for. 0 or an errno value. */
-static int write_all(int fd, const uint8_t *buf, size_t len) {
+static bool abandoned(struct console *c) {
+	pthread_mutex_lock(&c->lock);
+	bool quit = c->quit;
+	pthread_mutex_unlock(&c->lock);
+	return quit;
+}
+
+/* Blocking; a non-blocking descriptor (inherited so) is waited for. 0 or an errno value:
+ * EINTR when console_destroy() waits no longer. */
+static int write_all(struct console *c, const uint8_t *buf, size_t len) {
+	int fd = c->out;
 	while (len) {
 		ssize_t n = write(fd, buf, len);
 		if (n >= 0) {
@@ -97,6 +107,8 @@ static int write_all(int fd, const uint8_t *buf, size_t len) {
 		} else if (errno != EINTR) {
 			return errno;
 		}
+		if (n < 0 && abandoned(c))
+			return EINTR;
 	}
 	return 0;
 }
@@ -120,7 +132,7 @@ static void *out_main(void *opaque) {
 		memcpy(buf, c->ring + c->head, n);
 		pthread_mutex_unlock(&c->lock);
 
-		int error = write_all(c->out, buf, n);
+		int error = write_all(c, buf, n);
 
 		pthread_mutex_lock(&c->lock);
 		c->head = (c->head + n) % CONSOLE_RING;
@@ -131,10 +143,12 @@ static void *out_main(void *opaque) {
 		}
 		if (!c->count)
 			pthread_cond_broadcast(&c->drained);
-		bool room = c->was_full;
+		bool room = c->was_full, quit = c->quit;
 		c->was_full = false;
 		pthread_mutex_unlock(&c->lock);
-		if (error)
+		if (quit)
+			room = false; /* nobody would write more, and the device may be gone */
+		else if (error)
 			c->broken(c->opaque, error);
 		if (room && c->device.writable) {
 			lock_vm(c);
@@ -256,6 +270,26 @@ bool console_drain(struct console *c, unsigned ms) {
 	return drained;
 }
 
+static void on_interrupt(int sig) {
+}
+
+/* Joins a thread that hangs in write(). A signal that comes just before write() does not end
+ * it, so there are more until the thread is gone. */
+static void interrupt(pthread_t thread) {
+	struct sigaction sa = {.sa_handler = on_interrupt}; /* no SA_RESTART: write() says EINTR */
+	struct timespec until;
+	sigaction(SIGURG, &sa, NULL);
+	do {
+		pthread_kill(thread, SIGURG);
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += 10000000;
+		if (until.tv_nsec >= 1000000000) {
+			until.tv_nsec -= 1000000000;
+			until.tv_sec++;
+		}
+	} while (pthread_timedjoin_np(thread, NULL, &until) == ETIMEDOUT);
+}
+
 void console_destroy(struct console *c) {
 	pthread_mutex_lock(&c->lock);
 	c->quit = true;
@@ -268,8 +302,9 @@ void console_destroy(struct console *c) {
 			pthread_join(c->in_thread, NULL);
 		if (c->out >= 0) {
 			if (stuck)
-				pthread_cancel(c->out_thread); /* write() is a cancellation point */
-			pthread_join(c->out_thread, NULL);
+				interrupt(c->out_thread);
+			else
+				pthread_join(c->out_thread, NULL);
 		}
 	}
 	close(c->wake);
