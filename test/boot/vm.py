@@ -88,9 +88,13 @@ class VM:
                         "--initrd", initrd, "--append", base + " " + append, *extra]
         self.code = None
         self.out = self.err = ""
+        self.errors = None  # a file, if any
         self.start = time.monotonic()
 
     def fail(self, why):
+        if self.errors:
+            self.errors.seek(0)
+            self.err = text_of(self.errors.read())
         tail = "\n".join(self.out.splitlines()[-40:])
         raise AssertionError(f"{why}\n{' '.join(self.command)}\nexit code {self.code} after "
                              f"{self.seconds():.1f} s; stderr:\n{self.err}\nstdout ends:\n{tail}")
@@ -270,9 +274,10 @@ def main():
     print(f"1..{len(todo)}", flush=True)
     failed = 0
     for i, (name, fn) in enumerate(todo, 1):
+        began = time.monotonic()
         try:
             note = fn()
-            print(f"ok {i} - {name}" + (f": {note}" if note else ""))
+            print(f"ok {i} - {name}: " + (note or f"{time.monotonic() - began:.1f} s"))
         except Skip as e:
             print(f"ok {i} - {name} # SKIP {e}")
         except Exception as e:  # a failing case must not hide the others
