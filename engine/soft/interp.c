@@ -111,6 +111,8 @@ static gva_t fetch_linear(struct soft_vcpu *c, uint64_t rip, unsigned len) {
  * places: instructions across pages, at segment limits, in MMIO. */
 static void fetch_slowly(struct soft_vcpu *c, struct soft_op *op) {
 	uint8_t bytes[X86_MAX_LEN];
+	if (SOFT_FPU_EAGER)
+		soft_fpu_unload(c);
 	bool user = fast_user(c);
 	unsigned n = 0;
 	for (;;) {
@@ -159,6 +161,8 @@ static inline bool block_current(const struct soft_block *b, const uint8_t *host
  * not even one instruction can be had in this way. */
 static void block_make(struct soft_vcpu *c, struct soft_block *b, const uint8_t *host,
 					   unsigned avail) {
+	if (SOFT_FPU_EAGER)
+		soft_fpu_unload(c);
 	b->host = host;
 	b->mode = (uint8_t)c->mode;
 	b->n = b->len = 0;

@@ -204,7 +204,7 @@ static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 	while (*p) {
 		struct jit_block *b = *p;
 		uint64_t at = (uintptr_t)b->host & PAGE_MASK;
-		if (at < end && start < at + b->len) {
+		if ((at < end && start < at + b->len) || (b->peek_from < end && start < b->peek_to)) {
 			*p = b->page_next;
 			kill_block(j, b);
 		} else {
@@ -431,6 +431,8 @@ static uint32_t current_key(struct soft_vcpu *c) {
 	if (!c->jit.fpu_known) {
 		soft_fpu_load(c);
 		c->jit.fpu_masked = fpu_masked();
+		if (SOFT_FPU_EAGER)
+			soft_fpu_unload(c);
 		c->jit.fpu_known = true;
 	}
 	if (!c->jit.fpu_masked)
@@ -518,6 +520,8 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 		if (unlikely(j->off & JIT_OFF_POLL))
 			__atomic_store_n(&c->jit.poll, !polled, __ATOMIC_SEQ_CST);
 		uint64_t code = ((enter_fn *)(uintptr_t)j->enter)(c->v, entry);
+		if (SOFT_FPU_EAGER)
+			soft_fpu_unload(c);
 		flags_from_ax(c, (uint32_t)c->jit.flags_ax);
 		polled = code == JIT_EXIT_POLL;
 		switch (code) {
