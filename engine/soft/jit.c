@@ -152,6 +152,7 @@ void jit_tlb_flush_page(struct soft_vcpu *c, gva_t gva) {
 
 void jit_vcpu_init(struct soft_vcpu *c) {
 	c->jit.on = true;
+	c->jit.crossings = calloc(CROSSINGS, sizeof(struct jit_crossing));
 	c->jit.self = (uintptr_t)c->v;
 	c->jit.jumps_used[0] = c->jit.jumps_used[1] = true;
 	jit_tlb_flush(c, true);
@@ -314,11 +315,6 @@ static struct jit_block *find(struct soft_vcpu *c, uint32_t key, bool *global) {
 	*global = e->global;
 	const uint8_t *host = e->host + (rip & PAGE_MASK);
 	struct jit_block *b = look_up(c->soft->jit, host, rip, key);
-	/* An instruction that reaches into the next page starts no block. */
-	unsigned left = PAGE_SIZE - (unsigned)(rip & PAGE_MASK);
-	struct x86_insn i;
-	if (!b && left < X86_MAX_LEN && x86_decode(&i, host, left, X86_MODE_64) <= 0)
-		return NULL;
 	return b ? b : make(c, host, e->gpa | (rip & PAGE_MASK), key);
 }
 
@@ -410,6 +406,47 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 	return masks || c->leave_block || s->rip != next || s->activity != CPU_RUNNING || s->shadow ||
 		   c->tlb_flushes != flushes || __atomic_load_n(&c->jit.poll, __ATOMIC_RELAXED) ||
 		   __atomic_load_n(&j->epoch, __ATOMIC_RELAXED) != c->jit.epoch;
+}
+
+/* ---- instructions in two pages -------------------------------------------------------------- */
+
+#define CROSSINGS 64
+
+/* Valid while memory still holds insn.raw; so nothing has to be told of changes. */
+struct jit_crossing {
+	uint64_t rip;
+	soft_handler *handler;
+	struct x86_insn insn;
+};
+
+void jit_cross_pages(struct soft_vcpu *c, const struct x86_insn *nothing) {
+	uint64_t rip = c->s->rip;
+	struct jit_crossing *x = &c->jit.crossings[(rip >> 12) % CROSSINGS];
+	uint8_t bytes[X86_MAX_LEN];
+	bool user = fast_user(c);
+	unsigned first = PAGE_SIZE - (unsigned)(rip & PAGE_MASK);
+	struct soft_tlb_entry *e = soft_translate(c, rip, ACCESS_EXEC, user);
+	const uint8_t *host = e->host;
+	check(first < X86_MAX_LEN);
+	if (!soft_canonical(rip + first))
+		soft_gp(c, 0);
+	e = soft_translate(c, rip + first, ACCESS_EXEC, user);
+	if (!host || !e->host) /* moved to where there is no memory: the loop's business */
+		soft_unwind(c, UNWIND_RESTART);
+	fast_copy(bytes, host + (rip & PAGE_MASK), first);
+	fast_copy(bytes + first, e->host, X86_MAX_LEN - first);
+	if (x->rip != rip || memcmp(x->insn.raw, bytes, x->insn.len) != 0) {
+		x->rip = NO_RIP;
+		int len = x86_decode(&x->insn, bytes, X86_MAX_LEN, X86_MODE_64);
+		if (len == X86_DECODE_UD)
+			soft_ud(c);
+		if (len <= 0)
+			soft_gp(c, 0);
+		x->handler = soft_handler_of(c, &x->insn);
+		x->rip = rip;
+	}
+	c->next_rip = rip + x->insn.len;
+	x->handler(c, &x->insn);
 }
 
 /* ---- the loop ----------------------------------------------------------------------------- */

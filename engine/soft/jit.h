@@ -35,6 +35,7 @@ struct jit_block {
 	uint64_t rip;
 	uint32_t key;
 	uint16_t len, ninsns;
+	uint16_t peek_from, peek_to; /* offsets in the page: code that it was looked into for flags */
 	const uint8_t *entry;		/* flags in the host's flags */
 	const uint8_t *entry_saved; /* flags in jit.flags_ax */
 	const uint8_t *hot, *cold;	/* its code, writable addresses */
@@ -137,6 +138,9 @@ void jit_emit_thunks(struct jit *j);
 /* Called from emitted code through the thunks. */
 uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what); /* 0: probe again, 1: interpret */
 uint64_t jit_call(struct vcpu *v, const struct jit_op *op);	 /* 0: go on in the block, 1: leave */
+
+/* The handler of what lies in two pages: fetches, decodes and executes the instruction at RIP. */
+soft_handler jit_cross_pages;
 
 #define JIT_FILL_WRITE 0x100u
 

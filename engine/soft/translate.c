@@ -49,6 +49,7 @@ struct tx {
 	/* Where the guest's flags are between two instructions: in the host's, or (those of the
 	 * host being spoilt by a probe) in jit.flags_ax until somebody wants them. */
 	bool saved;
+	bool crossing; /* the block's one instruction reaches into the next page */
 	unsigned ncold;
 	struct cold cold[MAX_COLD];
 };
@@ -286,6 +287,9 @@ static uint16_t flags_at(const struct tx *t, uint64_t rip) {
 		int len = x86_decode(&i, host, PAGE_SIZE - (rip & PAGE_MASK), X86_MODE_64);
 		if (len <= 0)
 			return live | open;
+		/* A change of it changes what is dead here. */
+		t->b->peek_from = MIN(t->b->peek_from, (uint16_t)(rip & PAGE_MASK));
+		t->b->peek_to = MAX(t->b->peek_to, (uint16_t)((rip & PAGE_MASK) + (unsigned)len));
 		if (i.op == X86_OP_JMP && i.opnd[0].kind == OPND_REL) {
 			rip += (uint64_t)len + i.imm;
 			continue;
@@ -703,7 +707,7 @@ static bool emit_call(struct tx *t, unsigned n, uint64_t rip) {
 	op->insn = *i;
 	op->rip = rip;
 	op->last = n + 1 == t->n;
-	op->handler = soft_handler_of(t->c, i);
+	op->handler = t->crossing ? jit_cross_pages : soft_handler_of(t->c, i);
 	e_mov_imm(&t->e, T1, (uintptr_t)op);
 	e_call(&t->e, t->saved ? t->j->call_saved : t->j->call, t->j->exec);
 	t->saved = false;
@@ -1000,6 +1004,12 @@ static void decode_block(struct tx *t) {
 	while (t->n < MAX_INSNS) {
 		struct x86_insn *i = &t->insn[t->n];
 		int len = x86_decode(i, t->b->host + at, avail - at, X86_MODE_64);
+		if (len == X86_DECODE_SHORT && !t->n) {
+			t->crossing = t->call[0] = true;
+			*i = (struct x86_insn){.mode = X86_MODE_64};
+			at = avail;
+			t->n = 1;
+		}
 		if (len <= 0)
 			break;
 		t->call[t->n] = needs_call(t, i);
@@ -1065,7 +1075,7 @@ static void emit_entry(struct tx *t) {
 struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64_t rip,
 								uint32_t key) {
 	struct jit *j = c->soft->jit;
-	struct jit_block draft = {.host = host, .rip = rip, .key = key};
+	struct jit_block draft = {.host = host, .rip = rip, .key = key, .peek_from = PAGE_SIZE};
 	static __thread struct tx tx;
 	struct tx *t = &tx;
 	t->j = j;
@@ -1073,7 +1083,7 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64
 	t->b = &draft;
 	t->key = key;
 	t->n = t->ncold = 0;
-	t->saved = false;
+	t->saved = t->crossing = false;
 	t->e = (struct emit){j->hot, j->hot_end, false};
 	decode_block(t);
 	struct jit_block *b = t->n ? jit_arena(j, sizeof(*b)) : NULL;
