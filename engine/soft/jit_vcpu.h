@@ -20,6 +20,8 @@ struct jit_jump {
 	const uint8_t *entry; /* the entry that takes flags from jit.flags_ax */
 };
 
+struct jit_crossing;
+
 /* Per vCPU; reached by emitted code at fixed distances from GS. */
 struct jit_vcpu {
 	struct jit_tlb_entry tlb[2][2][JIT_TLB]; /* [user][write] */
@@ -35,6 +37,7 @@ struct jit_vcpu {
 	bool jumps_used[2]; /* since they were cleared */
 	bool fpu_known, fpu_masked; /* all x87 and SSE exceptions are masked */
 	uint32_t epoch;				/* of the cache when emitted code was entered */
+	struct jit_crossing *crossings; /* decoded instructions that lie in two pages */
 	uint64_t enters, polls, interpreted, calls, fills, links;
 };
 
