@@ -152,7 +152,6 @@ void jit_tlb_flush_page(struct soft_vcpu *c, gva_t gva) {
 
 void jit_vcpu_init(struct soft_vcpu *c) {
 	c->jit.on = true;
-	c->jit.crossings = calloc(CROSSINGS, sizeof(struct jit_crossing));
 	c->jit.self = (uintptr_t)c->v;
 	c->jit.jumps_used[0] = c->jit.jumps_used[1] = true;
 	jit_tlb_flush(c, true);
@@ -410,18 +409,9 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 
 /* ---- instructions in two pages -------------------------------------------------------------- */
 
-#define CROSSINGS 64
-
-/* Valid while memory still holds insn.raw; so nothing has to be told of changes. */
-struct jit_crossing {
-	uint64_t rip;
-	soft_handler *handler;
-	struct x86_insn insn;
-};
-
 void jit_cross_pages(struct soft_vcpu *c, const struct x86_insn *nothing) {
 	uint64_t rip = c->s->rip;
-	struct jit_crossing *x = &c->jit.crossings[(rip >> 12) % CROSSINGS];
+	struct jit_crossing *x = &c->jit.crossings[(rip >> 12) % JIT_CROSSINGS];
 	uint8_t bytes[X86_MAX_LEN];
 	bool user = fast_user(c);
 	unsigned first = PAGE_SIZE - (unsigned)(rip & PAGE_MASK);
@@ -431,8 +421,11 @@ void jit_cross_pages(struct soft_vcpu *c, const struct x86_insn *nothing) {
 	if (!soft_canonical(rip + first))
 		soft_gp(c, 0);
 	e = soft_translate(c, rip + first, ACCESS_EXEC, user);
-	if (!host || !e->host) /* moved to where there is no memory: the loop's business */
-		soft_unwind(c, UNWIND_RESTART);
+	c->jit.fpu_known = false; /* it may be one that changes the exception masks */
+	if (!host || !e->host) {  /* code outside of memory */
+		soft_step(c);
+		return;
+	}
 	fast_copy(bytes, host + (rip & PAGE_MASK), first);
 	fast_copy(bytes + first, e->host, X86_MAX_LEN - first);
 	if (x->rip != rip || memcmp(x->insn.raw, bytes, x->insn.len) != 0) {

@@ -36,9 +36,9 @@ struct jit_block {
 	uint32_t key;
 	uint16_t len, ninsns;
 	uint16_t peek_from, peek_to; /* offsets in the page: code that it was looked into for flags */
-	const uint8_t *entry;		/* flags in the host's flags */
-	const uint8_t *entry_saved; /* flags in jit.flags_ax */
-	const uint8_t *hot, *cold;	/* its code, writable addresses */
+	const uint8_t *entry;		 /* flags in the host's flags */
+	const uint8_t *entry_saved;	 /* flags in jit.flags_ax */
+	const uint8_t *hot, *cold;	 /* its code, writable addresses */
 	uint32_t hot_len, cold_len;
 	struct jit_block *hash_next, *page_next;
 	struct jit_link *incoming;

@@ -4,6 +4,7 @@
 #define ENGINE_SOFT_JIT_VCPU_H
 
 #include "core/base/types.h"
+#include "core/x86/insn.h"
 
 #define JIT_TLB 1024
 #define JIT_JUMPS 4096
@@ -20,7 +21,16 @@ struct jit_jump {
 	const uint8_t *entry; /* the entry that takes flags from jit.flags_ax */
 };
 
-struct jit_crossing;
+struct soft_vcpu;
+
+/* A decoded instruction that lies in two pages; valid while memory still holds insn.raw, so that
+ * nothing has to be told of changes. */
+struct jit_crossing {
+	uint64_t rip;
+	void (*handler)(struct soft_vcpu *c, const struct x86_insn *i);
+	struct x86_insn insn;
+};
+#define JIT_CROSSINGS 64
 
 /* Per vCPU; reached by emitted code at fixed distances from GS. */
 struct jit_vcpu {
@@ -37,7 +47,7 @@ struct jit_vcpu {
 	bool jumps_used[2]; /* since they were cleared */
 	bool fpu_known, fpu_masked; /* all x87 and SSE exceptions are masked */
 	uint32_t epoch;				/* of the cache when emitted code was entered */
-	struct jit_crossing *crossings; /* decoded instructions that lie in two pages */
+	struct jit_crossing crossings[JIT_CROSSINGS];
 	uint64_t enters, polls, interpreted, calls, fills, links;
 };
 
