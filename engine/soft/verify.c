@@ -792,9 +792,10 @@ static bool find_labels(struct verifier *v, const struct region *r) {
 	size_t off;
 	for (size_t at = 0; at < r->len; at += v->insn.len) {
 		fetch(v, r, at);
+		if (!is_branch(&v->insn) || !is_relative(&v->insn))
+			continue;
 		const uint8_t *target = v->pc + v->insn.len + (int64_t)v->insn.imm;
-		if (is_branch(&v->insn) && is_relative(&v->insn) && inside(v, target, &off) &&
-			!mark_label(v, target))
+		if (inside(v, target, &off) && !mark_label(v, target))
 			return false;
 	}
 	return true;
