@@ -71,7 +71,7 @@ void engine_set_state(struct engine *en, struct vcpu *v) {
 }
 
 /* INIT first: one posted together with a SIPI is the usual start of a processor. A SIPI
- * that finds no processor waiting for it is lost ([SDM3 9.4.4.1]). */
+ * that finds no processor waiting for it is lost ([SDM3 8.4.4.1]). */
 static void serve_init(struct engine *en, struct vcpu *v) {
 	uint32_t events = vcpu_events(v) & (EVENT_INIT | EVENT_SIPI);
 	if (!events)

@@ -107,10 +107,10 @@ static inline void *vcpu_engine_area(struct vcpu *v) {
  * of memory. */
 struct vcpu *vcpu_create(struct vm *vm, unsigned id);
 
-/* Power-on reset, and INIT (which keeps caches' and FPU's state, [SDM3 10.1.1]). */
+/* Power-on reset, and INIT (which keeps caches' and FPU's state, [SDM3 9.1.1]). */
 void vcpu_reset(struct vcpu *v, bool init);
 
-/* Enters the real-mode code that a SIPI names ([SDM3 9.4.4.1]). */
+/* Enters the real-mode code that a SIPI names ([SDM3 8.4.4.1]). */
 void vcpu_start_sipi(struct vcpu *v, uint8_t vector);
 
 /* Posts or clears events; any thread. Posting a new one kicks the vCPU. */
@@ -132,7 +132,7 @@ uint8_t vcpu_get_tpr(struct vcpu *v);
 void vcpu_set_tpr(struct vcpu *v, uint8_t tpr);
 
 /* Guest TSC now: the VM's clock plus tsc_offset, which already contains tsc_adjust (who
- * writes IA32_TSC or IA32_TSC_ADJUST changes both by the same amount, [SDM3 18.17.3]). */
+ * writes IA32_TSC or IA32_TSC_ADJUST changes both by the same amount, [SDM3 17.17.3]). */
 uint64_t vcpu_tsc(const struct vcpu *v);
 
 /* Moves the guest's TSC, and TSC_ADJUST with it. On the vCPU's thread; takes the VM lock. */

@@ -57,7 +57,7 @@ static inline void fast_copy(void *dst, const void *src, unsigned len) {
 }
 
 /* A store into the page that the running block came from may change the block: x86 sees
- * such a change at once, so look again ([SDM3 9.1.3]). */
+ * such a change at once, so look again ([SDM3 8.1.3]). */
 static inline void fast_note_store(struct soft_vcpu *c, const uint8_t *p) {
 	if (unlikely(((uintptr_t)p & ~PAGE_MASK) == (uintptr_t)c->code_page))
 		c->leave_block = true;

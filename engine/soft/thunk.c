@@ -320,7 +320,7 @@ static void thunk_make(struct soft_fpu *f, const struct x86_insn *i, struct thun
 static void flush(struct soft_fpu *f) {
 	fpu_zero(f->table, sizeof(f->table));
 	f->code_used = f->table_used = 0;
-	/* New code takes the place of old at another linear address: serialise, [SDM3 9.1.3]. */
+	/* New code takes the place of old at another linear address: serialise, [SDM3 8.1.3]. */
 	unsigned a, b, c, d;
 	__cpuid(0, a, b, c, d);
 }

@@ -1,5 +1,5 @@
 /* Local APIC and I/O APIC: xAPIC and x2APIC registers, timer modes, priorities, self IPIs, edge
- * and level interrupts. [SDM3 11] [82093AA] */
+ * and level interrupts. [SDM3 10] [82093AA] */
 #include "test/guest/guest.h"
 
 #define IOAPIC 0xfec00000ul

@@ -1,5 +1,5 @@
 /* Real mode: segments, interrupts, string instructions, big real mode, A20, the PIT through the
- * 8259. [SDM3 21] */
+ * 8259. [SDM3 20] */
 	.text
 	.include "test/guest/real.inc"
 

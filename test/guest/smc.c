@@ -1,5 +1,5 @@
 /* Code that changes itself on one processor: what is stored is what runs next, also within one
- * block, through another mapping, and across pages. [SDM3 9.1.3, 12.6] */
+ * block, through another mapping, and across pages. [SDM3 8.1.3, 11.6] */
 #include "test/guest/guest.h"
 
 extern volatile u64 pml4[512];

@@ -1,5 +1,5 @@
 /* Several processors: starting them, IPIs, memory order, locked access, translations that
- * others keep, code that others change. Runs with 2 and 4. [SDM3 9.2, 9.4, 11.6] */
+ * others keep, code that others change. Runs with 2 and 4. [SDM3 8.2, 8.4, 10.6] */
 #include "test/guest/guest.h"
 
 #define MAX 4
