@@ -52,7 +52,8 @@ void soft_exclusive_begin(struct soft_vcpu *c) {
 	pthread_mutex_lock(&e->excl_lock);
 	__atomic_fetch_add(&e->excl_wanted, 1, __ATOMIC_SEQ_CST);
 	for (unsigned n = 0; n < e->nvcpus; n++) /* translated code sees only this */
-		__atomic_store_n(&e->vcpus[n]->jit.poll, 1, __ATOMIC_SEQ_CST);
+		if (e->vcpus[n] != c)
+			__atomic_store_n(&e->vcpus[n]->jit.poll, 1, __ATOMIC_SEQ_CST);
 	/* Aside while another one is alone; then alone oneself. */
 	__atomic_store_n(&c->in_guest, 0, __ATOMIC_SEQ_CST);
 	pthread_cond_broadcast(&e->excl_cond);

@@ -528,7 +528,9 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 				continue;
 			}
 			epoch = __atomic_load_n(&j->epoch, __ATOMIC_SEQ_CST);
-			if (link && link->rip == s->rip && epoch == c->jit.epoch && key == c->jit.key) {
+			/* Only within one page of memory: the mapping may have changed since the exit. */
+			if (link && link->rip == s->rip && epoch == c->jit.epoch && key == c->jit.key &&
+				((uintptr_t)link->host ^ (uintptr_t)b->host) <= PAGE_MASK) {
 				if (!(j->off & JIT_OFF_LINK))
 					link_to(j, link, b);
 				c->jit.links++;

@@ -16,6 +16,7 @@ struct jit_block;
 /* One way out of a block to a known address; its jump is patched once the target exists. */
 struct jit_link {
 	uint64_t rip;		   /* of the target */
+	const uint8_t *host;   /* guest code of the block that it leaves */
 	uint8_t *patch;		   /* the rel32, writable address; NULL: never patched */
 	uint8_t *stub;		   /* where it goes when not linked */
 	struct jit_block *to;  /* linked to, or NULL */

@@ -762,7 +762,7 @@ static void emit_link(struct tx *t, unsigned cond, uint64_t target, struct jit_l
 	}
 	struct cold *k = add_cold(t);
 	*k = (struct cold){.from = e->at, .kind = COLD_LINK, .link = link};
-	*link = (struct jit_link){.rip = target};
+	*link = (struct jit_link){.rip = target, .host = t->b->host};
 	if ((target & ~PAGE_MASK) == (t->b->rip & ~PAGE_MASK))
 		link->patch = e->at;
 	e32(e, 0);

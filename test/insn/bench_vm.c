@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <x86intrin.h>
 
+#include "core/base/check.h"
 #include "core/x86/cpuid.h"
 
 static void nothing(void *opaque) {
@@ -23,7 +24,9 @@ static void no_power(void *opaque, enum vm_power what) {
 }
 
 static void *alloc(void *opaque, size_t size) {
-	return calloc(1, size);
+	struct bench_vm *b = opaque;
+	check(b->nallocs < BENCH_ALLOCS);
+	return b->allocs[b->nallocs++] = calloc(1, size);
 }
 
 static uint64_t zero(void *opaque) {
@@ -62,7 +65,9 @@ void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
 	b->ram = mmap(NULL, ram_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (b->ram == MAP_FAILED)
 		abort();
-	vm_init(&b->vm, &host, &clock);
+	b->host = host;
+	b->host.opaque = b;
+	vm_init(&b->vm, &b->host, &clock);
 	b->cpuid = calloc(1, sizeof(*b->cpuid));
 	if (cpuid_init(b->cpuid, "host", 1, 1000000, &e)) {
 		fprintf(stderr, "%s\n", e.text);
@@ -87,6 +92,8 @@ void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
 void bench_vm_destroy(struct bench_vm *b) {
 	engine_destroy(&b->engine);
 	munmap(b->ram, b->ram_size);
+	for (unsigned n = 0; n < b->nallocs; n++)
+		free(b->allocs[n]);
 	free(b->cpuid);
 }
 

@@ -6,8 +6,13 @@
 #include "core/vm/vm.h"
 #include "engine/engine.h"
 
+#define BENCH_ALLOCS 8
+
 struct bench_vm {
 	struct vm vm;
+	struct vm_host host;
+	void *allocs[BENCH_ALLOCS]; /* what vm_alloc() gave */
+	unsigned nallocs;
 	struct vcpu *cpu;
 	struct engine engine;
 	uint8_t *ram;
