@@ -560,20 +560,12 @@ static bool make_case(struct arena *a, unsigned form) {
 
 /* ---- comparing ------------------------------------------------------------------------- */
 
-/* After an unmasked overflow or underflow PE says whether the result with an unbounded exponent
- * would have been inexact, which the engine cannot see: a named DEVIATION of native.c. */
-static uint32_t mxcsr_compared(const uint8_t *x) {
-	uint32_t v;
-	memcpy(&v, x + 24, 4);
-	return v & ~(v >> 7) & 0x18 ? v & ~0x20u : v;
-}
-
 /* Bits of an XSAVE image that are compared: control and status words, tags, registers; not the
  * instruction and data pointers, which hold the host's addresses. */
 static bool same_fpu(const uint8_t *x, const uint8_t *y, const char **what) {
 	if (memcmp(x, y, 5) != 0)
 		return *what = "fcw/fsw/ftw", false;
-	if (mxcsr_compared(x) != mxcsr_compared(y))
+	if (memcmp(x + 24, y + 24, 4) != 0)
 		return *what = "mxcsr", false;
 	for (unsigned r = 0; r < 8; r++)
 		if (memcmp(x + 32 + r * 16, y + 32 + r * 16, 10) != 0)
@@ -692,6 +684,10 @@ static const char *compare(struct arena *a, struct cpu *g, uint16_t undefined, u
 }
 
 int main(int argc, char **argv) {
+#ifdef __SANITIZE_ADDRESS__
+	/* Its shadow memory answers where the guest has nothing. */
+	return printf("1..1\nok 1 - native # SKIP the host child has a sanitizer's memory in it\n") < 0;
+#endif
 	unsigned long count = 100000, failures = 0, cases = 0, killed = 0;
 	const char *tier = "interp", *only = NULL;
 	bool verbose = false, translated;
