@@ -275,6 +275,15 @@ void soft_native(struct soft_vcpu *c, const struct x86_insn *i) {
 		soft_fpu_unload(c);
 }
 
+/* VZEROUPPER and VZEROALL of 32-bit modes: the eight registers that there are. The host's would
+ * clear sixteen. */
+static void zero_eight(struct soft_vcpu *c, bool all) {
+	soft_fpu_unload(c);
+	fpu_zero(c->s->xsave + XS_YMMH, 8 * 16);
+	if (all)
+		fpu_zero(c->s->xsave + XS_XMM, 8 * 16);
+}
+
 static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 	struct soft_fpu *f = c->fpu;
 	const struct x86_form *form = &x86_forms[i->form];
@@ -285,6 +294,11 @@ static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 	uint64_t off = 0;
 
 	native_check(c, i);
+	if (unlikely(c->mode != X86_MODE_64 &&
+				 (i->op == X86_OP_VZEROUPPER || i->op == X86_OP_VZEROALL))) {
+		zero_eight(c, i->op == X86_OP_VZEROALL);
+		return;
+	}
 	if (unlikely(form->attr & X86_ATTR_VSIB)) /* the rest of them has handlers: prefetches */
 		return;
 	for (unsigned n = 0; n < i->nopnds; n++) {

@@ -136,7 +136,8 @@ static bool w_is_width(const struct parsed *p) {
 		return p->op == 0x2a || p->op == 0x2c || p->op == 0x2d || p->op == 0x6e ||
 			   (p->op == 0x7e && p->pp == 1) || p->op == 0x92 || p->op == 0x93 ||
 			   (p->evex && (p->op == 0x78 || p->op == 0x79 || p->op == 0x7b));
-	return p->map == MAP_0F3A && (p->op == 0x16 || p->op == 0x22);
+	/* pextr, pinsr; and vpcmpestr, whose lengths are general registers */
+	return p->map == MAP_0F3A && (p->op == 0x16 || p->op == 0x22 || p->op == 0x60 || p->op == 0x61);
 }
 
 static void parse(const struct x86_insn *i, struct parsed *p) {
@@ -275,6 +276,9 @@ static unsigned encode(const struct x86_insn *i, const struct parsed *p, uint8_t
 		out[n++] = modrm;
 		for (unsigned k = tail_at(i, p); k < i->len; k++)
 			out[n++] = b[k];
+		/* A register in the immediate's high nibble: 32-bit modes ignore its top bit. */
+		if (!long_mode && p->vex && p->map == MAP_0F3A && p->op >= 0x4a && p->op <= 0x4c)
+			out[n - 1] &= 0x7f;
 	}
 	out[n++] = 0xc3;
 	return n;
