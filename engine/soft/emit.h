@@ -10,6 +10,14 @@
 #define T0 10u	  /* scratch */
 #define T1 11u
 
+/* Distances from GS, which points to the struct vcpu; the engine's area lies behind it
+ * (vcpu_engine_area()). */
+#define AREA ((sizeof(struct vcpu) + 63) & ~(size_t)63)
+#define GS_STATE(f) ((uint32_t)offsetof(struct vcpu, state.f))
+#define GS_GPR(r) ((uint32_t)(offsetof(struct vcpu, state.gpr) + 8 * (r)))
+#define GS_SEG(n) ((uint32_t)(offsetof(struct vcpu, state.seg[n].base)))
+#define GS_JIT(f) ((uint32_t)(AREA + offsetof(struct soft_vcpu, jit.f)))
+
 struct emit {
 	uint8_t *at, *end; /* writable addresses */
 	bool full;

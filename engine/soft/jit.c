@@ -168,7 +168,7 @@ static unsigned jump_index(uint64_t rip) {
 	return (unsigned)(rip ^ (uint32_t)rip >> 6) & (JIT_JUMPS - 1);
 }
 
-static void put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec) {
+void jit_put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec) {
 	int32_t rel = (int32_t)(to - (at + 4 + exec));
 	__atomic_store_n((int32_t *)at, rel, __ATOMIC_RELEASE);
 }
@@ -182,7 +182,7 @@ static void kill_block(struct jit *j, struct jit_block *b) {
 		*p = b->hash_next;
 	b->dead = true;
 	for (struct jit_link *l = b->incoming; l; l = l->next) {
-		put_rel32(l->patch, l->stub + j->exec, j->exec);
+		jit_put_rel32(l->patch, l->stub + j->exec, j->exec);
 		l->to = NULL;
 	}
 	b->incoming = NULL;
@@ -323,7 +323,7 @@ static void link_to(struct jit *j, struct jit_link *l, struct jit_block *b) {
 		l->to = b;
 		l->next = b->incoming;
 		b->incoming = l;
-		put_rel32(l->patch, b->entry, j->exec);
+		jit_put_rel32(l->patch, b->entry, j->exec);
 	}
 	pthread_mutex_unlock(&j->lock);
 }
@@ -400,8 +400,6 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 	if (unlikely(masks))
 		c->jit.fpu_known = false;
 	soft_fpu_load(c); /* the handler may have taken the guest's registers away */
-	if (SOFT_FPU_EAGER)
-		soft_fpu_load(c);
 	return masks || c->leave_block || s->rip != next || s->activity != CPU_RUNNING || s->shadow ||
 		   c->tlb_flushes != flushes || __atomic_load_n(&c->jit.poll, __ATOMIC_RELAXED) ||
 		   __atomic_load_n(&j->epoch, __ATOMIC_RELAXED) != c->jit.epoch;

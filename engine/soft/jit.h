@@ -104,6 +104,8 @@ struct jit {
 };
 
 void *jit_arena(struct jit *j, size_t size); /* NULL: full */
+/* Points the jump whose displacement is at `at` (writable) to `to` (executable), at once. */
+void jit_put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec);
 
 /* Proves that the block's code does nothing that it must not: NULL, or what is wrong. The other one
  * stops the VM with a listing. (verify.c) */

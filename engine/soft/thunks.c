@@ -3,11 +3,6 @@
 #include "core/base/check.h"
 #include "engine/soft/emit.h"
 
-#define AREA ((sizeof(struct vcpu) + 63) & ~(size_t)63)
-#define GS_STATE(f) ((uint32_t)offsetof(struct vcpu, state.f))
-#define GS_GPR(r) ((uint32_t)(offsetof(struct vcpu, state.gpr) + 8 * (r)))
-#define GS_JIT(f) ((uint32_t)(AREA + offsetof(struct soft_vcpu, jit.f)))
-
 static const uint8_t sizes[7] = {1, 2, 4, 8, 10, 16, 32};
 
 uint32_t jit_size_class(unsigned size) {

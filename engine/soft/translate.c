@@ -16,12 +16,6 @@
 #define MAX_INSNS 32
 #define MAX_COLD (2 * MAX_INSNS + 4)
 
-#define AREA ((sizeof(struct vcpu) + 63) & ~(size_t)63)
-#define GS_STATE(f) ((uint32_t)offsetof(struct vcpu, state.f))
-#define GS_GPR(r) ((uint32_t)(offsetof(struct vcpu, state.gpr) + 8 * (r)))
-#define GS_JIT(f) ((uint32_t)(AREA + offsetof(struct soft_vcpu, jit.f)))
-#define GS_SEG(n) ((uint32_t)(offsetof(struct vcpu, state.seg[n].base)))
-
 /* What waits to be emitted out of line. */
 struct cold {
 	uint8_t *from;		  /* the rel32 that leads here */
@@ -371,30 +365,37 @@ static bool is_const_ea(const struct x86_insn *i) {
 	return i->index >= 16 && i->base >= 16;
 }
 
+/* The memory operand's own registers, scale and displacement; residents are loaded: a base into
+ * T0, an index into T1. */
+static struct emem emit_operand(struct emit *e, const struct x86_insn *i) {
+	struct emem m = {NOREG, NOREG, i->scale, (int32_t)i->disp};
+	if (i->base < 16) {
+		m.base = host_reg(i->base);
+		if (resident(i->base)) {
+			e_load_gs(e, T0, GS_GPR(i->base));
+			m.base = T0;
+		}
+	}
+	if (i->index < 16) {
+		m.index = i->index;
+		if (resident(i->index)) {
+			e_load_gs(e, T1, GS_GPR(i->index));
+			m.index = T1;
+		}
+	}
+	return m;
+}
+
 /* T0 = linear address of the memory operand. Uses T1; flags are lost with FS and GS. */
 static void emit_ea(struct emit *e, const struct x86_insn *i, uint64_t rip) {
 	if (is_const_ea(i)) {
 		e_mov_imm(e, T0, const_ea(i, rip));
 	} else {
-		unsigned base = NOREG, index = NOREG;
-		if (i->base < 16) {
-			base = host_reg(i->base);
-			if (resident(i->base)) {
-				e_load_gs(e, T0, GS_GPR(i->base));
-				base = T0;
-			}
-		}
-		if (i->index < 16) {
-			index = i->index;
-			if (resident(i->index)) {
-				e_load_gs(e, T1, GS_GPR(i->index));
-				index = T1;
-			}
-		}
-		if (index == NOREG && !i->disp)
-			e_mov(e, T0, base);
+		struct emem m = emit_operand(e, i);
+		if (m.index == NOREG && !m.disp)
+			e_mov(e, T0, m.base);
 		else
-			e_lea(e, T0, base, index, i->scale, (int32_t)i->disp);
+			e_op_mem(e, true, 0x8d, T0, &m);
 	}
 	if (i->seg >= SEG_FS)
 		e_op_gs(e, true, 0x03, T0, GS_SEG(i->seg)); /* add */
@@ -819,22 +820,7 @@ static void emit_lea(struct tx *t, unsigned n, uint64_t rip) {
 		uint64_t v = const_ea(i, rip);
 		e_mov_imm(e, host, size == 4 ? (uint32_t)v : v);
 	} else {
-		unsigned base = NOREG, index = NOREG;
-		if (i->base < 16) {
-			base = host_reg(i->base);
-			if (resident(i->base)) {
-				e_load_gs(e, T0, GS_GPR(i->base));
-				base = T0;
-			}
-		}
-		if (i->index < 16) {
-			index = i->index;
-			if (resident(i->index)) {
-				e_load_gs(e, T1, GS_GPR(i->index));
-				index = T1;
-			}
-		}
-		struct emem m = {base, index, i->scale, (int32_t)i->disp};
+		struct emem m = emit_operand(e, i);
 		e_op_mem(e, size == 8, 0x8d, host, &m);
 	}
 	if (resident(d))
@@ -937,14 +923,9 @@ static enum emitted emit_special(struct tx *t, unsigned n, uint64_t rip) {
 
 /* ---- out of line ------------------------------------------------------------------------ */
 
-static void put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec) {
-	int32_t rel = (int32_t)(to - (at + 4 + exec));
-	__builtin_memcpy(at, &rel, 4);
-}
-
 static void emit_cold(struct tx *t, struct emit *e, const struct cold *k) {
 	struct jit *j = t->j;
-	put_rel32(k->from, e->at + j->exec, j->exec);
+	jit_put_rel32(k->from, e->at + j->exec, j->exec);
 	switch (k->kind) {
 	case COLD_PROBE:
 	case COLD_STACK:
