@@ -74,6 +74,16 @@ static void check_watch(struct soft_vcpu *c, gva_t gva, unsigned len, bool write
 	}
 }
 
+void soft_code_written(struct soft_vcpu *c, gpa_t gpa, unsigned len) {
+	if (c->soft->jit && jit_is_code_page(c->soft, gpa))
+		jit_code_written(c, gpa, len);
+}
+
+bool soft_is_ram(const struct soft_vcpu *c, gpa_t gpa) {
+	struct mem_range r = mem_find(&c->v->vm->mem, gpa);
+	return r.region && r.region->kind == MEM_RAM;
+}
+
 /* One access that lies within a page whose entry is `e`. */
 static uint64_t page_read(struct soft_vcpu *c, struct soft_tlb_entry *e, gva_t gva, unsigned size) {
 	if (e->host)
@@ -96,8 +106,7 @@ static void page_write(struct soft_vcpu *c, struct soft_tlb_entry *e, gva_t gva,
 			uint8_t *p = e->host + (gva & PAGE_MASK);
 			fast_store(p, size, val);
 			fast_note_store(c, p);
-			if (c->soft->jit && jit_is_code_page(c->soft, e->gpa))
-				jit_code_written(c, e->gpa + (gva & PAGE_MASK), size);
+			soft_code_written(c, e->gpa + (gva & PAGE_MASK), size);
 			return;
 		}
 	}

@@ -272,6 +272,7 @@ void soft_tlb_purge_writes(struct soft_vcpu *c, const uint8_t *host) {
 			if (e->host != host || e->tag[ACCESS_WRITE] == SOFT_TLB_INVALID)
 				continue;
 			e->tag[ACCESS_WRITE] |= TAG_SLOW;
+			e->code = true;
 			/* Both TLBs are indexed alike, but either may have lost the page since. */
 			c->jit.tlb[user][1][i].tag = SOFT_TLB_INVALID;
 		}
@@ -287,8 +288,14 @@ struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_
 									  bool user) {
 	gva_t page = gva & ~PAGE_MASK;
 	struct soft_tlb_entry *e = &c->tlb[user][(gva >> 12) & (SOFT_TLB - 1)];
-	if ((e->tag[kind] & ~TAG_SLOW) == page)
+	if ((e->tag[kind] & ~TAG_SLOW) == page) {
+		/* The code that made it slow may be gone: then it is a page like any other. */
+		if (kind == ACCESS_WRITE && e->code && !is_code(c, e->gpa)) {
+			e->code = false;
+			e->tag[ACCESS_WRITE] = page | (c->data_breakpoints ? TAG_SLOW : 0);
+		}
 		return e;
+	}
 
 	struct walk w;
 	c->tlb_misses++;
@@ -311,8 +318,9 @@ struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_
 	e->host = mem == MEM_RAM || mem == MEM_ROM ? r.region->host + (gpa - r.region->base) : NULL;
 	gva_t slow = c->data_breakpoints || !e->host ? TAG_SLOW : 0;
 	e->tag[ACCESS_READ] = page | slow;
+	e->code = mem == MEM_RAM && is_code(c, gpa);
 	e->tag[ACCESS_WRITE] = w.dirty && allowed(c, &w, ACCESS_WRITE, user)
-							   ? page | slow | (mem != MEM_RAM || is_code(c, gpa) ? TAG_SLOW : 0)
+							   ? page | slow | (mem != MEM_RAM || e->code ? TAG_SLOW : 0)
 							   : SOFT_TLB_INVALID;
 	e->tag[ACCESS_EXEC] =
 		allowed(c, &w, ACCESS_EXEC, user) ? page | (e->host ? 0 : TAG_SLOW) : SOFT_TLB_INVALID;

@@ -38,6 +38,7 @@ struct soft_tlb_entry {
 	uint8_t *host; /* host address of the page; NULL: not RAM/ROM, go through `gpa` */
 	gpa_t gpa;	   /* of the page */
 	bool global;
+	bool code; /* writes are slow because translated code came from there */
 };
 
 /* An exception or interrupt on its way into the guest. */
@@ -197,6 +198,10 @@ uint8_t *soft_rmw(struct soft_vcpu *c, unsigned seg, uint64_t off, unsigned size
  * returns the TLB entry (valid until the next translation). */
 struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_access kind,
 									  bool user);
+/* Whether writes to that guest-physical address change RAM. */
+bool soft_is_ram(const struct soft_vcpu *c, gpa_t gpa);
+/* The vCPU wrote RAM whose TLB entry says the slow way (no-op if nothing was translated there). */
+void soft_code_written(struct soft_vcpu *c, gpa_t gpa, unsigned len);
 void soft_tlb_flush(struct soft_vcpu *c, bool global_too);
 void soft_tlb_flush_page(struct soft_vcpu *c, gva_t gva);
 /* Sends writes to the page of RAM at `host` the slow way from now on; world stopped. */

@@ -1,7 +1,7 @@
 /* MOVS, CMPS, STOS, LODS, SCAS with their repeat prefixes ([SDM2 REP]).
  *
  * A repetition is restartable by construction: the registers are moved on after each
- * element, so a fault or an interrupt finds them at the element to do next. Long forward
+ * element, so a fault or an interrupt finds them at the element to do next. Long
  * MOVS and STOS in plain RAM are done by the page with the host's own string instructions. */
 #include "engine/soft/alu.h"
 
@@ -81,72 +81,115 @@ static void element_scas(struct soft_vcpu *c, const struct string *s) {
 	advance(c, s, RDI, s->step);
 }
 
-/* How many elements from `off` on stay within one page of plain RAM, and where; 0: go slowly. */
-static uint64_t run_length(struct soft_vcpu *c, const struct string *s, unsigned seg, uint64_t off,
-						   uint64_t count, enum soft_access kind, uint8_t **host) {
-	uint64_t in_addr = (size_mask(s->addrsize) - off) / s->size;
+/* Elements that can be done in one go: they lie in one page of RAM. */
+struct run {
+	uint8_t *host;	/* of the first element */
+	gpa_t gpa;		/* of the lowest byte */
+	uint64_t count; /* 0: go slowly */
+	bool code;		/* writes concern the translator */
+};
+
+/* The run of up to `count` elements that starts at `off`, upwards or (step < 0) downwards. Raises
+ * #PF as its first element would. */
+static struct run find_run(struct soft_vcpu *c, const struct string *s, unsigned seg, uint64_t off,
+						   uint64_t count, enum soft_access kind) {
+	struct run r = {0};
 	gva_t gva = fast_linear(c, seg, off, s->size, kind);
-	uint64_t n = (PAGE_SIZE - (gva & PAGE_MASK)) / s->size;
-	n = MIN(MIN(n, count), in_addr);
+	unsigned at = (unsigned)(gva & PAGE_MASK);
+	bool down = s->step < 0;
+	if (at + s->size > PAGE_SIZE || c->align_check || c->data_breakpoints)
+		return r;
+	uint64_t in_page = down ? at / s->size + 1 : (PAGE_SIZE - at) / s->size;
+	uint64_t in_addr = down ? off / s->size + 1 : (size_mask(s->addrsize) - off) / s->size;
+	uint64_t n = MIN(MIN(in_page, count), in_addr);
 	if (n < 2)
-		return 0;
-	if (!c->flat) /* the last element must pass the limit too, or the slow way finds it */
-		if (off + n * s->size - 1 > c->s->seg[seg].limit || (c->s->seg[seg].attr & 0xc) == 4)
-			return 0;
-	*host = fast_host(c, gva, (unsigned)(n * s->size), kind, s->user);
-	return *host ? n : 0;
+		return r;
+	if (!c->flat) { /* the last element must pass the limit too, or the slow way finds it */
+		if (!down && off + n * s->size - 1 > c->s->seg[seg].limit)
+			return r;
+		if ((c->s->seg[seg].attr & 0xc) == 4)
+			return r;
+	}
+	struct soft_tlb_entry *e = soft_translate(c, gva, kind, s->user);
+	if (unlikely(e->tag[kind] != (gva & ~PAGE_MASK))) {
+		if (!e->host || !soft_is_ram(c, e->gpa))
+			return r;
+		r.code = kind == ACCESS_WRITE;
+	}
+	r.host = e->host + at;
+	r.gpa = (e->gpa | at) - (down ? (n - 1) * s->size : 0);
+	r.count = n;
+	return r;
 }
 
+static void wrote_run(struct soft_vcpu *c, const struct string *s, const struct run *r, uint64_t n) {
+	fast_note_store(c, r->host);
+	if (unlikely(r->code))
+		soft_code_written(c, r->gpa + (s->step < 0 ? (r->count - n) * s->size : 0),
+						  (unsigned)(n * s->size));
+}
+
+/* The host's REP MOVS and REP STOS of the same element size and direction treat overlaps as the
+ * guest's would; std is undone at once, as C code wants it. */
+#define REP(insn, outs, ins)                                                                       \
+	do {                                                                                           \
+		if (s->step > 0)                                                                           \
+			asm volatile("rep " insn : outs : ins : "memory");                                     \
+		else                                                                                       \
+			asm volatile("std\n\trep " insn "\n\tcld" : outs : ins : "memory", "cc");              \
+	} while (0)
+
 static uint64_t bulk_movs(struct soft_vcpu *c, const struct string *s, uint64_t count) {
-	uint8_t *src, *dst;
-	uint64_t n = run_length(c, s, s->src_seg, src_off(c, s), count, ACCESS_READ, &src);
-	if (n)
-		n = run_length(c, s, SEG_ES, dst_off(c, s), n, ACCESS_WRITE, &dst);
-	if (!n)
+	struct run from = find_run(c, s, s->src_seg, src_off(c, s), count, ACCESS_READ);
+	if (!from.count)
 		return 0;
-	/* Overlap on the host must mean what it means in the guest: byte by byte forward. The
-	 * host's REP MOVS of the same element size does just that. */
-	uint64_t len = n, *cnt = &len;
+	struct run to = find_run(c, s, SEG_ES, dst_off(c, s), from.count, ACCESS_WRITE);
+	if (!to.count)
+		return 0;
+	uint64_t n = to.count, len = n;
+	uint8_t *src = from.host, *dst = to.host;
+#define MOVS_OUT "+S"(src), "+D"(dst), "+c"(len)
 	switch (s->size) {
 	case 1:
-		asm volatile("rep movsb" : "+S"(src), "+D"(dst), "+c"(*cnt) : : "memory");
+		REP("movsb", MOVS_OUT, );
 		break;
 	case 2:
-		asm volatile("rep movsw" : "+S"(src), "+D"(dst), "+c"(*cnt) : : "memory");
+		REP("movsw", MOVS_OUT, );
 		break;
 	case 4:
-		asm volatile("rep movsl" : "+S"(src), "+D"(dst), "+c"(*cnt) : : "memory");
+		REP("movsl", MOVS_OUT, );
 		break;
 	default:
-		asm volatile("rep movsq" : "+S"(src), "+D"(dst), "+c"(*cnt) : : "memory");
+		REP("movsq", MOVS_OUT, );
 	}
-	fast_note_store(c, dst - 1);
-	advance(c, s, RSI, (int64_t)(n * s->size));
-	advance(c, s, RDI, (int64_t)(n * s->size));
+	advance(c, s, RSI, (int64_t)n * s->step);
+	advance(c, s, RDI, (int64_t)n * s->step);
+	wrote_run(c, s, &to, n);
 	return n;
 }
 
 static uint64_t bulk_stos(struct soft_vcpu *c, const struct string *s, uint64_t count) {
-	uint8_t *dst;
-	uint64_t n = run_length(c, s, SEG_ES, dst_off(c, s), count, ACCESS_WRITE, &dst);
-	if (!n)
+	struct run to = find_run(c, s, SEG_ES, dst_off(c, s), count, ACCESS_WRITE);
+	if (!to.count)
 		return 0;
-	uint64_t len = n, val = c->s->gpr[RAX];
+	uint64_t n = to.count, len = n, val = c->s->gpr[RAX];
+	uint8_t *dst = to.host;
+#define STOS_OUT "+D"(dst), "+c"(len)
 	switch (s->size) {
 	case 1:
-		asm volatile("rep stosb" : "+D"(dst), "+c"(len) : "a"(val) : "memory");
+		REP("stosb", STOS_OUT, "a"(val));
 		break;
 	case 2:
-		asm volatile("rep stosw" : "+D"(dst), "+c"(len) : "a"(val) : "memory");
+		REP("stosw", STOS_OUT, "a"(val));
 		break;
 	case 4:
-		asm volatile("rep stosl" : "+D"(dst), "+c"(len) : "a"(val) : "memory");
+		REP("stosl", STOS_OUT, "a"(val));
 		break;
 	default:
-		asm volatile("rep stosq" : "+D"(dst), "+c"(len) : "a"(val) : "memory");
+		REP("stosq", STOS_OUT, "a"(val));
 	}
-	fast_note_store(c, dst - 1);
-	advance(c, s, RDI, (int64_t)(n * s->size));
+	advance(c, s, RDI, (int64_t)n * s->step);
+	wrote_run(c, s, &to, n);
 	return n;
 }
 
@@ -167,7 +210,7 @@ static inline __attribute__((always_inline)) void repeat(struct soft_vcpu *c,
 	uint64_t count;
 	while ((count = fast_reg(c, RCX, s.addrsize)) != 0) {
 		uint64_t done = 0;
-		if (bulk && s.step > 0 && !c->single_step)
+		if (bulk && !c->single_step)
 			done = bulk(c, &s, count);
 		if (!done) {
 			element(c, &s);
