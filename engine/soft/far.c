@@ -6,6 +6,7 @@
  * non-canonical RCX raises #GP at CPL 0 for every vendor (AMD's parts raise it at CPL 3), which
  * is the stricter of the two. */
 #include "core/x86/cpuid.h"
+#include "engine/soft/fast.h"
 #include "engine/soft/ops.h"
 #include "engine/soft/sys.h"
 
@@ -360,6 +361,25 @@ void op_retf(struct soft_vcpu *c, const struct x86_insn *i) {
 /* ---- IRET
  * ----------------------------------------------------------------------------------------- */
 
+uint64_t sys_quick_desc(struct soft_vcpu *c, uint16_t sel) {
+	uint32_t off = sel & 0xfff8u;
+	if (sel & 4 || !off || off + 7 > c->s->gdtr.limit)
+		return 0;
+	const uint8_t *p = fast_host(c, c->s->gdtr.base + off, 8, ACCESS_READ, false);
+	return p ? fast_load(p, 8) : 0;
+}
+
+void sys_enter_64(struct soft_vcpu *c, struct x86_segment cs, struct x86_segment ss, unsigned cpl,
+				  uint64_t rip) {
+	struct x86_state *s = c->s;
+	s->seg[SEG_SS] = ss;
+	s->seg[SEG_CS] = cs;
+	c->cpl = (uint8_t)cpl;
+	c->align_check = cpl == 3 && (s->cr0 & CR0_AM) && (s->rflags & RFLAGS_AC);
+	c->next_rip = rip;
+	c->leave_block = true;
+}
+
 #define IRET_FLAGS (RFLAGS_ARITH | RFLAGS_TF | RFLAGS_DF | RFLAGS_NT)
 
 static void iret_real(struct soft_vcpu *c, unsigned size) {
@@ -455,12 +475,50 @@ static void iret_protected(struct soft_vcpu *c, unsigned size) {
 	soft_update_mode(c);
 }
 
+/* IRETQ from 64-bit code to 64-bit code with nothing unusual in sight. false: the long way;
+ * nothing was changed then. */
+static bool iret_quick(struct soft_vcpu *c) {
+	struct x86_state *s = c->s;
+	uint64_t sp = s->gpr[RSP];
+	const uint8_t *p = fast_host(c, sp, 40, ACCESS_READ, fast_user(c));
+	if (!p || c->align_check)
+		return false;
+	uint64_t rip = fast_load(p, 8), flags = fast_load(p + 16, 8);
+	uint16_t cs_sel = (uint16_t)fast_load(p + 8, 2), ss_sel = (uint16_t)fast_load(p + 32, 2);
+	unsigned cpl = SEL_RPL(cs_sel);
+	struct sys_desc d = {.raw = sys_quick_desc(c, cs_sel)};
+	/* Present, accessed, code that does not conform, 64-bit, of the level that CS says. */
+	if ((d.raw >> 40 & 0x60fd) != (0x2099 | cpl << 5) || cpl < c->cpl || !soft_canonical(rip))
+		return false;
+	struct x86_segment ss = sys_null_segment(ss_sel, cpl);
+	if (!SEL_IS_NULL(ss_sel) || cpl == 3 || SEL_RPL(ss_sel) != cpl) {
+		struct sys_desc data = {.raw = sys_quick_desc(c, ss_sel)};
+		/* Present, accessed, writable data. */
+		if ((data.raw >> 40 & 0x9b) != 0x93 || DESC_DPL(data.raw) != cpl || SEL_RPL(ss_sel) != cpl)
+			return false;
+		ss = sys_desc_segment(&data, ss_sel);
+	}
+	uint64_t mask = IRET_FLAGS | RFLAGS_RF | RFLAGS_AC | RFLAGS_ID;
+	if (c->cpl <= sys_iopl(c))
+		mask |= RFLAGS_IF;
+	if (c->cpl == 0)
+		mask |= RFLAGS_IOPL | RFLAGS_VIF | RFLAGS_VIP;
+	s->gpr[RSP] = fast_load(p + 24, 8);
+	if (cpl != c->cpl)
+		drop_inner_segments(c, cpl);
+	soft_set_flags(c, flags, mask);
+	sys_enter_64(c, sys_desc_segment(&d, cs_sel), ss, cpl, rip);
+	return true;
+}
+
 void op_iret(struct soft_vcpu *c, const struct x86_insn *i) {
 	struct x86_state *s = c->s;
 
 	if (sys_v86(c) && sys_iopl(c) != 3 && (!(s->cr4 & CR4_VME) || i->opsize != 2))
 		soft_gp(c, 0);
 	s->nmi_masked = false; /* even if the rest faults ([SDM3 6.7.1]) */
+	if (c->mode == X86_MODE_64 && i->opsize == 8 && !(s->rflags & RFLAGS_NT) && iret_quick(c))
+		return;
 	if (!soft_protected(c)) {
 		iret_real(c, i->opsize);
 	} else if (s->rflags & RFLAGS_NT) {
@@ -495,8 +553,14 @@ void op_syscall(struct soft_vcpu *c, const struct x86_insn *i) {
 	need_syscall(c);
 	uint16_t cs = (uint16_t)(s->star >> 32) & 0xfffc, ss = (uint16_t)(cs + 8);
 
-	if (c->long_mode) {
-		uint64_t rip = c->mode == X86_MODE_64 ? s->lstar : s->cstar;
+	if (c->mode == X86_MODE_64) {
+		s->gpr[RCX] = c->next_rip;
+		s->gpr[R11] = s->rflags & ~(uint64_t)RFLAGS_RF;
+		soft_set_flags(c, 0, s->sfmask | RFLAGS_RF);
+		c->single_step = s->rflags & RFLAGS_TF;
+		sys_enter_64(c, sys_flat_code(cs, 0, true), sys_flat_data(ss, 0), 0, s->lstar);
+	} else if (c->long_mode) {
+		uint64_t rip = s->cstar;
 		s->gpr[RCX] = c->next_rip;
 		s->gpr[R11] = s->rflags & ~(uint64_t)RFLAGS_RF;
 		soft_set_flags(c, 0, s->sfmask | RFLAGS_RF);
@@ -522,7 +586,10 @@ void op_sysret(struct soft_vcpu *c, const struct x86_insn *i) {
 		soft_set_flags(c, s->gpr[R11], 0x3c7fd7);
 	else
 		soft_set_flags(c, RFLAGS_IF, RFLAGS_IF);
-	if (to_64)
+	if (to_64 && c->mode == X86_MODE_64)
+		sys_enter_64(c, sys_flat_code((uint16_t)(base + 16) | 3, 3, true),
+					 sys_flat_data((uint16_t)(base + 8) | 3, 3), 3, s->gpr[RCX]);
+	else if (to_64)
 		enter(c, (uint16_t)(base + 16) | 3, (uint16_t)(base + 8) | 3, 3, true, s->gpr[RCX]);
 	else
 		enter(c, base | 3, (uint16_t)(base + 8) | 3, 3, false, (uint32_t)s->gpr[RCX]);

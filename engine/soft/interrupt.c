@@ -5,6 +5,7 @@
  *
  * A fault during delivery leaves by soft_raise*() with c->delivering still set;
  * the loop then calls soft_deliver() with the new event, which judges the pair. */
+#include "engine/soft/fast.h"
 #include "engine/soft/ops.h"
 #include "engine/soft/sys.h"
 
@@ -257,6 +258,61 @@ static void deliver_protected(struct soft_vcpu *c, const struct soft_event *ev) 
 	soft_update_mode(c);
 }
 
+/* From 64-bit code through a present gate to a 64-bit handler of level 0, everything needed being
+ * in the TLB. false: the long way; nothing was changed then. */
+static bool deliver_quick(struct soft_vcpu *c, const struct soft_event *ev) {
+	struct x86_state *s = c->s;
+	unsigned off = ev->vector * 16u, words = ev->has_error ? 6 : 5;
+	const struct x86_segment *tr = &s->seg[SEG_TR];
+	if (off + 15 > s->idtr.limit || (c->cpl && c->cpl != 3))
+		return false;
+	const uint8_t *gate = fast_host(c, s->idtr.base + off, 16, ACCESS_READ, false);
+	if (!gate)
+		return false;
+	uint64_t raw = fast_load(gate, 8), high = fast_load(gate + 8, 8);
+	unsigned type = DESC_TYPE(raw), ist = (unsigned)bits(raw, 34, 32);
+	if (DESC_S(raw) || !DESC_P(raw) || (type != SYS_INT32 && type != SYS_TRAP32) ||
+		(ev->kind == EVENT_KIND_SOFT_INT && DESC_DPL(raw) < c->cpl))
+		return false;
+	uint16_t sel = (uint16_t)(raw >> 16);
+	uint64_t rip = bits(raw, 15, 0) | bits(raw, 63, 48) << 16 | (uint64_t)(uint32_t)high << 32;
+	struct sys_desc d = {.raw = sys_quick_desc(c, sel)};
+	/* Present, accessed, code of level 0 that does not conform, 64-bit. */
+	if ((d.raw >> 40 & 0x60fd) != 0x2099 || !soft_canonical(rip))
+		return false;
+	uint64_t sp = s->gpr[RSP];
+	if (ist || c->cpl) {
+		uint32_t slot = ist ? 4 + (ist + 3) * 8 : 4;
+		const uint8_t *p = fast_host(c, tr->base + slot, 8, ACCESS_READ, false);
+		if (!p || slot + 7 > tr->limit)
+			return false;
+		sp = fast_load(p, 8);
+	}
+	sp = (sp & ~0xfull) - words * 8;
+	uint8_t *frame = fast_host(c, sp, words * 8, ACCESS_WRITE, false);
+	if (!frame)
+		return false;
+
+	unsigned at = 0;
+	if (ev->has_error)
+		fast_store(frame + 8 * at++, 8, ev->error);
+	fast_store(frame + 8 * at++, 8, return_rip(c, ev));
+	fast_store(frame + 8 * at++, 8, s->seg[SEG_CS].sel);
+	fast_store(frame + 8 * at++, 8, flags_image(c, ev));
+	fast_store(frame + 8 * at++, 8, s->gpr[RSP]);
+	fast_store(frame + 8 * at++, 8, s->seg[SEG_SS].sel);
+	fast_note_store(c, frame);
+	struct x86_segment ss = c->cpl ? sys_null_segment(0, 0) : s->seg[SEG_SS];
+	uint64_t clear = RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | RFLAGS_VM;
+	if (type == SYS_INT32)
+		clear |= RFLAGS_IF;
+	s->gpr[RSP] = sp;
+	soft_set_flags(c, 0, clear);
+	sys_enter_64(c, sys_desc_segment(&d, (uint16_t)(sel & 0xfffcu)), ss, 0, rip);
+	s->rip = rip;
+	return true;
+}
+
 void soft_deliver(struct soft_vcpu *c, const struct soft_event *event) {
 	struct soft_event ev = *event; /* often &c->event, which a nested fault overwrites */
 
@@ -265,7 +321,9 @@ void soft_deliver(struct soft_vcpu *c, const struct soft_event *event) {
 	c->delivering_ext = ev.kind != EVENT_KIND_SOFT_INT;
 	if (ev.kind == EVENT_KIND_NMI)
 		c->s->nmi_masked = true;
-	if (c->s->cr0 & CR0_PE)
+	if (c->mode == X86_MODE_64 && deliver_quick(c, &ev))
+		;
+	else if (c->s->cr0 & CR0_PE)
 		deliver_protected(c, &ev);
 	else
 		deliver_real(c, &ev);

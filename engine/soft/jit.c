@@ -1,9 +1,9 @@
 /* The translator's run loop, its code cache and its book-keeping.
  *
- * Blocks are found by (host address, guest address, mode). Making, invalidating and throwing away
- * happen while the world is stopped; what a dead block leaves behind (its code, its links) stays
- * in place until the whole cache is thrown away, and `epoch` tells who was inside a handler
- * meanwhile not to return into it.
+ * Blocks are found by (host address, guest address, mode). They are made under jit->lock while
+ * others run; invalidating and throwing away happen while the world is stopped. What a dead block
+ * leaves behind (its code, its links) stays in place until the whole cache is thrown away, and
+ * `epoch` tells who was inside a handler meanwhile not to return into it.
  *
  * A page that code was translated from gets no write entries in any TLB. A store into it takes
  * the slow path, which ends here; what devices write comes through jit_device_wrote(). */
@@ -41,6 +41,7 @@ static void reset_cache(struct jit *j) {
 	j->arena_at = j->arena;
 	memset(j->hash, 0, HASH * sizeof(*j->hash));
 	memset(j->pages, 0, j->npages * sizeof(*j->pages));
+	memset(j->code, 0, j->npages);
 }
 
 static uint64_t ram_pages(const struct vm *vm) {
@@ -51,6 +52,11 @@ static uint64_t ram_pages(const struct vm *vm) {
 			end = MAX(end, r->end);
 	}
 	return end >> 12;
+}
+
+/* Of `pages` and `code` together. */
+static size_t pages_size(const struct jit *j) {
+	return align_up(j->npages * (sizeof(*j->pages) + 1) + 1, PAGE_SIZE);
 }
 
 int jit_create(struct soft *s, size_t cache_size) {
@@ -74,8 +80,9 @@ int jit_create(struct soft *s, size_t cache_size) {
 	j->arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE,
 					MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	j->hash = calloc(HASH, sizeof(*j->hash));
-	j->pages = mmap(NULL, align_up(j->npages * sizeof(*j->pages) + 1, PAGE_SIZE),
-					PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	j->pages = mmap(NULL, pages_size(j), PROT_READ | PROT_WRITE,
+					MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	j->code = (uint8_t *)(j->pages + j->npages);
 	s->jit = j;
 	if (j->rw == MAP_FAILED || rx == MAP_FAILED || j->arena == MAP_FAILED || !j->hash ||
 		j->pages == MAP_FAILED) {
@@ -107,7 +114,7 @@ void jit_destroy(struct soft *s) {
 	if (j->arena != MAP_FAILED)
 		munmap(j->arena, ARENA_SIZE);
 	if (j->pages != MAP_FAILED)
-		munmap(j->pages, align_up(j->npages * sizeof(*j->pages) + 1, PAGE_SIZE));
+		munmap(j->pages, pages_size(j));
 	free(j->hash);
 	free(j);
 	s->jit = NULL;
@@ -211,6 +218,8 @@ static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 			p = &b->page_next;
 		}
 	}
+	if (!j->pages[page])
+		__atomic_store_n(&j->code[page], 0, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -225,7 +234,8 @@ static void flush_all(struct jit *j) {
 }
 
 bool jit_is_code_page(const struct soft *s, gpa_t gpa) {
-	return gpa >> 12 < s->jit->npages && s->jit->pages[gpa >> 12];
+	return gpa >> 12 < s->jit->npages &&
+		   __atomic_load_n(&s->jit->code[gpa >> 12], __ATOMIC_RELAXED);
 }
 
 void jit_code_written(struct soft_vcpu *c, gpa_t gpa, unsigned len) {
@@ -269,37 +279,60 @@ void jit_serve_writes(struct soft_vcpu *c) {
 
 static struct jit_block *look_up(const struct jit *j, const uint8_t *host, uint64_t rip,
 								 uint32_t key) {
-	struct jit_block *b = j->hash[hash_of(host, key)];
+	struct jit_block *b = __atomic_load_n(&j->hash[hash_of(host, key)], __ATOMIC_ACQUIRE);
 	while (b && (b->host != host || b->rip != rip || b->key != key))
 		b = b->hash_next;
 	return b;
 }
 
+/* No more writes to the page go unseen, from before the first byte of it is read. */
+static void watch_page(struct soft_vcpu *c, const uint8_t *host, gpa_t gpa) {
+	struct jit *j = c->soft->jit;
+	bool others = c->soft->nvcpus > 1;
+	if (others)
+		soft_exclusive_begin(c);
+	__atomic_store_n(&j->code[gpa >> 12], 1, __ATOMIC_RELAXED);
+	for (unsigned n = 0; n < c->soft->nvcpus; n++)
+		soft_tlb_purge_writes(c->soft->vcpus[n], host - (gpa & PAGE_MASK));
+	if (others)
+		soft_exclusive_end(c);
+}
+
+static bool cache_full(const struct jit *j) {
+	return j->arena_at + (1u << 16) > j->arena_end || j->hot + (1u << 15) > j->hot_end ||
+		   j->cold + (1u << 15) > j->cold_end;
+}
+
+/* The others go on meanwhile: a block is complete before it can be found, and no world is stopped,
+ * so no block killed, while this one is in the guest. */
 static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gpa, uint32_t key) {
 	struct jit *j = c->soft->jit;
 	uint64_t rip = c->s->rip;
-	soft_exclusive_begin(c);
-	struct jit_block *b = look_up(j, host, rip, key); /* another vCPU was quicker */
-	if (!b) {
-		bool first = !j->pages[gpa >> 12];
-		if (first) /* no more writes unseen, before a byte is read */
-			for (unsigned n = 0; n < c->soft->nvcpus; n++)
-				soft_tlb_purge_writes(c->soft->vcpus[n], host - (gpa & PAGE_MASK));
-		b = jit_translate(c, host, rip, key);
-		if (!b && (j->arena_at + (1u << 16) > j->arena_end || j->hot + (1u << 15) > j->hot_end ||
-				   j->cold + (1u << 15) > j->cold_end)) {
+	if (SOFT_FPU_EAGER)
+		soft_fpu_unload(c);
+	if (!jit_is_code_page(c->soft, gpa))
+		watch_page(c, host, gpa);
+	if (unlikely(cache_full(j))) {
+		soft_exclusive_begin(c);
+		if (cache_full(j))
 			flush_all(j);
-			b = jit_translate(c, host, rip, key);
-		}
+		soft_exclusive_end(c);
+		return make(c, host, gpa, key);
+	}
+	pthread_mutex_lock(&j->lock);
+	struct jit_block *b = look_up(j, host, rip, key); /* another vCPU was quicker */
+	/* While the world was stopped above, another one may have killed what was there. */
+	if (!b && jit_is_code_page(c->soft, gpa)) {
+		b = jit_translate(c, host, rip, key);
 		if (b) {
-			unsigned h = hash_of(host, key);
-			b->hash_next = j->hash[h];
-			j->hash[h] = b;
+			struct jit_block **head = &j->hash[hash_of(host, key)];
+			b->hash_next = *head;
 			b->page_next = j->pages[gpa >> 12];
 			j->pages[gpa >> 12] = b;
+			__atomic_store_n(head, b, __ATOMIC_RELEASE);
 		}
 	}
-	soft_exclusive_end(c);
+	pthread_mutex_unlock(&j->lock);
 	return b;
 }
 
@@ -384,6 +417,7 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 	c->leave_block = false;
 	c->code_page = NULL;
 	unsigned code = op->insn.op;
+	c->jit.calls_of[code]++;
 	if (SOFT_FPU_EAGER)
 		soft_fpu_unload(c);
 	op->handler(c, &op->insn);

@@ -91,6 +91,7 @@ struct jit {
 	uint8_t *arena, *arena_at, *arena_end; /* blocks, links, ops; reset with the cache */
 	struct jit_block **hash;
 	struct jit_block **pages; /* by guest-physical page: blocks that lie there */
+	uint8_t *code;			  /* by the same: stores there must be seen; atomic */
 	uint64_t npages;
 	uint32_t epoch; /* counts flushes and invalidations; atomic */
 	pthread_mutex_t lock;

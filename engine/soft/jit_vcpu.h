@@ -49,6 +49,7 @@ struct jit_vcpu {
 	uint32_t epoch;				/* of the cache when emitted code was entered */
 	struct jit_crossing crossings[JIT_CROSSINGS];
 	uint64_t enters, polls, interpreted, calls, fills, links;
+	uint64_t calls_of[X86_OP_COUNT]; /* handler calls by enum x86_op */
 };
 
 #endif

@@ -14,6 +14,35 @@
  * watched data). */
 #define TAG_SLOW 2ull
 
+/* INVLPG drops a large page as a whole ([SDM3 4.10.4.1]), but the TLB has it in pieces of 4 KiB:
+ * struct soft_large says where there may be some. */
+static unsigned region_bit(gva_t gva, unsigned shift, unsigned log2_bits) {
+	return (unsigned)((gva >> shift) * 0x9e3779b97f4a7c15ull >> (64 - log2_bits));
+}
+
+static struct soft_large *large_of(struct soft_vcpu *c, gva_t gva) {
+	return &c->large[gva >> 63];
+}
+
+static void note_large(struct soft_vcpu *c, gva_t gva, unsigned shift, bool global) {
+	struct soft_large *l = large_of(c, gva);
+	unsigned bit = region_bit(gva, 22, SOFT_LARGE_BITS);
+	l->any = true;
+	l->global |= global;
+	if (shift >= 30)
+		l->huge |= BIT(region_bit(gva, 30, 6));
+	else
+		l->large[bit / 64] |= BIT(bit % 64);
+}
+
+static void forget_large(struct soft_vcpu *c, bool global_too) {
+	for (unsigned half = 0; half < 2; half++) {
+		struct soft_large *l = &c->large[half];
+		if (l->any && (global_too || !l->global))
+			memset(l, 0, sizeof(*l));
+	}
+}
+
 /* Most flushes are changes of the address space: they find what is not global in a list. */
 static void flush_local(struct soft_vcpu *c) {
 	for (unsigned n = 0; n < c->nlocal; n++) {
@@ -26,6 +55,7 @@ static void flush_local(struct soft_vcpu *c) {
 	}
 	if (c->jit.on)
 		jit_jumps_flush(c, false);
+	forget_large(c, false);
 	c->nlocal = 0;
 }
 
@@ -44,24 +74,7 @@ void soft_tlb_flush(struct soft_vcpu *c, bool global_too) {
 	c->nlocal = 0;
 	if (c->jit.on)
 		jit_tlb_flush(c, global_too);
-	if (global_too) {
-		memset(c->large_pages, 0, sizeof(c->large_pages));
-		c->huge_pages = 0;
-	}
-}
-
-/* INVLPG drops a large page as a whole ([SDM3 4.10.4.1]), but the TLB has it in pieces of 4 KiB:
- * two bitmaps, hashed by region of 4 MiB and of 1 GiB, say where there may be some. */
-static unsigned region_bit(gva_t gva, unsigned shift, unsigned log2_bits) {
-	return (unsigned)((gva >> shift) * 0x9e3779b97f4a7c15ull >> (64 - log2_bits));
-}
-
-static void note_large(struct soft_vcpu *c, gva_t gva, unsigned shift) {
-	unsigned bit = region_bit(gva, 22, 9);
-	if (shift >= 30)
-		c->huge_pages |= BIT(region_bit(gva, 30, 6));
-	else
-		c->large_pages[bit / 64] |= BIT(bit % 64);
+	forget_large(c, global_too);
 }
 
 static void flush_pieces(struct soft_vcpu *c, gva_t gva, unsigned shift) {
@@ -77,7 +90,8 @@ static void flush_pieces(struct soft_vcpu *c, gva_t gva, unsigned shift) {
 }
 
 void soft_tlb_flush_page(struct soft_vcpu *c, gva_t gva) {
-	unsigned bit = region_bit(gva, 22, 9);
+	const struct soft_large *l = large_of(c, gva);
+	unsigned bit = region_bit(gva, 22, SOFT_LARGE_BITS);
 	c->tlb_flushes++;
 	if (c->jit.on)
 		jit_tlb_flush_page(c, gva);
@@ -85,9 +99,11 @@ void soft_tlb_flush_page(struct soft_vcpu *c, gva_t gva) {
 		struct soft_tlb_entry *e = &c->tlb[user][(gva >> 12) & (SOFT_TLB - 1)];
 		e->tag[0] = e->tag[1] = e->tag[2] = SOFT_TLB_INVALID;
 	}
-	if (c->huge_pages & BIT(region_bit(gva, 30, 6)))
+	if (!l->any)
+		return;
+	if (l->huge & BIT(region_bit(gva, 30, 6)))
 		flush_pieces(c, gva, 30);
-	else if (c->large_pages[bit / 64] & BIT(bit % 64))
+	else if (l->large[bit / 64] & BIT(bit % 64))
 		flush_pieces(c, gva, 22);
 }
 
@@ -314,7 +330,7 @@ struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_
 	if (!w.global && c->nlocal < SOFT_LOCAL)
 		c->local[c->nlocal++] = (uint16_t)(user * SOFT_TLB + ((gva >> 12) & (SOFT_TLB - 1)));
 	if (w.shift > 12)
-		note_large(c, gva, w.shift);
+		note_large(c, gva, w.shift, w.global);
 	e->host = mem == MEM_RAM || mem == MEM_ROM ? r.region->host + (gpa - r.region->base) : NULL;
 	gva_t slow = c->data_breakpoints || !e->host ? TAG_SLOW : 0;
 	e->tag[ACCESS_READ] = page | slow;

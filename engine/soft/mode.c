@@ -45,7 +45,7 @@ void soft_update_mode(struct soft_vcpu *c) {
 	}
 	c->flat = c->mode == X86_MODE_64;
 	c->align_check = c->cpl == 3 && (s->cr0 & CR0_AM) && (s->rflags & RFLAGS_AC);
-	bool watch = watches_data(s->dr7);
+	bool watch = (s->dr7 & 0xff) && watches_data(s->dr7);
 	if (watch != c->data_breakpoints) {
 		c->data_breakpoints = watch;
 		soft_tlb_flush(c, true); /* its tags say which accesses may go straight to memory */

@@ -121,6 +121,29 @@ static void soft_mem_written(void *self, gpa_t gpa, uint64_t len) {
 		jit_device_wrote(s, gpa, len);
 }
 
+/* Which handlers translated code calls most. */
+static void stats_calls(const struct soft *s,
+						void (*line)(void *out, const char *name, uint64_t val), void *out) {
+	uint64_t calls[X86_OP_COUNT] = {0};
+	for (unsigned n = 0; n < s->nvcpus; n++)
+		for (unsigned op = 0; op < X86_OP_COUNT; op++)
+			calls[op] += s->vcpus[n]->jit.calls_of[op];
+	for (unsigned k = 0; k < 24; k++) {
+		unsigned most = 0, form = 0;
+		for (unsigned op = 1; op < X86_OP_COUNT; op++)
+			if (calls[op] > calls[most])
+				most = op;
+		if (!calls[most])
+			return;
+		while (form + 1 < X86_FORM_COUNT && x86_forms[form].op != most)
+			form++;
+		char name[40];
+		fmt_text(name, sizeof(name), "calls.%s", most ? x86_forms[form].mnemonic : "crossing_pages");
+		line(out, name, calls[most]);
+		calls[most] = 0;
+	}
+}
+
 static void soft_stats(void *self, void (*line)(void *out, const char *name, uint64_t val),
 					   void *out) {
 	const struct soft *s = self;
@@ -158,6 +181,7 @@ static void soft_stats(void *self, void (*line)(void *out, const char *name, uin
 	line(out, "exits_interpret", sum.interpreted);
 	line(out, "handler_calls", sum.calls);
 	line(out, "tlb_fills", sum.fills);
+	stats_calls(s, line, out);
 }
 
 const struct engine_ops engine_soft = {

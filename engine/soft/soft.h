@@ -41,6 +41,13 @@ struct soft_tlb_entry {
 	bool code; /* writes are slow because translated code came from there */
 };
 
+/* Where the TLB may hold pieces of larger pages: bitmaps, hashed by regions of 4 MiB and 1 GiB. */
+#define SOFT_LARGE_BITS 12
+struct soft_large {
+	bool any, global;
+	uint64_t huge, large[(1 << SOFT_LARGE_BITS) / 64];
+};
+
 /* An exception or interrupt on its way into the guest. */
 enum soft_event_kind {
 	EVENT_KIND_EXCEPTION,
@@ -99,7 +106,7 @@ struct soft_vcpu {
 	/* Entries made since the last flush that are not global; full: any may be. */
 	uint16_t local[SOFT_LOCAL];
 	unsigned nlocal;
-	uint64_t large_pages[8], huge_pages; /* regions with pages above 4 KiB in the TLB, see mmu.c */
+	struct soft_large large[2]; /* by half of the address space: pages above 4 KiB, see mmu.c */
 	uint8_t phys_bits;					 /* MAXPHYADDR that CPUID shows */
 	bool has_1g_pages;
 	struct mem_range ram;  /* the range that the last page walk read its tables from */
