@@ -138,7 +138,8 @@ static void stats_calls(const struct soft *s,
 		while (form + 1 < X86_FORM_COUNT && x86_forms[form].op != most)
 			form++;
 		char name[40];
-		fmt_text(name, sizeof(name), "calls.%s", most ? x86_forms[form].mnemonic : "crossing_pages");
+		fmt_text(name, sizeof(name), "calls.%s",
+				 most ? x86_forms[form].mnemonic : "crossing_pages");
 		line(out, name, calls[most]);
 		calls[most] = 0;
 	}

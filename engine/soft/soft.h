@@ -107,7 +107,7 @@ struct soft_vcpu {
 	uint16_t local[SOFT_LOCAL];
 	unsigned nlocal;
 	struct soft_large large[2]; /* by half of the address space: pages above 4 KiB, see mmu.c */
-	uint8_t phys_bits;					 /* MAXPHYADDR that CPUID shows */
+	uint8_t phys_bits;			/* MAXPHYADDR that CPUID shows */
 	bool has_1g_pages;
 	struct mem_range ram;  /* the range that the last page walk read its tables from */
 	bool data_breakpoints; /* DR7 watches data: every access takes the slow path */

@@ -122,7 +122,8 @@ static struct run find_run(struct soft_vcpu *c, const struct string *s, unsigned
 	return r;
 }
 
-static void wrote_run(struct soft_vcpu *c, const struct string *s, const struct run *r, uint64_t n) {
+static void wrote_run(struct soft_vcpu *c, const struct string *s, const struct run *r,
+					  uint64_t n) {
 	fast_note_store(c, r->host);
 	if (unlikely(r->code))
 		soft_code_written(c, r->gpa + (s->step < 0 ? (r->count - n) * s->size : 0),
@@ -134,9 +135,9 @@ static void wrote_run(struct soft_vcpu *c, const struct string *s, const struct 
 #define REP(insn, outs, ins)                                                                       \
 	do {                                                                                           \
 		if (s->step > 0)                                                                           \
-			asm volatile("rep " insn : outs : ins : "memory");                                     \
+			asm volatile("rep " insn:outs:ins : "memory");                                         \
 		else                                                                                       \
-			asm volatile("std\n\trep " insn "\n\tcld" : outs : ins : "memory", "cc");              \
+			asm volatile("std\n\trep " insn "\n\tcld" : outs:ins : "memory", "cc");                \
 	} while (0)
 
 static uint64_t bulk_movs(struct soft_vcpu *c, const struct string *s, uint64_t count) {

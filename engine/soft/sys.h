@@ -125,7 +125,8 @@ void sys_task_gate(struct soft_vcpu *c, uint16_t tss_sel, enum sys_task_why why,
 /* IRET with NT set. */
 void sys_task_return(struct soft_vcpu *c);
 
-/* ---- between 64-bit code at one level and at another, the quick way (far.c) --------------------- */
+/* ---- between 64-bit code at one level and at another, the quick way (far.c) ---------------------
+ */
 
 /* The descriptor of a GDT selector, if it can be had without a page walk; 0 if not. */
 uint64_t sys_quick_desc(struct soft_vcpu *c, uint16_t sel);
