@@ -28,6 +28,9 @@ static int check_config(const struct board_config *c, struct err *e) {
 		return err_set(e, ERR_RANGE, "%u CPUs: a guest can have 1 to %u", c->cpus, VM_VCPUS);
 	if (c->ndisks > BOARD_DISKS)
 		return err_set(e, ERR_RANGE, "%u disks: a guest can have up to %u", c->ndisks, BOARD_DISKS);
+	if (c->nchannels > BOARD_CHANNELS)
+		return err_set(e, ERR_RANGE, "%u channels: a guest can have up to %u", c->nchannels,
+					   BOARD_CHANNELS);
 	return 0;
 }
 
@@ -135,7 +138,18 @@ struct char_device board_serial_device(struct board *b) {
 }
 
 struct char_device board_console_device(struct board *b) {
-	return b->console ? virtio_console_port(b->console, 0) : (struct char_device){0};
+	return b->console && b->first_channel ? virtio_console_port(b->console, 0)
+										  : (struct char_device){0};
+}
+
+struct char_device board_channel_device(struct board *b, unsigned i) {
+	check(i < b->config.nchannels);
+	return virtio_console_port(b->console, b->first_channel + i);
+}
+
+void board_channel_set_open(struct board *b, unsigned i, bool open) {
+	check(i < b->config.nchannels);
+	virtio_console_set_open(b->console, b->first_channel + i, open);
 }
 
 void board_power_button(struct board *b) {

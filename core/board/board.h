@@ -19,10 +19,17 @@
 #include "core/vm/vm.h"
 
 #define BOARD_DISKS 16
+#define BOARD_CHANNELS 8
 #define BOARD_MEMORY_MIN (8ull << 20)
 #define BOARD_MEMORY_MAX (1ull << 38) /* stays below every CPU model's physical width */
 
 struct board;
+
+/* A named port of virtio-console: /dev/virtio-ports/NAME in a Linux guest. */
+struct board_channel {
+	const char *name;
+	struct char_backend backend;
+};
 
 struct board_config {
 	const char *board; /* "pc" or "micro" */
@@ -43,6 +50,8 @@ struct board_config {
 	struct rng_backend rng;
 	const struct block_backend *disks[BOARD_DISKS];
 	unsigned ndisks;
+	struct board_channel channels[BOARD_CHANNELS];
+	unsigned nchannels;
 
 	/* Test mode: port E9 writes characters to `serial`, port F4 calls debug_exit with the
 	 * value written (1, 2 or 4 bytes). Not for guests of users. */
@@ -65,6 +74,9 @@ int board_load(struct board *b, struct err *e);
 /* Where the host gives input: COM1, and virtio-console (receive NULL: none). */
 struct char_device board_serial_device(struct board *b);
 struct char_device board_console_device(struct board *b);
+/* The same for channel `i`, and whether somebody is at its host's end: at first nobody is. */
+struct char_device board_channel_device(struct board *b, unsigned i);
+void board_channel_set_open(struct board *b, unsigned i, bool open);
 
 /* Presses the ACPI power button; the guest decides what follows. */
 void board_power_button(struct board *b);

@@ -73,6 +73,7 @@ struct board {
 	struct pci_lpc lpc;
 
 	struct virtio_console *console; /* NULL: none */
+	unsigned first_channel;			/* its port that is config.channels[0] */
 };
 
 /* board.c */

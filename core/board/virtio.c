@@ -14,10 +14,18 @@ static bool add(struct adder *a, struct virtio_device *d, const char *name) {
 	return d && a->attach(a->b, d, name, a->index++);
 }
 
+/* One device: port 0 is the console if there is one, the channels follow. */
 static bool add_console(struct adder *a) {
-	const struct virtio_console_port_options port = {.console = true,
-													 .backend = a->b->config.console};
-	a->b->console = virtio_console_create(a->b->vm, &port, 1);
+	const struct board_config *c = &a->b->config;
+	struct virtio_console_port_options ports[1 + BOARD_CHANNELS];
+	unsigned n = 0;
+	if (c->console.write)
+		ports[n++] = (struct virtio_console_port_options){.console = true, .backend = c->console};
+	a->b->first_channel = n;
+	for (unsigned i = 0; i < c->nchannels; i++)
+		ports[n++] = (struct virtio_console_port_options){
+			.name = c->channels[i].name, .closed = true, .backend = c->channels[i].backend};
+	a->b->console = virtio_console_create(a->b->vm, ports, n);
 	return a->b->console && add(a, virtio_console_device(a->b->console), "virtio-console");
 }
 
@@ -34,7 +42,7 @@ int board_add_virtio(struct board *b,
 	bool ok = true;
 	for (unsigned i = 0; ok && i < b->config.ndisks; i++)
 		ok = add(&a, virtio_blk_create(b->vm, b->config.disks[i], blk_queues(b)), "virtio-blk");
-	if (ok && b->config.console.write)
+	if (ok && (b->config.console.write || b->config.nchannels))
 		ok = add_console(&a);
 	if (ok && b->config.rng.fill)
 		ok = add(&a, virtio_rng_create(b->vm, &b->config.rng), "virtio-rng");

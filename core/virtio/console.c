@@ -52,7 +52,8 @@ struct console_port {
 	bool is_console;
 	struct char_backend backend;
 	uint8_t waiting; /* control messages to send, bits by event */
-	bool guest_open;
+	bool ready;		 /* the driver has taken it up and may be told of changes */
+	bool guest_open, host_open;
 	bool starved; /* the back end has input for which there was no room */
 	bool sending; /* inside of the transmit loop: do not enter it again */
 	bool held;	  /* `chain` is in work, sent up to byte `pos` */
@@ -173,7 +174,8 @@ static size_t control_message(struct console_port *p, enum control_event event, 
 	const uint8_t *config = p->console->dev.config;
 	le32_put(msg, p->index);
 	le16_put(msg + 4, (uint16_t)event);
-	le16_put(msg + 6, event == PORT_OPEN || event == CONSOLE_PORT || event == PORT_NAME);
+	le16_put(msg + 6,
+			 event == PORT_OPEN ? p->host_open : event == CONSOLE_PORT || event == PORT_NAME);
 	switch (event) {
 	case RESIZE:
 		memcpy(msg + CONTROL_SIZE, config + CONFIG_ROWS, 2);
@@ -210,6 +212,7 @@ out:
 }
 
 static void port_ready(struct console_port *p) {
+	p->ready = true;
 	p->waiting |= BIT(PORT_OPEN);
 	if (p->name[0])
 		p->waiting |= BIT(PORT_NAME);
@@ -275,12 +278,13 @@ static void reset(void *self) {
 	struct virtio_console *c = self;
 	for (unsigned i = 0; i < c->nports; i++) {
 		c->port[i].waiting = 0;
-		c->port[i].guest_open = c->port[i].held = false;
+		c->port[i].ready = c->port[i].guest_open = c->port[i].held = false;
 	}
 }
 
 static void port_state(struct state_io *io, struct console_port *p) {
 	state_u8(io, "waiting", &p->waiting);
+	state_bool(io, "ready", &p->ready);
 	state_bool(io, "guest_open", &p->guest_open);
 	state_bool(io, "held", &p->held);
 	if (!p->held)
@@ -305,8 +309,11 @@ static void loaded(void *self) {
 		struct console_port *p = &c->port[i];
 		if (p->held)
 			p->held = virtq_chain_resolve(tx_queue(p), &p->chain);
-		/* Whoever is at the other end now may have input that nobody asked for yet. */
+		/* Whoever is at the other end now may have input that nobody asked for yet, or
+		 * there is nobody any more. */
 		p->starved = true;
+		if (p->ready)
+			p->waiting |= BIT(PORT_OPEN);
 	}
 }
 
@@ -326,6 +333,7 @@ static void port_init(struct virtio_console *c, unsigned i,
 	p->console = c;
 	p->index = i;
 	p->is_console = o->console;
+	p->host_open = !o->closed;
 	p->backend = o->backend;
 	for (unsigned n = 0; o->name && o->name[n] && n < VIRTIO_CONSOLE_NAME - 1; n++)
 		p->name[n] = o->name[n];
@@ -354,6 +362,17 @@ struct virtio_device *virtio_console_device(struct virtio_console *c) {
 struct char_device virtio_console_port(struct virtio_console *c, unsigned port) {
 	check(port < c->nports);
 	return (struct char_device){port_receive, port_writable, &c->port[port]};
+}
+
+void virtio_console_set_open(struct virtio_console *c, unsigned port, bool open) {
+	check(port < c->nports);
+	struct console_port *p = &c->port[port];
+	p->host_open = open;
+	if (!p->ready)
+		return; /* it will be told when it takes the port up */
+	p->waiting |= BIT(PORT_OPEN);
+	virtqueue_refresh(&c->dev.vq[QUEUE_CONTROL_RX]);
+	control_flush(c);
 }
 
 void virtio_console_resize(struct virtio_console *c, uint16_t cols, uint16_t rows) {

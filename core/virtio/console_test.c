@@ -51,8 +51,8 @@ static void make(struct rig *g) {
 	memset(g, 0, sizeof(*g));
 	drv_init(&g->d);
 	struct virtio_console_port_options ports[2] = {
-		{NULL, true, {wire_write, wire_readable, &g->wire[0]}},
-		{"org.joist.agent", false, {wire_write, wire_readable, &g->wire[1]}},
+		{NULL, true, {wire_write, wire_readable, &g->wire[0]}, false},
+		{"org.joist.agent", false, {wire_write, wire_readable, &g->wire[1]}, false},
 	};
 	g->c = virtio_console_create(&g->d.vm, ports, 2);
 	for (unsigned i = 0; i < 2; i++) {
@@ -209,6 +209,15 @@ static void test_multiport(void **state) {
 	control(0xffffffff, 6, 1);
 	control(0, 1234, 1);
 	assert_false(drv_needs_reset(&rig.d));
+	/* The host's end closes and opens. */
+	virtio_console_set_open(rig.c, 1, false);
+	expect_control(DRV_DATA + 0x600, 1, 6, 0, "");
+	virtio_console_set_open(rig.c, 1, true);
+	virtio_console_set_open(rig.c, 1, false);
+	expect_control(DRV_DATA + 0x700, 1, 6, 1, "");
+	give_buffer(2, DRV_DATA + 0x600, 64); /* the last change waited for it */
+	expect_control(DRV_DATA + 0x600, 1, 6, 0, "");
+	give_buffer(2, DRV_DATA + 0x600, 64);
 	/* The terminal's size. */
 	virtio_console_resize(rig.c, 80, 25);
 	assert_true(used(2, &len) && len == 12);

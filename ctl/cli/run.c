@@ -116,7 +116,28 @@ static int read_disk(const char *text, struct machine_disk *d, char *path, size_
 struct run_request {
 	struct machine_config config;
 	char paths[BOARD_DISKS][1024];
+	char channels[BOARD_CHANNELS][32]; /* their names */
 };
+
+/* --channel NAME=SOCKET. The name is the guest's /dev/virtio-ports/NAME. */
+static int configure_channels(const struct cli_args *a, struct run_request *q) {
+	const char *text;
+	struct machine_config *c = &q->config;
+	while ((text = cli_nth(a, "channel", c->nchannels)) != NULL) {
+		if (c->nchannels == BOARD_CHANNELS)
+			return cli_usage(a->verb, "--channel: no more than %d", BOARD_CHANNELS);
+		char *name = q->channels[c->nchannels];
+		size_t len = strcspn(text, "=");
+		if (!len || len >= sizeof(q->channels[0]) || memchr(text, '/', len) || !text[len] ||
+			!text[len + 1])
+			return cli_usage(a->verb,
+							 "--channel %s: not NAME=SOCKET with a name of up to %zu characters",
+							 text, sizeof(q->channels[0]) - 1);
+		memcpy(name, text, len);
+		c->channels[c->nchannels++] = (struct machine_channel){name, text + len + 1};
+	}
+	return 0;
+}
 
 /* The tables' values as a machine's configuration. 0, or an exit code, message printed. */
 static int configure(const struct cli_args *a, struct run_request *q) {
@@ -163,7 +184,7 @@ static int configure(const struct cli_args *a, struct run_request *q) {
 	c->cpu_model = cli_text(a, "cpu-model");
 	c->no_reboot = cli_flag(a, "no-reboot");
 	c->virtio_console = strcmp(cli_text(a, "console"), "virtio") == 0;
-	return 0;
+	return configure_channels(a, q);
 }
 
 static int run_machine(struct session *s, const struct cli_args *a, struct run_request *q) {
@@ -260,6 +281,9 @@ static const struct cli_option options[] = {
 	 false},
 	{"console", 0, CLI_CHOICE, "KIND", "The guest's console, ttyS0 or hvc0", "serial",
 	 "serial virtio", false},
+	{"channel", 0, CLI_TEXT, "NAME=SOCKET",
+	 "The guest's /dev/virtio-ports/NAME as a Unix socket, as org.qemu.guest_agent.0=agent.sock",
+	 NULL, NULL, true},
 	{"timeout", 0, CLI_SECONDS, "TIME", "Stop the VM after this time, with exit code 124", NULL,
 	 NULL, false},
 	{"no-reboot", 0, CLI_FLAG, NULL, "End when the guest resets instead of booting again", NULL,

@@ -56,6 +56,11 @@ int loop_add(struct loop *l, struct loop_source *s, uint32_t events) {
 	return epoll_ctl(l->epoll, EPOLL_CTL_ADD, s->fd, &ev) < 0 ? -errno : 0;
 }
 
+void loop_change(struct loop *l, struct loop_source *s, uint32_t events) {
+	struct epoll_event ev = {.events = events, .data.ptr = s};
+	epoll_ctl(l->epoll, EPOLL_CTL_MOD, s->fd, &ev);
+}
+
 void loop_remove(struct loop *l, struct loop_source *s) {
 	epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
 }

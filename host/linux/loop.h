@@ -45,6 +45,8 @@ void loop_quit(struct loop *l); /* any thread */
 
 /* 0 or a negative errno value; EPERM: a file that is always ready. */
 int loop_add(struct loop *l, struct loop_source *s, uint32_t events);
+/* Waits for other events from now on; any thread that keeps the source alive. */
+void loop_change(struct loop *l, struct loop_source *s, uint32_t events);
 void loop_remove(struct loop *l, struct loop_source *s);
 
 int loop_event_create(struct loop *l, struct loop_event *ev, void (*ready)(void *), void *opaque);

@@ -375,6 +375,31 @@ static int make_console(struct machine *m, struct err *e) {
 	return 0;
 }
 
+static int make_channels(struct machine *m, struct err *e) {
+	struct board_config *b = &m->config.board;
+	for (unsigned i = 0; i < m->config.nchannels; i++) {
+		const struct machine_channel *c = &m->config.channels[i];
+		int r = host_channel_create(&m->channels[i], m->loop, c->path, &m->host, e);
+		if (r)
+			return r;
+		b->channels[b->nchannels++] =
+			(struct board_channel){c->name, host_channel_backend(m->channels[i])};
+	}
+	return 0;
+}
+
+static void channel_set_open(void *opaque, unsigned i, bool open) {
+	board_channel_set_open(((struct machine *)opaque)->board, i, open);
+}
+
+static int start_channels(struct machine *m, struct err *e) {
+	int r = 0;
+	for (unsigned i = 0; !r && i < m->config.nchannels; i++)
+		r = host_channel_start(m->channels[i], board_channel_device(m->board, i), channel_set_open,
+							   m, i, e);
+	return r;
+}
+
 static int make(struct machine *m, struct err *e) {
 	int r = loop_event_create(m->loop, &m->request, on_request, m);
 	if (r)
@@ -385,7 +410,7 @@ static int make(struct machine *m, struct err *e) {
 		return err_set(e, -r, "cannot make a timer: %s", strerror(-r));
 	m->has_timer = true;
 	if ((r = make_console(m, e)) || (r = host_ram_create(&m->ram, m->config.board.memory, e)) ||
-		(r = open_images(m, e)))
+		(r = open_images(m, e)) || (r = make_channels(m, e)))
 		return r;
 	m->config.board.rng = host_rng();
 	host_clock_init(&m->clock);
@@ -438,6 +463,9 @@ int machine_start(struct machine *m, struct err *e) {
 	r = console_start(&m->console, dev, e);
 	if (r)
 		return r;
+	r = start_channels(m, e);
+	if (r)
+		return r;
 	/* Set before the threads exist: they start with park(). */
 	hold(m);
 	r = vcpu_threads_start(m, e);
@@ -486,6 +514,9 @@ void machine_destroy(struct machine *m) {
 	for (unsigned i = 0; i < BOARD_DISKS; i++)
 		if (m->disks[i])
 			host_disk_close(m->disks[i]);
+	for (unsigned i = 0; i < BOARD_CHANNELS; i++)
+		if (m->channels[i])
+			host_channel_destroy(m->channels[i]);
 	if (m->has_console)
 		console_destroy(&m->console);
 	if (m->has_request)

@@ -32,6 +32,12 @@ struct machine_disk {
 	bool read_only;
 };
 
+/* A virtio port of the guest as a Unix socket; see channel.h. */
+struct machine_channel {
+	const char *name; /* /dev/virtio-ports/NAME */
+	const char *path;
+};
+
 struct machine_config {
 	const char *name;
 	const struct engine_ops *engine;
@@ -43,6 +49,8 @@ struct machine_config {
 	const char *kernel, *initrd; /* paths; NULL: none */
 	struct machine_disk disks[BOARD_DISKS];
 	unsigned ndisks;
+	struct machine_channel channels[BOARD_CHANNELS];
+	unsigned nchannels;
 	int in, out;		 /* console's descriptors; -1: none */
 	bool virtio_console; /* on the virtio console instead of COM1 */
 	bool escape;		 /* Ctrl-] in the input ends the machine */

@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "core/x86/cpuid.h"
+#include "host/linux/channel.h"
 #include "host/linux/clock.h"
 #include "host/linux/console.h"
 #include "host/linux/disk.h"
@@ -40,6 +41,7 @@ struct machine {
 	struct host_ram ram;
 	struct host_file kernel, initrd;
 	struct host_disk *disks[BOARD_DISKS];
+	struct host_channel *channels[BOARD_CHANNELS];
 	struct console console;
 	struct loop_timer timer;
 	struct loop_event request; /* something below in `park_lock`'s part changed */

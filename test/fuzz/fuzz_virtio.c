@@ -132,8 +132,8 @@ static void rng_fill(void *opaque, void *buf, size_t len) {
 static struct virtio_device *make_device(struct fuzz *f, unsigned kind) {
 	struct rng_backend rng = {rng_fill, NULL};
 	struct virtio_console_port_options ports[2] = {
-		{NULL, true, {wire_write, wire_readable, f}},
-		{"name", false, {wire_write, NULL, f}},
+		{NULL, true, {wire_write, wire_readable, f}, false},
+		{"name", false, {wire_write, NULL, f}, true},
 	};
 	switch (kind) {
 	case 0:
@@ -337,6 +337,8 @@ static void console_input(struct fuzz *f, struct input *in) {
 		abort();
 	f->room = take(in, 2);
 	port.writable(port.dev);
+	if (f->room & 2)
+		virtio_console_set_open(f->console, 1, f->room & 4);
 	if (f->room & 1)
 		virtio_console_resize(f->console, (uint16_t)take(in, 1), (uint16_t)take(in, 1));
 }
