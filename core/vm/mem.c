@@ -173,14 +173,25 @@ bool mem_write(struct mem_space *m, gpa_t gpa, const void *buf, uint64_t len) {
 	return copy(m, gpa, (uint8_t *)(uintptr_t)buf, len, true);
 }
 
+void mem_track(struct mem_space *m, uint8_t *bitmap, uint64_t pages) {
+	m->dirty = bitmap;
+	m->dirty_pages = bitmap ? pages : 0;
+	if (m->listener.changed)
+		m->listener.changed(m->listener.opaque);
+}
+
+void mem_note_dirty(struct mem_space *m, gpa_t gpa, uint64_t len) {
+	if (!m->dirty)
+		return;
+	uint64_t last = (gpa + MIN(len - 1, MEM_TOP - gpa)) >> 12;
+	for (uint64_t p = gpa >> 12; p <= last && p < m->dirty_pages; p++)
+		__atomic_fetch_or(&m->dirty[p >> 3], (uint8_t)(1u << (p & 7)), __ATOMIC_RELAXED);
+}
+
 void mem_written(struct mem_space *m, gpa_t gpa, uint64_t len) {
 	if (!len)
 		return;
-	if (m->dirty) {
-		uint64_t last = (gpa + MIN(len - 1, MEM_TOP - gpa)) >> 12;
-		for (uint64_t p = gpa >> 12; p <= last && p < m->dirty_pages; p++)
-			__atomic_fetch_or(&m->dirty[p >> 3], (uint8_t)(1u << (p & 7)), __ATOMIC_RELAXED);
-	}
+	mem_note_dirty(m, gpa, len);
 	if (m->listener.written)
 		m->listener.written(m->listener.opaque, gpa, len);
 }

@@ -65,7 +65,7 @@ struct mem_space {
 	struct mem_region *regions[MEM_REGIONS];
 	struct port_region *ports[PORT_REGIONS];
 	struct mem_listener listener;
-	uint8_t *dirty; /* bitmap of written pages, one bit a page; NULL: not tracking */
+	uint8_t *dirty; /* bitmap of written pages, see mem_track(); NULL: not tracking */
 	uint64_t dirty_pages;
 };
 
@@ -96,6 +96,15 @@ struct mem_segment mem_segment(struct mem_space *m, gpa_t gpa, uint64_t len, boo
  * outside of [gpa, gpa+len) is ever touched. For devices' DMA; VM lock held. */
 bool mem_read(struct mem_space *m, gpa_t gpa, void *buf, uint64_t len);
 bool mem_write(struct mem_space *m, gpa_t gpa, const void *buf, uint64_t len);
+
+/* Has the pages of RAM noted that are written from now on, by vCPUs and devices: a bitmap, one bit
+ * a page from gpa 0 on, set atomically; it stays the caller's. NULL: not any more. Whoever has
+ * cleared bits calls it again with the same bitmap, before the guest goes on: an engine notes a
+ * page only once. VM lock held, while no vCPU runs. */
+void mem_track(struct mem_space *m, uint8_t *bitmap, uint64_t pages);
+
+/* Notes the pages of [gpa, gpa + len), if they are to be noted; for engines. */
+void mem_note_dirty(struct mem_space *m, gpa_t gpa, uint64_t len);
 
 /* Says that a device wrote [gpa, gpa+len) of RAM through a segment. */
 void mem_written(struct mem_space *m, gpa_t gpa, uint64_t len);

@@ -112,6 +112,7 @@ struct walk {
 	gpa_t gpa; /* of the byte */
 	bool write, user, nx, global;
 	uint64_t *leaf; /* host address of the leaf entry; NULL without paging */
+	gpa_t leaf_gpa;
 	uint64_t entry; /* the leaf as it was judged */
 	bool leaf64, dirty;
 	uint8_t shift; /* of the page: 12, 21, 22, 30 */
@@ -133,9 +134,11 @@ static uint64_t max_phys_mask(const struct soft_vcpu *c) {
 }
 
 /* Sets bits in an entry if it still reads `old`; false: it changed, walk again. */
-static bool set_bits(uint64_t *entry, bool is64, uint64_t old, uint64_t set) {
+static bool set_bits(struct soft_vcpu *c, uint64_t *entry, gpa_t gpa, bool is64, uint64_t old,
+					 uint64_t set) {
 	if ((old & set) == set)
 		return true;
+	mem_note_dirty(&c->v->vm->mem, gpa, 8);
 	if (is64)
 		return __atomic_compare_exchange_n(entry, &old, old | set, false, __ATOMIC_SEQ_CST,
 										   __ATOMIC_SEQ_CST);
@@ -173,7 +176,8 @@ static bool walk_once(struct soft_vcpu *c, gva_t gva, bool set_dirty, struct wal
 		bool pdpte = is64 && !c->long_mode && level == 3;
 		if (pdpte)
 			index &= 3;
-		uint8_t *p = table_ptr(c, table + index * (is64 ? 8 : 4), is64 ? 8 : 4);
+		gpa_t entry = table + index * (is64 ? 8 : 4);
+		uint8_t *p = table_ptr(c, entry, is64 ? 8 : 4);
 		if (!p) { /* tables outside of RAM read as all ones: every reserved bit is set */
 			*error = PF_P | PF_RSVD;
 			return false;
@@ -217,6 +221,7 @@ static bool walk_once(struct soft_vcpu *c, gva_t gva, bool set_dirty, struct wal
 				w->gpa |= (e >> 13 & 0xff) << 32;
 			w->global = (e & PTE_G) && (s->cr4 & CR4_PGE);
 			w->leaf = (uint64_t *)p;
+			w->leaf_gpa = entry;
 			w->entry = e;
 			w->leaf64 = is64;
 			w->shift = (uint8_t)shift;
@@ -224,7 +229,7 @@ static bool walk_once(struct soft_vcpu *c, gva_t gva, bool set_dirty, struct wal
 			/* The caller judges rights before any bit is set in the leaf. */
 			return true;
 		}
-		if (!pdpte && !set_bits((uint64_t *)p, is64, e, PTE_A)) {
+		if (!pdpte && !set_bits(c, (uint64_t *)p, entry, is64, e, PTE_A)) {
 			*again = true;
 			return false;
 		}
@@ -271,7 +276,8 @@ static void walk(struct soft_vcpu *c, gva_t gva, enum soft_access kind, bool use
 				error |= PF_I;
 			soft_raise_pf(c, gva, error);
 		}
-		if (set_bits(w->leaf, w->leaf64, w->entry, PTE_A | (kind == ACCESS_WRITE ? PTE_D : 0)))
+		if (set_bits(c, w->leaf, w->leaf_gpa, w->leaf64, w->entry,
+					 PTE_A | (kind == ACCESS_WRITE ? PTE_D : 0)))
 			return;
 	}
 }
@@ -335,9 +341,14 @@ struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_
 	gva_t slow = c->data_breakpoints || !e->host ? TAG_SLOW : 0;
 	e->tag[ACCESS_READ] = page | slow;
 	e->code = mem == MEM_RAM && is_code(c, gpa);
-	e->tag[ACCESS_WRITE] = w.dirty && allowed(c, &w, ACCESS_WRITE, user)
-							   ? page | slow | (mem != MEM_RAM || e->code ? TAG_SLOW : 0)
-							   : SOFT_TLB_INVALID;
+	/* With tracking, the first write must come here. */
+	bool tracked = c->v->vm->mem.dirty != NULL;
+	if (tracked && kind == ACCESS_WRITE && mem == MEM_RAM)
+		mem_note_dirty(&c->v->vm->mem, gpa, PAGE_SIZE);
+	e->tag[ACCESS_WRITE] =
+		w.dirty && (kind == ACCESS_WRITE || !tracked) && allowed(c, &w, ACCESS_WRITE, user)
+			? page | slow | (mem != MEM_RAM || e->code ? TAG_SLOW : 0)
+			: SOFT_TLB_INVALID;
 	e->tag[ACCESS_EXEC] =
 		allowed(c, &w, ACCESS_EXEC, user) ? page | (e->host ? 0 : TAG_SLOW) : SOFT_TLB_INVALID;
 	return e;
