@@ -2,15 +2,16 @@
  * them what has nothing to do with executing instructions: INIT, SIPI, waiting.
  *
  * What an engine's run() owes the gate: it returns EXIT_PREEMPTED soon after EVENT_KICK,
- * EVENT_INIT or EVENT_SIPI is posted, and with EXIT_HALT it has brought v->state.activity,
- * rflags and nmi_masked up to date. */
+ * EVENT_INIT or EVENT_SIPI is posted, and with EXIT_HALT it has brought rflags and nmi_masked
+ * up to date. v->state.activity is always up to date between two runs, and run() finds it
+ * CPU_RUNNING. */
 #include "engine/engine.h"
 
 #include "core/base/bits.h"
 #include "core/base/check.h"
 #include "core/x86/regs.h"
 
-const struct engine_ops *const engines[] = {&engine_soft, NULL};
+const struct engine_ops *const engines[] = {&engine_kvm, &engine_soft, NULL};
 
 static void changed(void *opaque) {
 	struct engine *en = opaque;
@@ -22,6 +23,13 @@ static void written(void *opaque, gpa_t gpa, uint64_t len) {
 	struct engine *en = opaque;
 	if (en->ops->mem_written)
 		en->ops->mem_written(en->self, gpa, len);
+}
+
+int engine_cpuid_host(const struct engine_ops *ops, struct cpuid_host *h, struct err *e) {
+	*h = cpuid_this_host();
+	int r = ops->cpuid_host ? ops->cpuid_host(h, e) : 0;
+	check(r || h->query);
+	return r;
 }
 
 int engine_create(struct engine *en, const struct engine_ops *ops, struct vm *vm,
@@ -122,11 +130,7 @@ void engine_run(struct engine *en, struct vcpu *v, struct vm_exit *out) {
 			out->kind = EXIT_HALT;
 			break;
 		}
-		if (v->state.activity == CPU_HALTED) {
-			engine_get_state(en, v);
-			v->state.activity = CPU_RUNNING;
-			engine_set_state(en, v);
-		}
+		v->state.activity = CPU_RUNNING;
 		run(en, v, out);
 		/* What the gate serves itself is none of the caller's business. */
 		if (out->kind == EXIT_PREEMPTED && !(vcpu_events(v) & EVENT_KICK) &&

@@ -14,7 +14,8 @@
 struct engine;
 
 struct engine_options {
-	/* Which part of the engine runs code: NULL = the engine's default. For soft: "interp". */
+	/* Which part of the engine runs code: NULL = the engine's default. For soft: "interp"; for
+	 * kvm: who has the interrupt controllers. */
 	const char *tier;
 	bool stats;
 };
@@ -35,7 +36,12 @@ struct engine_probe {
 
 struct engine_ops {
 	const char *name;
-	void (*probe)(struct engine_probe *p);
+	bool hardware_tsc; /* the guest's RDTSC is the hardware's: the VM's clock must count by it */
+	/* Does it work on this host? `fresh`: try it now, else what was found since the host booted
+	 * may do. */
+	void (*probe)(struct engine_probe *p, bool fresh);
+	/* The processor that guests of this engine can be given. NULL: this host's. */
+	int (*cpuid_host)(struct cpuid_host *h, struct err *e);
 	int (*create)(struct vm *vm, const struct engine_options *o, void **self, struct err *e);
 	void (*destroy)(void *self);
 	int (*add_vcpu)(void *self, struct vcpu *v, struct err *e);
@@ -48,7 +54,7 @@ struct engine_ops {
 	void (*stats)(void *self, void (*line)(void *out, const char *name, uint64_t val), void *out);
 };
 
-extern const struct engine_ops engine_soft;
+extern const struct engine_ops engine_kvm, engine_soft;
 
 /* All engines of this build, best first; ends with NULL. */
 extern const struct engine_ops *const engines[];
@@ -59,6 +65,9 @@ struct engine {
 	void *self;
 	uint64_t running; /* vCPUs inside run(), by id; atomic */
 };
+
+/* The processor from which a CPUID policy for this engine is made. */
+int engine_cpuid_host(const struct engine_ops *ops, struct cpuid_host *h, struct err *e);
 
 /* Binds an engine to a VM whose memory map and vCPUs exist. 0, or -ERR_* with `e` filled. */
 int engine_create(struct engine *en, const struct engine_ops *ops, struct vm *vm,

@@ -1,4 +1,4 @@
-/* KVM's paravirtual clock ([KVM msr.rst] MSR_KVM_WALL_CLOCK_NEW,
+/* KVM's paravirtual clock ([KVM x86/msr.rst] MSR_KVM_WALL_CLOCK_NEW,
  * MSR_KVM_SYSTEM_TIME_NEW and their old numbers): the guest names a place in its
  * memory, and finds there how to turn its TSC into nanoseconds.
  *

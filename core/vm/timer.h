@@ -17,6 +17,9 @@ struct vm_clock {
 	uint64_t (*wall_ns)(void *opaque); /* UTC, nanoseconds since 1970 */
 	void *opaque;
 	uint32_t tsc_khz;
+	/* true: now_tsc() is the processor's TSC minus *base, until the clock is stopped. NULL or
+	 * false: it has nothing to do with it. */
+	bool (*tsc_base)(void *opaque, uint64_t *base);
 };
 
 struct vm_timer {

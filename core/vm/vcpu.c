@@ -74,6 +74,7 @@ void vcpu_reset(struct vcpu *v, bool init) {
 	s->dr7 = DR7_FIXED;
 	s->shadow = 0;
 	s->nmi_masked = false;
+	s->event = (struct x86_event){0};
 	s->activity = v->id == 0 ? CPU_RUNNING : CPU_WAIT_SIPI;
 }
 
@@ -300,9 +301,23 @@ static void sanitise(struct state_io *io, struct x86_state *s) {
 	memset(s->xsave + XSAVE_HEADER + 8, 0, 56);
 }
 
+static void walk_event(struct state_io *io, struct x86_event *ev) {
+	uint32_t kind = ev->kind;
+	state_u32_below(io, "event", &kind, X86_EVENT_KINDS);
+	ev->kind = (uint8_t)kind;
+	state_u8(io, "event_vector", &ev->vector);
+	state_bool(io, "event_has_error", &ev->has_error);
+	state_u32(io, "event_error", &ev->error);
+	if (io->loading && ev->kind == X86_EVENT_EXCEPTION &&
+		(ev->vector > 31 || ev->vector == VEC_NMI))
+		state_fail(io, "an exception in flight with no exception's vector");
+}
+
 void vcpu_state(struct state_io *io, void *vcpu) {
 	struct vcpu *v = vcpu;
 	struct x86_state *s = &v->state;
+	if (io->loading)
+		s->event = (struct x86_event){0};
 	array_u64(io, "gpr", s->gpr, 16);
 	state_u64(io, "rip", &s->rip);
 	state_u64(io, "rflags", &s->rflags);
@@ -315,6 +330,8 @@ void vcpu_state(struct state_io *io, void *vcpu) {
 	state_u8(io, "shadow", &s->shadow);
 	state_bool(io, "nmi_masked", &s->nmi_masked);
 	state_u8(io, "sipi_vector", &s->sipi_vector);
+	if (io->version >= 2)
+		walk_event(io, &s->event);
 	state_bytes(io, "xsave", s->xsave, sizeof(s->xsave));
 	uint32_t events = vcpu_events(v) & (EVENT_INTR | EVENT_NMI | EVENT_INIT | EVENT_SIPI);
 	state_u32_below(io, "events", &events, EVENT_KICK);

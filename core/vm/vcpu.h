@@ -45,6 +45,25 @@ enum x86_activity { CPU_RUNNING, CPU_HALTED, CPU_WAIT_SIPI, CPU_SHUTDOWN };
 #define SHADOW_STI 1u
 #define SHADOW_MOV_SS 2u
 
+/* An exception or interrupt that the processor took and has not delivered yet. Engine soft always
+ * delivers before it stops; hardware may be stopped in between, e.g. by a page of the stack that
+ * is not there yet. */
+enum x86_event_kind {
+	X86_EVENT_NONE,
+	X86_EVENT_EXCEPTION,
+	X86_EVENT_SOFT_INT, /* INT n: RIP is already behind it */
+	X86_EVENT_EXT_INT,
+	X86_EVENT_NMI,
+	X86_EVENT_KINDS,
+};
+
+struct x86_event {
+	uint8_t kind; /* enum x86_event_kind */
+	uint8_t vector;
+	bool has_error;
+	uint32_t error;
+};
+
 #define XSAVE_AREA 2816 /* legacy, header, AVX, and AVX-512 at the standard offsets */
 
 struct x86_state {
@@ -65,6 +84,7 @@ struct x86_state {
 	uint8_t shadow;	 /* SHADOW_* */
 	bool nmi_masked; /* an NMI handler runs: until IRET */
 	uint8_t sipi_vector;
+	struct x86_event event;
 	/* x87, SSE, AVX, AVX-512: the XSAVE image in standard (non-compacted) format. */
 	uint8_t xsave[XSAVE_AREA] __attribute__((aligned(64)));
 };
@@ -139,6 +159,7 @@ uint64_t vcpu_tsc(const struct vcpu *v);
 void vcpu_adjust_tsc(struct vcpu *v, uint64_t delta);
 
 /* Walks the architectural state both ways. */
+#define VCPU_STATE_VERSION 2 /* 2: the event in flight */
 void vcpu_state(struct state_io *io, void *vcpu);
 
 #endif

@@ -31,7 +31,7 @@ void vm_reset(struct vm *vm) {
 
 void vm_state(struct vm *vm, struct state_io *io) {
 	for (unsigned i = 0; i < vm->nvcpus; i++)
-		state_section(io, "vcpu", i, 1, vcpu_state, vm->vcpus[i]);
+		state_section(io, "vcpu", i, VCPU_STATE_VERSION, vcpu_state, vm->vcpus[i]);
 	for (unsigned i = 0; i < vm->ndevices; i++) {
 		const struct device *d = &vm->devices[i];
 		if (d->ops->state)

@@ -56,8 +56,8 @@ static const uint8_t wanted[X86_FEAT_COUNT] = {
 	[X86_FEAT_HYPERVISOR] = 1 | OURS,
 	[X86_FEAT_ARAT] = 1 | OURS,
 	[X86_FEAT_TSC_ADJUST] = 1 | OURS,
-	[X86_FEAT_CONSTANT_TSC] = 1 | OURS,
-	[X86_FEAT_GBPAGES] = 1 | OURS,
+	[X86_FEAT_CONSTANT_TSC] = 1 | OURS | INFORM,
+	[X86_FEAT_GBPAGES] = 1 | OURS | INFORM,
 	[X86_FEAT_RDTSCP] = 1 | OURS,
 	[X86_FEAT_3DNOWPREFETCH] = 1 | OURS,
 	[X86_FEAT_TOPOEXT] = 1 | OURS | AMD_ONLY,
@@ -67,14 +67,14 @@ static const uint8_t wanted[X86_FEAT_COUNT] = {
 	/* What makes kernels leave out mitigations that do not reach the host's CPU from within a
 	 * guest of engine soft, and that cost it dearly: page table isolation, return thunks,
 	 * retpolines, VERW on each return to user mode. (Engine kvm shows only what KVM allows.) */
-	[X86_FEAT_LFENCE_SERIAL] = 1 | OURS | AMD_ONLY,
-	[X86_FEAT_NULL_SEL_CLR_BASE] = 1 | OURS | AMD_ONLY,
-	[X86_FEAT_AUTOIBRS] = 1 | OURS | AMD_ONLY,
-	[X86_FEAT_SRSO_NO] = 1 | OURS | AMD_ONLY,
-	[X86_FEAT_TSA_SQ_NO] = 1 | OURS | AMD_ONLY,
-	[X86_FEAT_TSA_L1_NO] = 1 | OURS | AMD_ONLY,
-	[X86_FEAT_SPEC_CTRL] = 1 | OURS | INTEL_ONLY,
-	[X86_FEAT_ARCH_CAPABILITIES] = 1 | OURS | INTEL_ONLY,
+	[X86_FEAT_LFENCE_SERIAL] = 1 | OURS | INFORM | AMD_ONLY,
+	[X86_FEAT_NULL_SEL_CLR_BASE] = 1 | OURS | INFORM | AMD_ONLY,
+	[X86_FEAT_AUTOIBRS] = 1 | OURS | INFORM | AMD_ONLY,
+	[X86_FEAT_SRSO_NO] = 1 | OURS | INFORM | AMD_ONLY,
+	[X86_FEAT_TSA_SQ_NO] = 1 | OURS | INFORM | AMD_ONLY,
+	[X86_FEAT_TSA_L1_NO] = 1 | OURS | INFORM | AMD_ONLY,
+	[X86_FEAT_SPEC_CTRL] = 1 | OURS | INFORM | INTEL_ONLY,
+	[X86_FEAT_ARCH_CAPABILITIES] = 1 | OURS | INFORM | INTEL_ONLY,
 	/* x86-64-v2 */
 	[X86_FEAT_CX16] = 2 | OURS,
 	[X86_FEAT_LAHF_LM] = 2 | OURS,
@@ -252,7 +252,7 @@ static int choose_features(struct cpuid_policy *p, const struct cpuid_host *h, u
 		unsigned want = wanted[f] & LEVEL_MASK;
 		if (!want || want > level || (wanted[f] & (p->amd ? INTEL_ONLY : AMD_ONLY)))
 			continue;
-		bool on = (wanted[f] & OURS) || host_has(h, f);
+		bool on = ((wanted[f] & OURS) && !h->strict) || host_has(h, f);
 		/* State that the host's OS does not switch on cannot be used. */
 		if (f == X86_FEAT_XSAVE && !(h->xcr0 & XCR0_SSE))
 			on = false;

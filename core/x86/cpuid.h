@@ -31,10 +31,12 @@ struct cpuid_policy {
 	uint64_t features[(X86_FEAT_COUNT + 63) / 64];
 };
 
-/* The processor below: its CPUID, and XCR0 as its OS set it (0: no XSAVE). */
+/* The processor below: its CPUID, and XCR0 as its OS set it (0: no XSAVE). `strict`: nothing is
+ * provided by an engine, what `query` does not show cannot be had. */
 struct cpuid_host {
 	void (*query)(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 	uint64_t xcr0;
+	bool strict;
 };
 
 /* Asks the CPU that runs this code. */

@@ -75,7 +75,7 @@ static void query(uint32_t leaf, uint32_t subleaf, uint32_t out[4]) {
 	}
 }
 
-static const struct cpuid_host host = {query, 0xe7};
+static const struct cpuid_host host = {query, 0xe7, false};
 static struct cpuid_policy p;
 static struct x86_state state;
 

@@ -75,7 +75,7 @@ static int run(const struct cli_args *a) {
 	struct host_facts f;
 	struct engine_choice c;
 	host_facts_collect(&f);
-	pick_engine(&c);
+	pick_engine(&c, true);
 	if (!cli_flag(a, "json"))
 		print_text(&f, &c);
 	else if (print_json(&f, &c) != 0)

@@ -6,24 +6,24 @@
 
 #include "core/base/check.h"
 
-static void probe(const struct engine_ops *ops, struct engine_probe *p) {
+static void probe(const struct engine_ops *ops, struct engine_probe *p, bool fresh) {
 	memset(p, 0, sizeof(*p));
 	p->usable = true;
 	if (ops->probe)
-		ops->probe(p);
+		ops->probe(p, fresh);
 }
 
-void pick_engine(struct engine_choice *c) {
-	char not_used[200] = "";
+void pick_engine(struct engine_choice *c, bool fresh) {
+	char not_used[260] = "";
 	memset(c, 0, sizeof(*c));
 	for (; engines[c->n]; c->n++) {
 		check(c->n < PICK_ENGINES);
 		struct engine_probe *p = &c->probes[c->n];
-		probe(engines[c->n], p);
+		probe(engines[c->n], p, fresh);
 		if (p->usable && !c->ops)
 			c->ops = engines[c->n];
 		else if (!p->usable && !c->ops && !not_used[0])
-			snprintf(not_used, sizeof(not_used), " (not %s: %.150s)", engines[c->n]->name, p->why);
+			snprintf(not_used, sizeof(not_used), " (not %s: %.200s)", engines[c->n]->name, p->why);
 	}
 	if (c->ops)
 		snprintf(c->why, sizeof(c->why), "engine: %s%s", c->ops->name,
@@ -44,26 +44,29 @@ static int refuse_name(const char *text, size_t len, struct err *e) {
 	return err_set(e, ERR_INVAL, "no engine %s; this build has %s", name, list);
 }
 
-int pick_engine_named(const char *text, const struct engine_ops **ops, const char **tier,
-					  struct err *e) {
+int pick_engine_named(const char *text, bool force, struct engine_pick *pick, struct err *e) {
 	size_t len = strcspn(text, ",");
-	*tier = text[len] ? text + len + 1 : NULL;
-	*ops = NULL;
+	*pick = (struct engine_pick){.tier = text[len] ? text + len + 1 : NULL};
 	if (len == 4 && memcmp(text, "auto", 4) == 0) {
 		struct engine_choice c;
-		pick_engine(&c);
-		*ops = c.ops;
+		pick_engine(&c, false);
+		pick->ops = c.ops;
+		if (c.ops != engines[0])
+			snprintf(pick->why, sizeof(pick->why), "%s", c.why);
 		return c.ops ? 0 : err_set(e, ERR_NOTSUP, "%s; 'joist doctor' says more", c.why);
 	}
 	for (unsigned i = 0; engines[i]; i++) {
 		if (strlen(engines[i]->name) != len || memcmp(engines[i]->name, text, len) != 0)
 			continue;
 		struct engine_probe p;
-		probe(engines[i], &p);
-		if (!p.usable)
-			return err_set(e, ERR_NOTSUP, "engine %s does not work here: %s", engines[i]->name,
-						   p.why);
-		*ops = engines[i];
+		if (!force) {
+			probe(engines[i], &p, false);
+			if (!p.usable)
+				return err_set(e, ERR_NOTSUP,
+							   "engine %s does not work here: %s; --force tries it all the same",
+							   engines[i]->name, p.why);
+		}
+		pick->ops = engines[i];
 		return 0;
 	}
 	return refuse_name(text, len, e);

@@ -114,6 +114,7 @@ static int read_disk(const char *text, struct machine_disk *d, char *path, size_
 }
 
 struct run_request {
+	struct engine_pick engine;
 	struct machine_config config;
 	char paths[BOARD_DISKS][1024];
 	char channels[BOARD_CHANNELS][32]; /* their names */
@@ -144,11 +145,13 @@ static int configure(const struct cli_args *a, struct run_request *q) {
 	struct machine_config *c = &q->config;
 	struct board_config *b = &c->board;
 	struct err e = {{0}};
-	int r = pick_engine_named(cli_text(a, "engine"), &c->engine, &c->engine_options.tier, &e);
+	int r = pick_engine_named(cli_text(a, "engine"), cli_flag(a, "force"), &q->engine, &e);
 	if (r) {
 		cli_error("%s", e.text);
 		return r == -ERR_INVAL ? CLI_USAGE : code_of(r);
 	}
+	c->engine = q->engine.ops;
+	c->engine_options.tier = q->engine.tier;
 	c->engine_options.stats = cli_flag(a, "engine-stats");
 	c->name = cli_text(a, "name");
 	c->kernel = cli_text(a, "kernel");
@@ -194,6 +197,8 @@ static int run_machine(struct session *s, const struct cli_args *a, struct run_r
 		cli_error("%s", e.text);
 		return code_of(r);
 	}
+	if (q->engine.why[0] && !cli_flag(a, "quiet"))
+		say(s, q->engine.why, NULL);
 	bool raw = q->config.escape && terminal_make_raw(STDIN_FILENO);
 	if (raw && !cli_flag(a, "quiet"))
 		say(s, "Ctrl-] stops the VM and leaves", NULL);
@@ -273,7 +278,9 @@ static const struct cli_option options[] = {
 	 true},
 	{"name", 'n', CLI_NAME, "NAME", "Name of the VM, in messages", NULL, NULL, false},
 	{"engine", 0, CLI_TEXT, "ENGINE", "What runs the guest's code", "auto",
-	 "auto soft soft,jit soft,interp", false},
+	 "auto kvm soft soft,jit soft,interp", false},
+	{"force", 0, CLI_FLAG, NULL, "Use the engine named even where its probe fails", NULL, NULL,
+	 false},
 	{"board", 0, CLI_CHOICE, "BOARD", "Kind of machine, pc with PCI or micro with virtio-mmio only",
 	 "pc", "pc micro", false},
 	{"cpu-model", 0, CLI_CHOICE, "MODEL",

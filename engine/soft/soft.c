@@ -12,7 +12,7 @@
 #define DEFAULT_TIER "jit"
 #define CODE_CACHE (128u << 20)
 
-static void soft_probe_host(struct engine_probe *p) {
+static void soft_probe_host(struct engine_probe *p, bool fresh) {
 	p->usable = true;
 	p->nfindings = 1;
 	p->findings[0] = (struct engine_finding){.ok = true};
@@ -54,6 +54,22 @@ static void soft_destroy(void *self) {
 	free(s);
 }
 
+/* Another engine was stopped on the way into a handler: go on with that. */
+static void take_event(struct soft_vcpu *c) {
+	static const enum soft_event_kind kinds[X86_EVENT_KINDS] = {
+		[X86_EVENT_EXCEPTION] = EVENT_KIND_EXCEPTION,
+		[X86_EVENT_SOFT_INT] = EVENT_KIND_SOFT_INT,
+		[X86_EVENT_EXT_INT] = EVENT_KIND_EXT_INT,
+		[X86_EVENT_NMI] = EVENT_KIND_NMI,
+	};
+	struct x86_event *ev = &c->s->event;
+	if (ev->kind != X86_EVENT_NONE) {
+		c->event = (struct soft_event){kinds[ev->kind], ev->vector, ev->has_error, ev->error};
+		c->deliver = true;
+	}
+	*ev = (struct x86_event){0};
+}
+
 static void soft_set_state(struct vcpu *v) {
 	struct soft_vcpu *c = v->engine;
 	const struct x86_state *s = c->s;
@@ -63,6 +79,7 @@ static void soft_set_state(struct vcpu *v) {
 		soft_tlb_flush(c, true);
 	}
 	soft_update_mode(c);
+	take_event(c);
 }
 
 static int soft_add_vcpu(void *self, struct vcpu *v, struct err *e) {

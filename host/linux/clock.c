@@ -89,16 +89,22 @@ static uint64_t wall_ns(void *opaque) {
 	return kernel_ns(CLOCK_REALTIME);
 }
 
-void host_clock_init(struct host_clock *c) {
+static bool tsc_base(void *opaque, uint64_t *base) {
+	const struct host_clock *c = opaque;
+	*base = __atomic_load_n(&c->base, __ATOMIC_RELAXED);
+	return c->source == CLOCK_FROM_TSC;
+}
+
+void host_clock_init(struct host_clock *c, bool hardware_tsc) {
 	enum tsc_khz_from from;
 	uint32_t khz = KERNEL_KHZ;
 	*c = (struct host_clock){.source = CLOCK_FROM_KERNEL, .stopped_at = UINT64_MAX};
-	if (host_tsc_invariant()) {
+	if (hardware_tsc || host_tsc_invariant()) {
 		c->source = CLOCK_FROM_TSC;
 		khz = host_tsc_khz(&from);
 	}
 	c->ns_mult = ((uint64_t)1000000 << 32) / khz;
-	c->clock = (struct vm_clock){now_ns, now_tsc, wall_ns, c, khz};
+	c->clock = (struct vm_clock){now_ns, now_tsc, wall_ns, c, khz, tsc_base};
 	c->base = source_ticks(c);
 }
 

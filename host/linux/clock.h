@@ -16,7 +16,8 @@ struct host_clock {
 	uint64_t stopped_at; /* guest ticks; UINT64_MAX while running; atomic */
 };
 
-void host_clock_init(struct host_clock *c);
+/* `hardware_tsc`: the guest reads the TSC of the hardware, so the clock must count by it. */
+void host_clock_init(struct host_clock *c, bool hardware_tsc);
 void host_clock_pause(struct host_clock *c);
 void host_clock_resume(struct host_clock *c);
 

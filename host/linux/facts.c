@@ -1,11 +1,9 @@
-/* See facts.h. CPUID bits: [SDM2 CPUID]. KVM: its API document, all the way to
- * running one instruction, since a device node that opens says little. */
+/* See facts.h. CPUID bits: [SDM2 CPUID]. What KVM can do is engine/kvm's to find out. */
 #include "host/linux/facts.h"
 
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kvm.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -150,84 +148,6 @@ static void collect_tsc(struct host_facts *f) {
 		hint(x, "guests get a clock made from the kernel's, which costs a little more to read");
 }
 
-/* ---- KVM --------------------------------------------------------------------------- */
-
-/* Runs one instruction in a guest: `out %al, $0x10` in real mode. NULL if that works, or
- * what does not. */
-static const char *try_kvm(int fd, int vm) {
-	static const uint8_t code[] = {0xe6, 0x10, 0xf4};
-	const char *failed = "mapping memory";
-	int size = ioctl(fd, KVM_GET_VCPU_MMAP_SIZE, 0), vcpu = -1;
-	struct kvm_run *run = MAP_FAILED;
-	uint8_t *ram = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (ram == MAP_FAILED || size < (int)sizeof(*run))
-		return failed;
-	memcpy(ram, code, sizeof(code));
-	struct kvm_userspace_memory_region region = {
-		.guest_phys_addr = 0x1000, .memory_size = 4096, .userspace_addr = (uintptr_t)ram};
-	struct kvm_sregs sregs;
-	struct kvm_regs regs = {.rip = 0x1000, .rflags = 2};
-	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) < 0)
-		goto out;
-	failed = "making a vCPU";
-	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
-	if (vcpu < 0)
-		goto out;
-	run = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
-	if (run == MAP_FAILED || ioctl(vcpu, KVM_GET_SREGS, &sregs) < 0)
-		goto out;
-	sregs.cs.base = sregs.cs.selector = 0;
-	failed = "setting registers";
-	if (ioctl(vcpu, KVM_SET_SREGS, &sregs) < 0 || ioctl(vcpu, KVM_SET_REGS, &regs) < 0)
-		goto out;
-	failed = "running a guest's first instruction";
-	if (ioctl(vcpu, KVM_RUN, 0) == 0 && run->exit_reason == KVM_EXIT_IO && run->io.port == 0x10)
-		failed = NULL;
-out:
-	if (run != MAP_FAILED)
-		munmap(run, (size_t)size);
-	if (vcpu >= 0)
-		close(vcpu);
-	munmap(ram, 4096);
-	return failed;
-}
-
-static void collect_kvm(struct host_facts *f) {
-	struct host_fact *x;
-	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (fd < 0) {
-		int code = errno;
-		if (code == ENOENT) {
-			x = add(f, "kvm", FACT_INFO, "absent: there is no /dev/kvm");
-			hint(x, "the kernel has no KVM, or this is a VM or container without it");
-		} else if (code == EACCES || code == EPERM) {
-			x = add(f, "kvm", FACT_WARN, "present, but no permission to open /dev/kvm");
-			hint(x, "add yourself to group kvm: usermod -aG kvm USER, then log in again");
-		} else {
-			x = add(f, "kvm", FACT_WARN, "/dev/kvm does not open: %s", strerror(code));
-			hint(x, "load the kernel's kvm_intel or kvm_amd module; is virtualization enabled in "
-					"the firmware?");
-		}
-		return;
-	}
-	int version = ioctl(fd, KVM_GET_API_VERSION, 0);
-	int vm = version == KVM_API_VERSION ? ioctl(fd, KVM_CREATE_VM, 0) : -1;
-	int code = errno;
-	const char *failed = vm >= 0 ? try_kvm(fd, vm) : NULL;
-	if (version != KVM_API_VERSION)
-		add(f, "kvm", FACT_WARN, "/dev/kvm answers with API version %d instead of %d", version,
-			KVM_API_VERSION);
-	else if (vm < 0)
-		add(f, "kvm", FACT_WARN, "/dev/kvm opens, but making a VM fails: %s", strerror(code));
-	else if (failed)
-		add(f, "kvm", FACT_WARN, "/dev/kvm opens and makes VMs, but %s fails", failed);
-	else
-		add(f, "kvm", FACT_OK, "works: it ran a guest's instruction (API version %d)", version);
-	if (vm >= 0)
-		close(vm);
-	close(fd);
-}
-
 /* ---- limits ------------------------------------------------------------------------ */
 
 /* May memory of a memfd be mapped for execution? A translator's code cache is such memory,
@@ -324,7 +244,6 @@ void host_facts_collect(struct host_facts *f) {
 		add(f, "kernel", FACT_INFO, "%s %s %s", u.sysname, u.release, u.machine);
 	collect_cpu(f);
 	collect_tsc(f);
-	collect_kvm(f);
 	collect_exec(f);
 	collect_resources(f);
 	collect_limits(f);

@@ -413,9 +413,11 @@ static int make(struct machine *m, struct err *e) {
 		(r = open_images(m, e)) || (r = make_channels(m, e)))
 		return r;
 	m->config.board.rng = host_rng();
-	host_clock_init(&m->clock);
-	r = cpuid_init(&m->cpuid, m->config.cpu_model, m->config.board.cpus, m->clock.clock.tsc_khz, e);
-	if (r)
+	host_clock_init(&m->clock, m->config.engine->hardware_tsc);
+	struct cpuid_host host;
+	if ((r = engine_cpuid_host(m->config.engine, &host, e)) ||
+		(r = cpuid_init_from(&m->cpuid, &host, m->config.cpu_model, m->config.board.cpus,
+							 m->clock.clock.tsc_khz, e)))
 		return r;
 	m->config.board.cpuid = &m->cpuid;
 	vm_init(&m->vm, &m->host, &m->clock.clock);

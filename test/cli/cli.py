@@ -74,7 +74,7 @@ def version():
     same(joist("version").stdout, p.stdout, "verb and option")
     j = json.loads(joist("version", "--json").stdout)
     same(p.stdout, f"joist {j['version']}\n", "version in JSON")
-    assert "soft" in j["engines"] and "pc" in j["boards"], j
+    assert j["engines"] == ["kvm", "soft"] and "pc" in j["boards"], j
 
 
 @case
@@ -200,12 +200,134 @@ def too_much_memory():
 def doctor():
     p = joist("doctor")
     same(p.returncode, 0, "exit code")
-    has(p.stdout, "engine: soft")
     j = json.loads(joist("doctor", "--json").stdout)
-    same(j["engine"], "soft", "engine")
-    for fact in ("cpu", "tsc", "kvm", "memory", "cores", "limit-mappings", "memfd-exec"):
+    has(p.stdout, "engine: " + j["engine"])
+    same([e["name"] for e in j["engines"]], ["kvm", "soft"], "engines")
+    usable = [e["name"] for e in j["engines"] if e["usable"]]
+    same(j["engine"], usable[0], "the first that works")
+    for fact in ("cpu", "tsc", "memory", "cores", "limit-mappings", "memfd-exec"):
         assert j["host"][fact]["status"] in ("info", "ok", "warning", "bad"), fact
     assert j["cpu_features"], "features"
+
+
+# ---- the choice of the engine. $JOIST_KVM names another device than /dev/kvm -------------------
+
+NOT_ROOT = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+
+def with_device(device, *args, cache="", before=(), timeout=30):
+    env = dict(os.environ, JOIST_KVM=device, XDG_RUNTIME_DIR=cache)
+    return subprocess.run([*before, JOIST, *args], capture_output=True, text=True, timeout=timeout,
+                          stdin=subprocess.DEVNULL, env=env)
+
+
+def engine_kvm(device, **kw):
+    p = with_device(device, "doctor", "--json", **kw)
+    same(p.returncode, 0, "exit code")
+    j = json.loads(p.stdout)
+    return j, j["engines"][0]
+
+
+def auto_takes_soft(device, *reasons, before=()):
+    """Doctor says why, `run` says it in one line, --engine kvm refuses and knows --force."""
+    j, kvm = engine_kvm(device, before=before)
+    same((j["engine"], kvm["usable"]), ("soft", False), "choice")
+    for r in reasons:
+        has(kvm["why"], r)
+        has(j["why"], r)
+    k = need_kernel()
+    p = with_device(device, "run", k, "-m", "128M", "--timeout", "0.2", before=before)
+    same(p.returncode, 124, "exit code of auto")
+    lines = [x for x in p.stderr.splitlines() if "engine" in x]
+    same(len(lines), 1, f"lines about the engine: {p.stderr!r}")
+    has(lines[0], "engine: soft (not kvm: " + kvm["why"][:100])
+    p = with_device(device, "run", k, "-q", "-m", "128M", "--timeout", "0.2", before=before)
+    assert "engine" not in p.stderr, p.stderr
+    p = with_device(device, "run", k, "--engine", "kvm", "--timeout", "5", before=before)
+    same(p.returncode, 5, "exit code of --engine kvm")
+    has(p.stderr, kvm["why"][:100])
+    has(p.stderr, "--force")
+    return kvm
+
+
+@case
+def auto_without_a_device():
+    kvm = auto_takes_soft("/nowhere/kvm", "there is no /nowhere/kvm")
+    same(kvm["findings"][0]["ok"], False, "finding")
+    # Forced, it still cannot, and says the same.
+    p = with_device("/nowhere/kvm", "run", need_kernel(), "--engine", "kvm", "--force")
+    same(p.returncode, 3, "exit code")
+    has(p.stderr, "there is no /nowhere/kvm")
+
+
+@case
+def auto_without_permission():
+    with tempfile.TemporaryDirectory() as d:
+        os.chmod(d, 0o755)
+        device = os.path.join(d, "kvm")
+        open(device, "w").close()
+        os.chmod(device, 0)
+        before = ()
+        if os.geteuid() == 0:  # root may open everything
+            if not shutil.which("setpriv"):
+                raise Skip("as root, and there is no setpriv")
+            before = NOT_ROOT
+            if subprocess.run([*before, JOIST, "version"], capture_output=True).returncode:
+                raise Skip("another user may not run this program where it is")
+        auto_takes_soft(device, "may not be opened", "group kvm", before=before)
+
+
+@case
+def auto_with_what_is_no_kvm():
+    kvm = auto_takes_soft("/dev/null", "/dev/null is no KVM device")
+    same([f["ok"] for f in kvm["findings"]], [False], "findings")
+
+
+@case
+def auto_with_the_real_device():
+    """Whatever this host's KVM is: the choice follows the probe, and every step is told."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        raise Skip("no /dev/kvm that may be opened here")
+    j, kvm = engine_kvm("/dev/kvm")
+    steps = {f["what"]: f["ok"] for f in kvm["findings"]}
+    if len(steps) < 3:
+        raise Skip("KVM makes no VM here: " + kvm["why"])
+    for step in ("real mode", "64-bit code with paging", "lock cmpxchg16b", "xsave, xrstor",
+                 "int3 and ud2 in kernel mode", "page fault in kernel mode"):
+        assert step in steps, (step, steps)
+    same(kvm["usable"], all(steps.values()), "usable if and only if every step works")
+    same(j["engine"], "kvm" if kvm["usable"] else "soft", "choice")
+    if not kvm["usable"]:
+        auto_takes_soft("/dev/kvm", "cannot run stock kernels")
+
+
+@case
+def the_probe_is_remembered():
+    """Until the host is booted anew; what is damaged or of another boot counts for nothing."""
+    with tempfile.TemporaryDirectory() as cache:
+        path = os.path.join(cache, "joist", "kvm-probe")
+        _, kvm = engine_kvm("/dev/null", cache=cache)
+        with open(path, encoding="ascii") as f:
+            line = f.read()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as f:
+            boot = f.read().strip()
+        has(line, boot)
+        has(line, kvm["why"])
+        same(os.stat(path).st_mode & 0o777, 0o600, "mode")
+
+        def refusal():
+            return with_device("/dev/null", "run", "/nowhere", "--engine", "kvm", cache=cache).stderr
+        for text, used in ((line.replace(kvm["why"], "as remembered"), True),
+                           (line.replace(boot, "another").replace(kvm["why"], "no"), False),
+                           ("", False), ("\n", False), (boot, False), ("x" * 5000, False)):
+            with open(path, "w", encoding="ascii") as f:
+                f.write(text)
+            has(refusal(), "as remembered" if used else "is no KVM device")
+        # doctor tries it always, and says what it found.
+        with open(path, "w", encoding="ascii") as f:
+            f.write(line.replace(kvm["why"], "as remembered"))
+        _, again = engine_kvm("/dev/null", cache=cache)
+        same(again["why"], kvm["why"], "doctor's reason")
 
 
 @case

@@ -6,18 +6,30 @@
 #define PLAIN(case_name, number)                                                                   \
 	{ .name = case_name, .cpus = 1, .memory_mb = 64, .checks = number }
 
+#define WEAK(case_name, number)                                                                    \
+	{ .name = case_name, .cpus = 1, .memory_mb = 64, .checks = number, .weak_kvm = true }
+
 #define REAL(case_name, number)                                                                    \
 	{ .name = case_name, .real = true, .cpus = 1, .memory_mb = 64, .checks = number }
 
 #define BAD(case_name, number, how)                                                                \
 	{ .name = case_name, .cpus = 1, .memory_mb = 64, .checks = number, .end = how }
 
+#define BAD_WEAK(case_name, number, how)                                                           \
+	{                                                                                              \
+		.name = case_name, .cpus = 1, .memory_mb = 64, .checks = number, .end = how,               \
+		.weak_kvm = true                                                                           \
+	}
+
 #define CHAOS(case_name)                                                                           \
-	{ .name = case_name, .cpus = 1, .memory_mb = 64, .end = END_ANY, .seconds = 2 }
+	{                                                                                              \
+		.name = case_name, .cpus = 1, .memory_mb = 64, .end = END_ANY, .seconds = 2,               \
+		.weak_kvm = true                                                                           \
+	}
 
 const struct guest_case guest_cases[] = {
 	PLAIN("hello32", 5),
-	PLAIN("hello64", 5),
+	WEAK("hello64", 5),
 	REAL("real", 54),
 	PLAIN("segments", 105),
 	PLAIN("paging32", 40),
@@ -47,7 +59,7 @@ const struct guest_case guest_cases[] = {
 	 .checks = 45},
 	PLAIN("chips", 66),
 	PLAIN("apic", 61),
-	PLAIN("smc", 19),
+	WEAK("smc", 19),
 	{.name = "smp2", .image = "smp", .cpus = 2, .memory_mb = 64, .checks = 26},
 	{.name = "smp4", .image = "smp", .cpus = 4, .memory_mb = 64, .checks = 26, .seconds = 60},
 	{.name = "apic-micro",
@@ -66,18 +78,18 @@ const struct guest_case guest_cases[] = {
 	/* What no sane guest does; see bad.c. */
 	BAD("triple", 1, END_RESET),
 	BAD("nowhere", 1, END_RESET),
-	BAD("spin", 1, END_STOPPED),
-	BAD("sleep", 1, END_STOPPED),
-	BAD("endless", 1, END_STOPPED),
+	BAD_WEAK("spin", 1, END_STOPPED),
+	BAD_WEAK("sleep", 1, END_STOPPED),
+	BAD_WEAK("endless", 1, END_STOPPED),
 	BAD("holes", 7, END_DONE),
-	BAD("flood", 2, END_DONE),
-	BAD("poke", 3, END_DONE),
-	BAD("junk", 1, END_DONE),
+	BAD_WEAK("flood", 2, END_DONE),
+	BAD_WEAK("poke", 3, END_DONE),
+	BAD_WEAK("junk", 1, END_DONE),
 	CHAOS("chaos1"),
 	CHAOS("chaos2"),
 	CHAOS("chaos3"),
 	CHAOS("chaos4"),
-	BAD("off", 1, END_OFF),
+	BAD_WEAK("off", 1, END_OFF),
 	{.name = "resets", .cpus = 1, .memory_mb = 64, .checks = 1, .reboots = true},
 };
 

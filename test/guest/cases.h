@@ -25,6 +25,7 @@ struct guest_case {
 	enum guest_end end;
 	bool reboots;	  /* a reset starts the guest anew instead of ending the case */
 	unsigned seconds; /* at most; 0: a usual number */
+	bool weak_kvm;	  /* runs even on a KVM that fails engine kvm's probe */
 };
 
 extern const struct guest_case guest_cases[];

@@ -1,0 +1,124 @@
+/* The inside of engine kvm, for engine/kvm only: Linux's KVM as the one that runs a guest's
+ * instructions ([KVM api.rst]).
+ *
+ *     kvm.c    engine_kvm: making and ending VMs and vCPUs, kicks, capabilities
+ *     slots.c  the address map as KVM's memory slots; what the guest wrote
+ *     run.c    KVM_RUN in a loop; exits become the neutral record; interrupts go in
+ *     state.c  struct x86_state to and from KVM
+ *     msr.c    which MSRs KVM keeps, and which come out
+ *     cpuid.c  the processor that KVM can show
+ *     report.c why KVM could not go on, for people
+ *     probe.c  can this host's KVM run stock kernels?
+ *
+ * A vCPU's state is in v->state or in KVM, whichever is newer (`push`, `stale`); the move is
+ * made when someone needs it. */
+#ifndef ENGINE_KVM_KVM_H
+#define ENGINE_KVM_KVM_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+
+#include "core/vm/vm.h"
+#include "engine/engine.h"
+
+#define KVM_SLOTS 64
+#define KVM_WHY 240
+
+/* Who has the interrupt controllers. */
+enum kvm_irqs {
+	KVM_IRQS_OFF, /* the board's chips have all of them */
+};
+
+struct kvm_slot {
+	gpa_t gpa;
+	uint64_t size; /* 0: not in use */
+	uint8_t *host;
+	uint32_t flags;
+};
+
+struct kvm_cpu;
+
+struct kvm_engine {
+	struct vm *vm;
+	int dev, fd; /* /dev/kvm, the VM */
+	size_t run_size;
+	enum kvm_irqs irqs;
+	struct kvm_slot slots[KVM_SLOTS];
+	struct kvm_cpu *cpus[VM_VCPUS];
+	unsigned ncpus;
+};
+
+/* In the vCPU's engine area. */
+struct kvm_cpu {
+	struct vcpu *v;
+	struct kvm_engine *e;
+	int fd;
+	struct kvm_run *run;
+	uint64_t apic_base; /* KVM's, as it made the vCPU */
+
+	bool push;		   /* v->state is newer than KVM's */
+	bool stale;		   /* KVM's is newer than v->state */
+	bool unfinished;   /* KVM finishes the last exit's instruction when it is entered again */
+	bool ready;		   /* an interrupt can go in now */
+	bool has_tsc_attr; /* the TSC's offset can be set exactly */
+	bool tsc_set;
+	uint64_t tsc_offset; /* as last given to KVM, when tsc_set */
+	uint8_t cr8;		 /* as KVM has it */
+	bool tpr_moved;		 /* the APIC's TPR may differ from cr8 */
+
+	/* Kicks: who wants the vCPU out sets run->immediate_exit, and sends the signal if it may
+	 * be inside KVM_RUN. */
+	pthread_t thread;
+	bool thread_ready;
+	uint32_t inside; /* atomic */
+
+	uint64_t entries, windows, injected; /* counters for --engine-stats */
+	char why[KVM_WHY];					 /* of EXIT_FAILED */
+};
+
+/* ioctl() that goes on after a signal. -1 with errno, as ioctl. */
+int kvm_ioctl(int fd, unsigned long request, void *arg);
+int kvm_ioctl_val(int fd, unsigned long request, unsigned long arg);
+/* KVM_CHECK_EXTENSION on the device or the VM. */
+int kvm_has(int fd, int cap);
+/* Where KVM's device is: $JOIST_KVM, for tests, or /dev/kvm. */
+const char *kvm_device(void);
+/* Opens it and checks the API's version: a descriptor, or -ERR_* with `e` filled. */
+int kvm_open(struct err *e);
+/* Lets kvm_kick()'s signal through on this thread and makes it harmless. */
+void kvm_signal_ready(void);
+#define KVM_KICK_SIGNAL (SIGRTMIN + 0)
+
+/* run.c */
+void kvm_run(struct vcpu *v, struct vm_exit *out);
+
+/* state.c: false with c->why filled: KVM refuses. */
+bool kvm_push_state(struct kvm_cpu *c);
+bool kvm_fetch_state(struct kvm_cpu *c);
+/* What a halted vCPU's gate looks at: RFLAGS and nmi_masked. */
+bool kvm_fetch_halt(struct kvm_cpu *c);
+/* Gives KVM the TSC offset that the VM's clock and v->state ask for. */
+bool kvm_push_tsc(struct kvm_cpu *c);
+
+/* msr.c */
+int kvm_msr_filter(struct kvm_engine *e, struct err *err);
+void kvm_exit_rdmsr(struct kvm_cpu *c);
+void kvm_exit_wrmsr(struct kvm_cpu *c);
+unsigned kvm_msr_list(const struct kvm_cpu *c, struct kvm_msr_entry *list, uint64_t **where);
+#define KVM_MSRS 16
+
+/* slots.c */
+int kvm_update_slots(struct kvm_engine *e);
+
+/* cpuid.c */
+int kvm_cpuid_host(struct cpuid_host *h, struct err *e);
+int kvm_set_cpuid(struct kvm_cpu *c, struct err *e);
+
+/* report.c: fills in c->why and logs the rest. */
+void kvm_report_internal(struct kvm_cpu *c);
+void kvm_report(struct kvm_cpu *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* probe.c */
+void kvm_probe(struct engine_probe *p, bool fresh);
+
+#endif
