@@ -97,7 +97,9 @@ int jit_create(struct soft *s, size_t cache_size) {
 	pthread_mutex_init(&j->lock, NULL);
 	j->hot_end = j->cold_start = j->rw + align_up(cache_size / 2, PAGE_SIZE);
 	j->cold_end = j->end;
-	j->hot_start = j->rw;
+	j->hot_start = j->hot_ready = j->rw;
+	j->cold_ready = j->cold_start;
+	madvise(j->arena, ARENA_SIZE, MADV_HUGEPAGE);
 	jit_emit_thunks(j); /* moves hot_start */
 	reset_cache(j);
 	return 0;
@@ -298,6 +300,17 @@ static void watch_page(struct soft_vcpu *c, const uint8_t *host, gpa_t gpa) {
 		soft_exclusive_end(c);
 }
 
+/* Has the host give memory for what comes next in one go, instead of a fault a page. */
+static void get_ready(const struct jit *j, const uint8_t *at, uint8_t **ready, uint8_t *end) {
+	size_t piece = MIN(512u << 10, (size_t)(end - *ready));
+	if (likely(at + (64u << 10) < *ready) || !piece)
+		return;
+	/* Linux before 5.14 does not know these: then there are faults. */
+	madvise(*ready, piece, 23 /* MADV_POPULATE_WRITE */);
+	madvise(*ready + j->exec, piece, 22 /* MADV_POPULATE_READ */);
+	*ready += piece;
+}
+
 static bool cache_full(const struct jit *j) {
 	return j->arena_at + (1u << 16) > j->arena_end || j->hot + (1u << 15) > j->hot_end ||
 		   j->cold + (1u << 15) > j->cold_end;
@@ -323,6 +336,8 @@ static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gp
 	struct jit_block *b = look_up(j, host, rip, key); /* another vCPU was quicker */
 	/* While the world was stopped above, another one may have killed what was there. */
 	if (!b && jit_is_code_page(c->soft, gpa)) {
+		get_ready(j, j->hot, &j->hot_ready, j->hot_end);
+		get_ready(j, j->cold, &j->cold_ready, j->cold_end);
 		b = jit_translate(c, host, rip, key);
 		if (b) {
 			struct jit_block **head = &j->hash[hash_of(host, key)];
