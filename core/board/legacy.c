@@ -115,10 +115,15 @@ void board_add_basic(struct board *b) {
 		add_test_ports(b);
 }
 
+static void set_a20(void *board, unsigned pin, bool level) {
+	mem_set_a20(&((struct board *)board)->vm->mem, level);
+}
+
 static void add_keyboard(struct board *b) {
 	const struct i8042_out out = {
 		.kbd = board_isa_line(b, IRQ_KEYBOARD),
 		.aux = board_isa_line(b, IRQ_MOUSE),
+		.a20 = {set_a20, b, 0},
 		.reset = reset,
 		.opaque = b,
 	};

@@ -173,6 +173,14 @@ bool mem_write(struct mem_space *m, gpa_t gpa, const void *buf, uint64_t len) {
 	return copy(m, gpa, (uint8_t *)(uintptr_t)buf, len, true);
 }
 
+void mem_set_a20(struct mem_space *m, bool on) {
+	if (m->a20_off == !on)
+		return;
+	__atomic_store_n(&m->a20_off, !on, __ATOMIC_RELAXED);
+	if (m->listener.changed)
+		m->listener.changed(m->listener.opaque);
+}
+
 void mem_track(struct mem_space *m, uint8_t *bitmap, uint64_t pages) {
 	m->dirty = bitmap;
 	m->dirty_pages = bitmap ? pages : 0;

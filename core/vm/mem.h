@@ -65,6 +65,7 @@ struct mem_space {
 	struct mem_region *regions[MEM_REGIONS];
 	struct port_region *ports[PORT_REGIONS];
 	struct mem_listener listener;
+	bool a20_off;	/* see mem_set_a20() */
 	uint8_t *dirty; /* bitmap of written pages, see mem_track(); NULL: not tracking */
 	uint64_t dirty_pages;
 };
@@ -96,6 +97,16 @@ struct mem_segment mem_segment(struct mem_space *m, gpa_t gpa, uint64_t len, boo
  * outside of [gpa, gpa+len) is ever touched. For devices' DMA; VM lock held. */
 bool mem_read(struct mem_space *m, gpa_t gpa, void *buf, uint64_t len);
 bool mem_write(struct mem_space *m, gpa_t gpa, const void *buf, uint64_t len);
+
+/* The A20 wire of the processors: without it their physical addresses lose bit 20. Devices' do not.
+ * On after mem_init(). VM lock held. An engine that leaves physical addresses to hardware
+ * (KVM) cannot honour it. */
+void mem_set_a20(struct mem_space *m, bool on);
+
+/* What a processor's physical addresses are masked with. */
+static inline gpa_t mem_a20_mask(const struct mem_space *m) {
+	return __atomic_load_n(&m->a20_off, __ATOMIC_RELAXED) ? ~(1ull << 20) : ~0ull;
+}
 
 /* Has the pages of RAM noted that are written from now on, by vCPUs and devices: a bitmap, one bit
  * a page from gpa 0 on, set atomically; it stays the caller's. NULL: not any more. Whoever has

@@ -116,6 +116,20 @@ static void copies_cross_regions(void **state) {
 	assert_true(mem_write(&m, 0x1000, buf, 0));
 }
 
+static void a20_is_a_change_of_the_map(void **state) {
+	unsigned before = changes;
+	assert_true(mem_a20_mask(&m) == ~0ull);
+	mem_set_a20(&m, true);
+	assert_int_equal(changes, before);
+	mem_set_a20(&m, false);
+	assert_true(mem_a20_mask(&m) == ~0x100000ull);
+	mem_set_a20(&m, false);
+	assert_int_equal(changes, before + 1);
+	mem_set_a20(&m, true);
+	assert_true(mem_a20_mask(&m) == ~0ull);
+	assert_int_equal(changes, before + 2);
+}
+
 static void writes_are_noticed(void **state) {
 	uint8_t dirty[1] = {0}, buf[0x1002] = {1};
 	m.dirty = dirty;
@@ -202,6 +216,7 @@ int main(void) {
 		cmocka_unit_test_setup(overlays_split_ranges, setup),
 		cmocka_unit_test_setup(segments_stay_within, setup),
 		cmocka_unit_test_setup(copies_cross_regions, setup),
+		cmocka_unit_test_setup(a20_is_a_change_of_the_map, setup),
 		cmocka_unit_test_setup(writes_are_noticed, setup),
 		cmocka_unit_test_setup(accesses_reach_the_chip, setup),
 		cmocka_unit_test_setup(sizes_are_split_and_widened, setup),

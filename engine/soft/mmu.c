@@ -120,6 +120,7 @@ struct walk {
 
 /* Host address of `len` bytes of RAM at gpa for the page walk; NULL if there is none. */
 static uint8_t *table_ptr(struct soft_vcpu *c, gpa_t gpa, unsigned len) {
+	gpa &= mem_a20_mask(&c->v->vm->mem);
 	if (gpa < c->ram.start || gpa + len > c->ram.end) {
 		struct mem_range r = mem_find(&c->v->vm->mem, gpa);
 		if (!r.region || r.region->kind != MEM_RAM || gpa + len > r.end)
@@ -323,7 +324,7 @@ struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_
 	c->tlb_misses++;
 	walk(c, gva, kind, user, &w);
 
-	gpa_t gpa = w.gpa & ~PAGE_MASK & c->soft->a20_mask;
+	gpa_t gpa = w.gpa & ~PAGE_MASK & mem_a20_mask(&c->v->vm->mem);
 	struct mem_range r = c->ram;
 	if (gpa < r.start || gpa >= r.end) {
 		r = mem_find(&c->v->vm->mem, gpa);

@@ -30,7 +30,6 @@ static int soft_create(struct vm *vm, const struct engine_options *o, void **sel
 	if (!s)
 		return err_set(e, ERR_NOMEM, "no memory for engine soft");
 	s->vm = vm;
-	s->a20_mask = ~0ull;
 	pthread_mutex_init(&s->excl_lock, NULL);
 	pthread_cond_init(&s->excl_cond, NULL);
 	/* No executable memory (a locked-down host)? The interpreter needs none but for vectors. */

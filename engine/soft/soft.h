@@ -135,7 +135,6 @@ struct soft {
 	struct vm *vm;
 	struct soft_vcpu *vcpus[VM_VCPUS];
 	unsigned nvcpus;
-	gpa_t a20_mask;	 /* all ones, or without bit 20 */
 	struct jit *jit; /* NULL: interpreter only */
 	pthread_mutex_t excl_lock;
 	pthread_cond_t excl_cond;

@@ -157,7 +157,6 @@ static int setup(void **unused) {
 	vm.vcpus[0] = &vcpu;
 	vm.nvcpus = 1;
 	soft.vm = &vm;
-	soft.a20_mask = ~0ull;
 	pthread_mutex_init(&soft.excl_lock, NULL);
 	pthread_cond_init(&soft.excl_cond, NULL);
 	c = aligned_alloc(64, align_up(sizeof(*c), 64));
@@ -762,6 +761,27 @@ static void invlpg_drops_large_pages(void **unused) {
 	assert_raises(try_read(0x150000), VEC_PF, 0);
 }
 
+/* Without A20, physical addresses lose bit 20: of data and, with paging, of tables and pages. */
+static void a20_masks_memory(void **unused) {
+	put(0x3500, 8, 0x1111);
+	put(0x103500, 8, 0x2222);
+	assert_true(soft_sys_read(c, 0x103500, 8) == 0x2222);
+	mem_set_a20(&vm.mem, false);
+	soft_tlb_flush(c, true); /* what engine_soft.mem_changed brings about */
+	assert_true(soft_sys_read(c, 0x103500, 8) == 0x1111);
+	soft_sys_write(c, 0x103508, 8, 0x3333);
+	assert_true(get(0x3508, 8) == 0x3333 && !get(0x103508, 8));
+	mem_set_a20(&vm.mem, true);
+	soft_tlb_flush(c, true);
+	assert_true(soft_sys_read(c, 0x103500, 8) == 0x2222);
+	enter_long(0);
+	s->cr3 |= 1u << 20; /* wraps to the tables that enter_long() made */
+	mem_set_a20(&vm.mem, false);
+	soft_tlb_flush(c, true);
+	assert_true(try_read(0x150000));
+	assert_true(soft_sys_read(c, 0x103500, 8) == 0x1111);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void) {
@@ -784,6 +804,7 @@ int main(void) {
 		T(msrs),
 		T(flags_by_privilege),
 		T(invlpg_drops_large_pages),
+		T(a20_masks_memory),
 	};
 	return cmocka_run_group_tests_name("soft_system", tests, NULL, NULL);
 }
