@@ -88,7 +88,7 @@ struct jit {
 	size_t size;
 	uint8_t *hot, *cold; /* hot grows up from the thunks, cold grows up from the middle */
 	uint8_t *hot_start, *hot_end, *cold_start, *cold_end;
-	uint8_t *hot_ready, *cold_ready; /* up to there the host has given memory already */
+	uint8_t *hot_ready, *cold_ready;	   /* up to there the host has given memory already */
 	uint8_t *arena, *arena_at, *arena_end; /* blocks, links, ops; reset with the cache */
 	struct jit_block **hash;
 	struct jit_block **pages; /* by guest-physical page: blocks that lie there */
