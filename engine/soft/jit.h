@@ -130,6 +130,7 @@ void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 #define JIT_OFF_TLB 0x1000u	  /* more than one entry in the TLB */
 #define JIT_OFF_CACHE 0x2000u /* what was translated is kept */
 #define JIT_OFF_POLL 0x4000u  /* each block is first entered with a request to leave it */
+#define JIT_OFF_PCID 0x10000u /* address spaces are forgotten when they are left */
 uint32_t jit_switches(void);
 
 /* What emitted code leaves with, in R11. Otherwise it is a struct jit_link *. */

@@ -1,10 +1,9 @@
 /* The page walk and the software TLB ([SDM3 4]): 2-level, PAE and 4-level paging with
  * accessed and dirty bits, NX, WP, SMEP, global pages and 4 MiB, 2 MiB, 1 GiB leaves.
  *
- * The TLB is direct-mapped, one set for user and one for supervisor rights. It
- * has no PCID tags: a CR3 write drops what is not global, which the architecture
- * always allows. Runs on the vCPU's thread; page tables are read and their A/D bits set with
- * single atomic accesses, as other vCPUs walk them too. */
+ * The TLB is direct-mapped, one set for user and one for supervisor rights. It holds the current
+ * address space and what is global; spaces.c has the others. Runs on the vCPU's thread; page tables
+ * are read and their A/D bits set with single atomic accesses, as other vCPUs walk them too. */
 #include <string.h>
 
 #include "engine/soft/fast.h"
@@ -61,6 +60,8 @@ static void flush_local(struct soft_vcpu *c) {
 
 void soft_tlb_flush(struct soft_vcpu *c, bool global_too) {
 	c->tlb_flushes++;
+	if (global_too)
+		soft_spaces_drop(c);
 	if (!global_too && c->nlocal < SOFT_LOCAL) {
 		flush_local(c);
 		return;
@@ -288,14 +289,39 @@ static bool is_code(const struct soft_vcpu *c, gpa_t gpa) {
 	return c->soft->jit && jit_is_code_page(c->soft, gpa);
 }
 
+void soft_tlb_slow_writes(struct soft_tlb_entry *e) {
+	if (e->tag[ACCESS_WRITE] != SOFT_TLB_INVALID) {
+		e->tag[ACCESS_WRITE] |= TAG_SLOW;
+		e->code = true;
+	}
+}
+
+void soft_tlb_put(struct soft_vcpu *c, unsigned user, unsigned index,
+				  const struct soft_tlb_entry *e) {
+	c->tlb[user][index] = *e;
+	if (e->shift > 12)
+		note_large(c, e->tag[ACCESS_READ] & ~PAGE_MASK, e->shift, false);
+	if (c->nlocal < SOFT_LOCAL)
+		c->local[c->nlocal++] = (uint16_t)(user * SOFT_TLB + index);
+	if (!c->jit.on)
+		return;
+	jit_tlb_drop(c, user, index);
+	if (c->soft->jit->off & JIT_OFF_TLB)
+		return;
+	for (unsigned kind = ACCESS_READ; kind <= ACCESS_WRITE; kind++)
+		if (!(e->tag[kind] & PAGE_MASK))
+			c->jit.tlb[user][kind][index] =
+				(struct jit_tlb_entry){e->tag[kind], (uint64_t)(uintptr_t)e->host - e->tag[kind]};
+}
+
 void soft_tlb_purge_writes(struct soft_vcpu *c, const uint8_t *host) {
+	soft_spaces_purge_writes(c, host);
 	for (unsigned user = 0; user < 2; user++)
 		for (unsigned i = 0; i < SOFT_TLB; i++) {
 			struct soft_tlb_entry *e = &c->tlb[user][i];
 			if (e->host != host || e->tag[ACCESS_WRITE] == SOFT_TLB_INVALID)
 				continue;
-			e->tag[ACCESS_WRITE] |= TAG_SLOW;
-			e->code = true;
+			soft_tlb_slow_writes(e);
 			/* Both TLBs are indexed alike, but either may have lost the page since. */
 			c->jit.tlb[user][1][i].tag = SOFT_TLB_INVALID;
 		}
@@ -336,6 +362,7 @@ struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_
 	e->global = w.global;
 	if (!w.global && c->nlocal < SOFT_LOCAL)
 		c->local[c->nlocal++] = (uint16_t)(user * SOFT_TLB + ((gva >> 12) & (SOFT_TLB - 1)));
+	e->shift = w.shift;
 	if (w.shift > 12)
 		note_large(c, gva, w.shift, w.global);
 	e->host = mem == MEM_RAM || mem == MEM_ROM ? r.region->host + (gpa - r.region->base) : NULL;

@@ -1,9 +1,6 @@
 /* CR0, CR3, CR4, EFER and RFLAGS: what may be written ([SDM3 2.5], [SDM3 4.1],
  * [APM2 3.1]) and what follows from a change: the mode, the CPL, stale
- * translations. Runs on the vCPU's thread.
- *
- * The TLB has no PCID tags, so that a CR3 write drops everything that is not
- * global; PCIDs work, they only are not faster. */
+ * translations. Runs on the vCPU's thread. */
 #include "core/x86/cpuid.h"
 #include "engine/soft/sys.h"
 
@@ -118,10 +115,13 @@ void soft_set_cr3(struct soft_vcpu *c, uint64_t val) {
 		if (c->paging && (s->cr4 & CR4_PAE))
 			check_pdptes(c, val);
 	}
-	bool keep = (val & CR3_NOFLUSH) && (val & ~CR3_NOFLUSH) == s->cr3;
+	bool keep = val & CR3_NOFLUSH; /* with CR4.PCIDE only */
+	uint64_t old = s->cr3;
 	s->cr3 = val & ~CR3_NOFLUSH;
-	if (!keep)
+	if (!(s->cr4 & CR4_PCIDE))
 		soft_tlb_flush(c, false);
+	else if (!keep || old != s->cr3)
+		soft_space_switch(c, old & 0xfff, s->cr3 & 0xfff, keep);
 	c->leave_block = true;
 }
 

@@ -45,6 +45,7 @@ static void soft_destroy(void *self) {
 		struct soft_vcpu *c = s->vcpus[n];
 		soft_fpu_destroy(c);
 		soft_interp_destroy(c);
+		soft_spaces_destroy(c);
 		c->v->engine = NULL;
 	}
 	jit_destroy(s);
@@ -95,7 +96,8 @@ static int soft_add_vcpu(void *self, struct vcpu *v, struct err *e) {
 	c->phys_bits = (uint8_t)regs[0];
 	c->has_1g_pages = cpuid_has(v->vm->cpuid, X86_FEAT_GBPAGES);
 	v->engine = c;
-	if (soft_interp_create(c) || soft_fpu_create(c)) {
+	if (soft_spaces_create(c) || soft_interp_create(c) || soft_fpu_create(c)) {
+		soft_spaces_destroy(c);
 		soft_interp_destroy(c);
 		return err_set(e, ERR_NOMEM, "no memory for the caches of vCPU %u", v->id);
 	}
@@ -164,17 +166,19 @@ static void stats_calls(const struct soft *s,
 static void soft_stats(void *self, void (*line)(void *out, const char *name, uint64_t val),
 					   void *out) {
 	const struct soft *s = self;
-	uint64_t insns = 0, blocks = 0, misses = 0, flushes = 0;
+	uint64_t insns = 0, blocks = 0, misses = 0, flushes = 0, spaces = 0;
 	for (unsigned n = 0; n < s->nvcpus; n++) {
 		insns += s->vcpus[n]->insns;
 		blocks += s->vcpus[n]->blocks_made;
 		misses += s->vcpus[n]->tlb_misses;
 		flushes += s->vcpus[n]->tlb_flushes;
+		spaces += s->vcpus[n]->space_hits;
 	}
 	line(out, "instructions", insns);
 	line(out, "blocks_decoded", blocks);
 	line(out, "tlb_misses", misses);
 	line(out, "tlb_flushes", flushes);
+	line(out, "address_spaces_kept", spaces);
 	if (!s->jit)
 		return;
 	struct jit_vcpu sum = {0};

@@ -38,7 +38,8 @@ struct soft_tlb_entry {
 	uint8_t *host; /* host address of the page; NULL: not RAM/ROM, go through `gpa` */
 	gpa_t gpa;	   /* of the page */
 	bool global;
-	bool code; /* writes are slow because translated code came from there */
+	uint8_t shift; /* of the page's size; this is 4 KiB of it */
+	bool code;	   /* writes are slow because translated code came from there */
 };
 
 /* Where the TLB may hold pieces of larger pages: bitmaps, hashed by regions of 4 MiB and 1 GiB. */
@@ -106,6 +107,8 @@ struct soft_vcpu {
 	/* Entries made since the last flush that are not global; full: any may be. */
 	uint16_t local[SOFT_LOCAL];
 	unsigned nlocal;
+	struct soft_space *spaces; /* SOFT_SPACES; see spaces.c */
+	uint64_t space_clock, space_hits;
 	struct soft_large large[2]; /* by half of the address space: pages above 4 KiB, see mmu.c */
 	uint8_t phys_bits;			/* MAXPHYADDR that CPUID shows */
 	bool has_1g_pages;
@@ -210,8 +213,23 @@ bool soft_is_ram(const struct soft_vcpu *c, gpa_t gpa);
 void soft_code_written(struct soft_vcpu *c, gpa_t gpa, unsigned len);
 void soft_tlb_flush(struct soft_vcpu *c, bool global_too);
 void soft_tlb_flush_page(struct soft_vcpu *c, gva_t gva);
+/* Makes e the TLB's entry `index`, and the translator's. */
+void soft_tlb_put(struct soft_vcpu *c, unsigned user, unsigned index,
+				  const struct soft_tlb_entry *e);
+/* Sends writes to the page of e the slow way. */
+void soft_tlb_slow_writes(struct soft_tlb_entry *e);
 /* Sends writes to the page of RAM at `host` the slow way from now on; world stopped. */
 void soft_tlb_purge_writes(struct soft_vcpu *c, const uint8_t *host);
+
+/* Address spaces that are not the current one (spaces.c). */
+#define SOFT_SPACES 8
+int soft_spaces_create(struct soft_vcpu *c); /* 0 or -ERR_* */
+void soft_spaces_destroy(struct soft_vcpu *c);
+/* CR3 changes from one PCID to another, or to the same; `keep`: without a flush of the new one. */
+void soft_space_switch(struct soft_vcpu *c, unsigned from, unsigned to, bool keep);
+void soft_space_drop(struct soft_vcpu *c, unsigned pcid);
+void soft_spaces_drop(struct soft_vcpu *c);
+void soft_spaces_purge_writes(struct soft_vcpu *c, const uint8_t *host);
 
 /* ---- operands (operand.c) ---------------------------------------------------------------- */
 

@@ -237,7 +237,6 @@ void op_invlpg(struct soft_vcpu *c, const struct x86_insn *i) {
 	c->leave_block = true;
 }
 
-/* The TLB has no PCID tags: a request for any PCID drops the current one's. */
 void op_invpcid(struct soft_vcpu *c, const struct x86_insn *i) {
 	uint8_t desc[16];
 	uint64_t pcid = 0, gva = 0;
@@ -254,13 +253,16 @@ void op_invpcid(struct soft_vcpu *c, const struct x86_insn *i) {
 		soft_gp(c, 0);
 	if (type < 2 && pcid && !(c->s->cr4 & CR4_PCIDE))
 		soft_gp(c, 0);
-	if (type == 0) {
-		if (!soft_canonical(gva))
-			soft_gp(c, 0);
+	if (type == 0 && !soft_canonical(gva))
+		soft_gp(c, 0);
+	if (type == 3)
+		soft_spaces_drop(c);
+	if (type < 2 && pcid != (c->s->cr4 & CR4_PCIDE ? c->s->cr3 & 0xfff : 0))
+		soft_space_drop(c, (unsigned)pcid); /* all of it: single pages are not looked for */
+	else if (type == 0)
 		soft_tlb_flush_page(c, gva);
-	} else {
+	else
 		soft_tlb_flush(c, type == 2);
-	}
 	c->leave_block = true;
 }
 
