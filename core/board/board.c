@@ -28,6 +28,9 @@ static int check_config(const struct board_config *c, struct err *e) {
 		return err_set(e, ERR_RANGE, "%u CPUs: a guest can have 1 to %u", c->cpus, VM_VCPUS);
 	if (c->ndisks > BOARD_DISKS)
 		return err_set(e, ERR_RANGE, "%u disks: a guest can have up to %u", c->ndisks, BOARD_DISKS);
+	if (c->nnets > BOARD_NETS)
+		return err_set(e, ERR_RANGE, "%u network cards: a guest can have up to %u", c->nnets,
+					   BOARD_NETS);
 	if (c->nchannels > BOARD_CHANNELS)
 		return err_set(e, ERR_RANGE, "%u channels: a guest can have up to %u", c->nchannels,
 					   BOARD_CHANNELS);
@@ -145,6 +148,11 @@ struct char_device board_console_device(struct board *b) {
 struct char_device board_channel_device(struct board *b, unsigned i) {
 	check(i < b->config.nchannels);
 	return virtio_console_port(b->console, b->first_channel + i);
+}
+
+struct net_device board_net_device(struct board *b, unsigned i) {
+	check(i < b->config.nnets);
+	return virtio_net_port(b->nets[i]);
 }
 
 void board_channel_set_open(struct board *b, unsigned i, bool open) {

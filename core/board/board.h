@@ -20,6 +20,7 @@
 
 #define BOARD_DISKS 16
 #define BOARD_CHANNELS 8
+#define BOARD_NETS 4
 #define BOARD_MEMORY_MIN (8ull << 20)
 #define BOARD_MEMORY_MAX (1ull << 38) /* stays below every CPU model's physical width */
 
@@ -29,6 +30,13 @@ struct board;
 struct board_channel {
 	const char *name;
 	struct char_backend backend;
+};
+
+/* A network card. */
+struct board_net {
+	struct net_backend backend;
+	uint8_t mac[6];
+	uint16_t mtu; /* told to the guest; 0: nothing is said */
 };
 
 struct board_config {
@@ -52,6 +60,8 @@ struct board_config {
 	unsigned ndisks;
 	struct board_channel channels[BOARD_CHANNELS];
 	unsigned nchannels;
+	struct board_net nets[BOARD_NETS];
+	unsigned nnets;
 
 	/* Test mode: port E9 writes characters to `serial`, port F4 calls debug_exit with the
 	 * value written (1, 2 or 4 bytes). Not for guests of users. */
@@ -77,6 +87,8 @@ struct char_device board_console_device(struct board *b);
 /* The same for channel `i`, and whether somebody is at its host's end: at first nobody is. */
 struct char_device board_channel_device(struct board *b, unsigned i);
 void board_channel_set_open(struct board *b, unsigned i, bool open);
+/* The way into network card `i`, for its back end. */
+struct net_device board_net_device(struct board *b, unsigned i);
 
 /* Presses the ACPI power button; the guest decides what follows. */
 void board_power_button(struct board *b);

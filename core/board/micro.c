@@ -16,7 +16,8 @@
 static const uint8_t virtio_gsi[] = {16, 17, 18, 19, 20, 21, 22, 23, 5,
 									 6,	 7,	 10, 11, 12, 14, 15, 3,	 1};
 
-static bool attach(struct board *b, struct virtio_device *d, const char *name, unsigned index) {
+static bool attach(struct board *b, struct virtio_device *d, const char *name, unsigned index,
+				   unsigned slot) {
 	if (index >= ARRAY_LEN(virtio_gsi))
 		return false;
 	gpa_t base = VIRTIO_BASE + (uint64_t)index * PAGE_SIZE;

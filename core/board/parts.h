@@ -17,6 +17,7 @@
 #include "core/chip/pvpanic.h"
 #include "core/pci/bridge.h"
 #include "core/virtio/console.h"
+#include "core/virtio/net.h"
 #include "core/vm/kvmclock.h"
 
 #define BOARD_PARTS 64
@@ -73,7 +74,8 @@ struct board {
 	struct pci_lpc lpc;
 
 	struct virtio_console *console; /* NULL: none */
-	unsigned first_channel;			/* its port that is config.channels[0] */
+	struct virtio_net *nets[BOARD_NETS];
+	unsigned first_channel; /* its port that is config.channels[0] */
 };
 
 /* board.c */
@@ -97,10 +99,11 @@ struct msi_sink board_msi_sink(struct board *b);
 void board_add_basic(struct board *b);
 void board_add_pc(struct board *b);
 
-/* virtio.c: makes the configured virtio devices in order and gives each to `attach`. */
-int board_add_virtio(struct board *b,
-					 bool (*attach)(struct board *b, struct virtio_device *d, const char *name,
-									unsigned index),
-					 struct err *e);
+/* virtio.c: makes the configured virtio devices in order and gives each to `attach`: `index`
+ * counts them, `slot` is a PCI device number that stays a device's own when others come and
+ * go: guests name network cards by it. */
+typedef bool board_attach(struct board *b, struct virtio_device *d, const char *name,
+						  unsigned index, unsigned slot);
+int board_add_virtio(struct board *b, board_attach *attach, struct err *e);
 
 #endif

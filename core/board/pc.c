@@ -6,7 +6,7 @@
  *     5000000000 PCI, 64 bits               FEE00000  local APICs
  *
  * PCI device 0 is the host bridge, 1f the LPC bridge; virtio devices are at 1 and on,
- * disks first. */
+ * disks first, network cards at 18. */
 #include "core/base/bits.h"
 #include "core/board/parts.h"
 #include "core/virtio/pci.h"
@@ -63,9 +63,10 @@ static void add_pci(struct board *b) {
 	b->acpi.mem32 = (struct acpi_window){MEM32_BASE, MEM32_SIZE};
 }
 
-static bool attach(struct board *b, struct virtio_device *d, const char *name, unsigned index) {
-	board_part(b, name, "pci 00:%02x.0", index + 1);
-	return virtio_pci_create(b->vm, &b->pci, d, PCI_DEVFN(index + 1, 0));
+static bool attach(struct board *b, struct virtio_device *d, const char *name, unsigned index,
+				   unsigned slot) {
+	board_part(b, name, "pci 00:%02x.0", slot);
+	return virtio_pci_create(b->vm, &b->pci, d, PCI_DEVFN(slot, 0));
 }
 
 static int create(struct board *b, struct err *e) {

@@ -1,17 +1,24 @@
 /* The virtio devices that the config asks for; how they are attached is the
  * board's business. */
+#include "core/base/string.h"
 #include "core/board/parts.h"
 #include "core/virtio/blk.h"
 #include "core/virtio/rng.h"
 
+#define SLOT_NETS 0x18u
+
 struct adder {
 	struct board *b;
-	bool (*attach)(struct board *b, struct virtio_device *d, const char *name, unsigned index);
+	board_attach *attach;
 	unsigned index;
 };
 
+static bool add_at(struct adder *a, struct virtio_device *d, const char *name, unsigned slot) {
+	return d && a->attach(a->b, d, name, a->index++, slot);
+}
+
 static bool add(struct adder *a, struct virtio_device *d, const char *name) {
-	return d && a->attach(a->b, d, name, a->index++);
+	return add_at(a, d, name, a->index + 1);
 }
 
 /* One device: port 0 is the console if there is one, the channels follow. */
@@ -29,22 +36,30 @@ static bool add_console(struct adder *a) {
 	return a->b->console && add(a, virtio_console_device(a->b->console), "virtio-console");
 }
 
-/* One queue a processor, within reason. */
-static unsigned blk_queues(const struct board *b) {
+/* One queue (or pair of them) a processor, within reason. */
+static unsigned queues(const struct board *b) {
 	return b->config.cpus < 4 ? b->config.cpus : 4;
 }
 
-int board_add_virtio(struct board *b,
-					 bool (*attach)(struct board *b, struct virtio_device *d, const char *name,
-									unsigned index),
-					 struct err *e) {
+static bool add_net(struct adder *a, unsigned i) {
+	const struct board_net *c = &a->b->config.nets[i];
+	struct virtio_net_options o = {.backend = c->backend, .mtu = c->mtu, .pairs = queues(a->b)};
+	memcpy(o.mac, c->mac, sizeof(o.mac));
+	a->b->nets[i] = virtio_net_create(a->b->vm, &o);
+	return a->b->nets[i] &&
+		   add_at(a, virtio_net_device(a->b->nets[i]), "virtio-net", SLOT_NETS + i);
+}
+
+int board_add_virtio(struct board *b, board_attach *attach, struct err *e) {
 	struct adder a = {.b = b, .attach = attach};
 	bool ok = true;
 	for (unsigned i = 0; ok && i < b->config.ndisks; i++)
-		ok = add(&a, virtio_blk_create(b->vm, b->config.disks[i], blk_queues(b)), "virtio-blk");
+		ok = add(&a, virtio_blk_create(b->vm, b->config.disks[i], queues(b)), "virtio-blk");
 	if (ok && (b->config.console.write || b->config.nchannels))
 		ok = add_console(&a);
 	if (ok && b->config.rng.fill)
 		ok = add(&a, virtio_rng_create(b->vm, &b->config.rng), "virtio-rng");
+	for (unsigned i = 0; ok && i < b->config.nnets; i++)
+		ok = add_net(&a, i);
 	return ok ? 0 : err_set(e, ERR_NOMEM, "no memory for a virtio device");
 }

@@ -126,6 +126,8 @@ void virtio_status_write(struct virtio_device *d, uint8_t val) {
 	if (!(fresh & VIRTIO_STATUS_DRIVER_OK) || !(d->status & VIRTIO_STATUS_FEATURES_OK))
 		return;
 	d->status |= VIRTIO_STATUS_DRIVER_OK;
+	if (d->ops->started)
+		d->ops->started(d->self);
 	/* A ring found bad before this moment could not say so. */
 	if (d->status & VIRTIO_STATUS_NEEDS_RESET)
 		virtio_device_interrupt(d, NULL);

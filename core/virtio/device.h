@@ -10,6 +10,7 @@
 
 struct vm;
 
+#define VIRTIO_ID_NET 1
 #define VIRTIO_ID_BLOCK 2
 #define VIRTIO_ID_CONSOLE 3
 #define VIRTIO_ID_RNG 4
@@ -39,6 +40,8 @@ struct virtio_device_ops {
 	uint16_t id;
 	/* The driver made buffers available in an enabled queue of a live device. */
 	void (*notify)(void *self, unsigned queue);
+	/* The driver is ready (DRIVER_OK), before the first notification; may be NULL. */
+	void (*started)(void *self);
 	/* The driver wrote into the configuration space; may be NULL. */
 	void (*config_write)(void *self, unsigned off, unsigned size, uint32_t val);
 	/* Forgets everything from before; chains that it holds are stale. May be NULL. */

@@ -103,22 +103,32 @@ enum virtq_found packed_pop(struct virtqueue *q, struct virtq_chain *c) {
 	return VIRTQ_CHAIN;
 }
 
-void packed_push(struct virtqueue *q, const struct virtq_chain *c, uint32_t written) {
-	uint8_t *p = slot(q, q->next_used);
-	uint16_t flags = q->used_wrap ? DESC_AVAIL | DESC_USED : 0;
-	if (written)
-		flags |= VIRTQ_DESC_WRITE; /* "len" is valid [VIRTIO1.2 2.8.4] */
-	guest_store32(p + 8, written);
-	guest_store16(p + 12, c->id);
-	guest_release16(p + 14, flags);
-	mem_written(virtq_mem(q), q->desc + (uint64_t)q->next_used * VIRTQ_DESC_SIZE, VIRTQ_DESC_SIZE);
-	unsigned next = q->next_used + (unsigned)c->ndescs;
-	if (next >= q->size) {
-		next -= q->size;
-		q->used_wrap = !q->used_wrap;
+/* The driver looks at the slots in order: the first one's flags are written last. */
+void packed_push(struct virtqueue *q, const struct virtq_used *used, unsigned n) {
+	uint16_t first_flags = 0;
+	uint8_t *first = slot(q, q->next_used);
+	for (unsigned i = 0; i < n; i++) {
+		uint8_t *p = slot(q, q->next_used);
+		uint16_t flags = q->used_wrap ? DESC_AVAIL | DESC_USED : 0;
+		if (used[i].len)
+			flags |= VIRTQ_DESC_WRITE; /* "len" is valid [VIRTIO1.2 2.8.4] */
+		guest_store32(p + 8, used[i].len);
+		guest_store16(p + 12, used[i].id);
+		if (i)
+			guest_release16(p + 14, flags);
+		else
+			first_flags = flags;
+		mem_written(virtq_mem(q), q->desc + (uint64_t)q->next_used * VIRTQ_DESC_SIZE,
+					VIRTQ_DESC_SIZE);
+		unsigned next = q->next_used + (unsigned)used[i].ndescs;
+		if (next >= q->size) {
+			next -= q->size;
+			q->used_wrap = !q->used_wrap;
+		}
+		q->next_used = (uint16_t)next;
+		q->unsignalled = (uint16_t)(q->unsignalled + used[i].ndescs);
 	}
-	q->next_used = (uint16_t)next;
-	q->unsignalled = (uint16_t)(q->unsignalled + c->ndescs);
+	guest_release16(first + 14, first_flags);
 }
 
 bool packed_wants_interrupt(struct virtqueue *q) {

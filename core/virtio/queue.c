@@ -118,14 +118,19 @@ bool virtqueue_pop(struct virtqueue *q, struct virtq_chain *c) {
 	return true;
 }
 
-void virtqueue_push(struct virtqueue *q, const struct virtq_chain *c, uint64_t written) {
-	if (c->epoch != q->epoch || !usable(q) || !map_rings(q))
+void virtqueue_push_all(struct virtqueue *q, uint32_t epoch, const struct virtq_used *used,
+						unsigned n) {
+	if (!n || epoch != q->epoch || !usable(q) || !map_rings(q))
 		return;
-	uint32_t len = (uint32_t)MIN(written, UINT32_MAX);
 	if (q->packed)
-		packed_push(q, c, len);
+		packed_push(q, used, n);
 	else
-		split_push(q, c, len);
+		split_push(q, used, n);
+}
+
+void virtqueue_push(struct virtqueue *q, const struct virtq_chain *c, uint64_t written) {
+	const struct virtq_used used = {c->id, c->ndescs, (uint32_t)MIN(written, UINT32_MAX)};
+	virtqueue_push_all(q, c->epoch, &used, 1);
 }
 
 void virtqueue_notify(struct virtqueue *q) {

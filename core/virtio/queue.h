@@ -69,6 +69,30 @@ bool virtqueue_pop(struct virtqueue *q, struct virtq_chain *c);
  * before a reset is dropped. */
 void virtqueue_push(struct virtqueue *q, const struct virtq_chain *c, uint64_t written);
 
+/* What is known of a chain that is done: enough to push it. */
+struct virtq_used {
+	uint16_t id, ndescs;
+	uint32_t len;
+};
+
+/* Gives back several chains of one epoch so that the driver sees all of them or none. */
+void virtqueue_push_all(struct virtqueue *q, uint32_t epoch, const struct virtq_used *used,
+						unsigned n);
+
+/* Where the next chain is; going back to there makes those available again that were popped
+ * since, if none of them was pushed. */
+struct virtq_mark {
+	uint16_t next_avail;
+	bool avail_wrap;
+};
+static inline struct virtq_mark virtqueue_mark(const struct virtqueue *q) {
+	return (struct virtq_mark){q->next_avail, q->avail_wrap};
+}
+static inline void virtqueue_rewind(struct virtqueue *q, struct virtq_mark m) {
+	q->next_avail = m.next_avail;
+	q->avail_wrap = m.avail_wrap;
+}
+
 /* Interrupts the driver if chains were pushed and it wants to know. */
 void virtqueue_notify(struct virtqueue *q);
 
@@ -119,11 +143,11 @@ static inline bool virtq_need_event(uint16_t event, uint16_t now, uint16_t old) 
 }
 
 enum virtq_found split_pop(struct virtqueue *q, struct virtq_chain *c);
-void split_push(struct virtqueue *q, const struct virtq_chain *c, uint32_t written);
+void split_push(struct virtqueue *q, const struct virtq_used *used, unsigned n);
 bool split_wants_interrupt(struct virtqueue *q);
 
 enum virtq_found packed_pop(struct virtqueue *q, struct virtq_chain *c);
-void packed_push(struct virtqueue *q, const struct virtq_chain *c, uint32_t written);
+void packed_push(struct virtqueue *q, const struct virtq_used *used, unsigned n);
 bool packed_wants_interrupt(struct virtqueue *q);
 
 /* Single accesses to what the guest shares with us. */

@@ -96,13 +96,15 @@ enum virtq_found split_pop(struct virtqueue *q, struct virtq_chain *c) {
 	return VIRTQ_CHAIN;
 }
 
-void split_push(struct virtqueue *q, const struct virtq_chain *c, uint32_t written) {
-	uint64_t off = USED_RING + 8ull * (q->next_used % q->size);
-	guest_store32(q->device_host + off, c->id);
-	guest_store32(q->device_host + off + 4, written);
-	mem_written(virtq_mem(q), q->device + off, 8);
-	q->next_used++;
-	q->unsignalled++;
+void split_push(struct virtqueue *q, const struct virtq_used *used, unsigned n) {
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t off = USED_RING + 8ull * (q->next_used % q->size);
+		guest_store32(q->device_host + off, used[i].id);
+		guest_store32(q->device_host + off + 4, used[i].len);
+		mem_written(virtq_mem(q), q->device + off, 8);
+		q->next_used++;
+		q->unsignalled++;
+	}
 	guest_release16(q->device_host + USED_IDX, q->next_used);
 	mem_written(virtq_mem(q), q->device + USED_IDX, 2);
 }

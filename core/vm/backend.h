@@ -4,6 +4,7 @@
 #ifndef CORE_VM_BACKEND_H
 #define CORE_VM_BACKEND_H
 
+#include "core/base/frame.h"
 #include "core/base/types.h"
 
 /* Bytes out of a serial port or console. */
@@ -59,14 +60,26 @@ struct block_backend {
 	char serial[21];
 };
 
-/* Frames of a network card; `hdr_len` bytes of virtio-net header stand before each. */
+/* Frames out of a network card. */
 struct net_backend {
-	void (*send)(void *opaque, const uint8_t *frame, size_t len);
+	/* Where the device may put its next frame: FRAME_MAX bytes; or NULL: full, `writable` of
+	 * the device is called when there is room again. */
+	uint8_t *(*room)(void *opaque);
+	/* Takes the frame that was put there; the bytes were a guest's: judged by frame_valid(). */
+	void (*send)(void *opaque, const struct frame *f);
+	/* The device can take frames again after net_device.receive said no. */
+	void (*readable)(void *opaque);
 	void *opaque;
 };
 
+/* The other direction: what a network card offers to its back end. */
 struct net_device {
-	bool (*receive)(void *dev, const uint8_t *frame, size_t len); /* false: no room now */
+	/* false: no room now. A frame that nobody wants (another address, link down, no driver) is
+	 * dropped, which counts as taken. */
+	bool (*receive)(void *dev, const struct frame *f);
+	void (*flush)(void *dev); /* after one or several receive: tell the guest */
+	void (*writable)(void *dev);
+	void (*set_link)(void *dev, bool up);
 	void *dev;
 };
 

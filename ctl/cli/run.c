@@ -140,6 +140,32 @@ static int configure_channels(const struct cli_args *a, struct run_request *q) {
 	return 0;
 }
 
+/* --net, and -p of the first network. */
+static int configure_nets(const struct cli_args *a, struct machine_config *c) {
+	struct err e = {{0}};
+	const char *text;
+	for (unsigned i = 0; (text = cli_nth(a, "net", i)) != NULL || i == 0; i++) {
+		if (c->nnets == BOARD_NETS)
+			return cli_usage(a->verb, "--net: no more than %d", BOARD_NETS);
+		struct host_net_config *n = &c->nets[c->nnets].config;
+		n->hostname = c->name;
+		if (host_net_read(text ? text : "user", n, &e))
+			return cli_usage(a->verb, "--net %s", e.text);
+		if (n->kind != HOST_NET_NONE)
+			c->nnets++;
+	}
+	struct machine_net *first = &c->nets[0];
+	while ((text = cli_nth(a, "publish", first->nforwards)) != NULL) {
+		if (!c->nnets)
+			return cli_usage(a->verb, "--publish %s needs a network, and --net is none", text);
+		if (first->nforwards == HOST_NET_FORWARDS)
+			return cli_usage(a->verb, "--publish: no more than %d", HOST_NET_FORWARDS);
+		if (host_net_read_forward(text, &first->forwards[first->nforwards++], &e))
+			return cli_usage(a->verb, "--publish %s", e.text);
+	}
+	return 0;
+}
+
 /* The tables' values as a machine's configuration. 0, or an exit code, message printed. */
 static int configure(const struct cli_args *a, struct run_request *q) {
 	struct machine_config *c = &q->config;
@@ -187,7 +213,8 @@ static int configure(const struct cli_args *a, struct run_request *q) {
 	c->cpu_model = cli_text(a, "cpu-model");
 	c->no_reboot = cli_flag(a, "no-reboot");
 	c->virtio_console = strcmp(cli_text(a, "console"), "virtio") == 0;
-	return configure_channels(a, q);
+	r = configure_channels(a, q);
+	return r ? r : configure_nets(a, c);
 }
 
 static int run_machine(struct session *s, const struct cli_args *a, struct run_request *q) {
@@ -288,6 +315,13 @@ static const struct cli_option options[] = {
 	 false},
 	{"console", 0, CLI_CHOICE, "KIND", "The guest's console, ttyS0 or hvc0", "serial",
 	 "serial virtio", false},
+	{"net", 0, CLI_TEXT, "KIND[,KEY=VALUE]",
+	 "A network card and its network: user (NAT, the default; with ,loopback the guest reaches the "
+	 "host's 127.0.0.1 as 10.0.2.2) or none; ,mac= and ,mtu=",
+	 NULL, "user none", true},
+	{"publish", 'p', CLI_TEXT, "[ADDR:]HOST:GUEST[/udp]",
+	 "Forward a port of the host, on 127.0.0.1 if no address is given, to one of the guest", NULL,
+	 NULL, true},
 	{"channel", 0, CLI_TEXT, "NAME=SOCKET",
 	 "The guest's /dev/virtio-ports/NAME as a Unix socket, as org.qemu.guest_agent.0=agent.sock",
 	 NULL, NULL, true},

@@ -141,11 +141,18 @@ static bool wait_parked(struct machine *m) {
 	return !stuck;
 }
 
+static void pause_nets(struct machine *m, bool paused) {
+	for (unsigned i = 0; i < BOARD_NETS; i++)
+		if (m->nets[i])
+			host_net_pause(m->nets[i], paused);
+}
+
 bool machine_pause(struct machine *m) {
 	hold(m);
 	if (!wait_parked(m))
 		return false;
 	host_clock_pause(&m->clock);
+	pause_nets(m, true);
 	return true;
 }
 
@@ -154,6 +161,7 @@ void machine_resume(struct machine *m) {
 	bool last = m->hold == 1;
 	pthread_mutex_unlock(&m->park_lock);
 	if (last) {
+		pause_nets(m, false);
 		host_clock_resume(&m->clock);
 		host_lock(m);
 		set_timer(m, m->vm.timers.first ? m->vm.timers.first->deadline_ns : TIMER_NEVER);
@@ -400,6 +408,33 @@ static int start_channels(struct machine *m, struct err *e) {
 	return r;
 }
 
+static int make_nets(struct machine *m, struct err *e) {
+	struct board_config *b = &m->config.board;
+	for (unsigned i = 0; i < m->config.nnets; i++) {
+		const struct machine_net *c = &m->config.nets[i];
+		int r = host_net_create(&m->nets[i], &c->config, &m->host, e);
+		for (unsigned k = 0; !r && k < c->nforwards; k++)
+			r = host_net_add_forward(m->nets[i], &c->forwards[k], e);
+		if (r)
+			return r;
+		struct board_net *card = &b->nets[b->nnets++];
+		*card = (struct board_net){.backend = host_net_backend(m->nets[i]), .mtu = c->config.mtu};
+		host_net_mac(m->nets[i], card->mac);
+	}
+	return 0;
+}
+
+static int start_nets(struct machine *m, struct err *e) {
+	int r = 0;
+	for (unsigned i = 0; !r && i < m->config.nnets; i++)
+		r = host_net_start(m->nets[i], board_net_device(m->board, i), e);
+	return r;
+}
+
+struct host_net *machine_net(struct machine *m, unsigned i) {
+	return i < BOARD_NETS ? m->nets[i] : NULL;
+}
+
 static int make(struct machine *m, struct err *e) {
 	int r = loop_event_create(m->loop, &m->request, on_request, m);
 	if (r)
@@ -410,7 +445,7 @@ static int make(struct machine *m, struct err *e) {
 		return err_set(e, -r, "cannot make a timer: %s", strerror(-r));
 	m->has_timer = true;
 	if ((r = make_console(m, e)) || (r = host_ram_create(&m->ram, m->config.board.memory, e)) ||
-		(r = open_images(m, e)) || (r = make_channels(m, e)))
+		(r = open_images(m, e)) || (r = make_channels(m, e)) || (r = make_nets(m, e)))
 		return r;
 	m->config.board.rng = host_rng();
 	host_clock_init(&m->clock, m->config.engine->hardware_tsc);
@@ -465,8 +500,7 @@ int machine_start(struct machine *m, struct err *e) {
 	r = console_start(&m->console, dev, e);
 	if (r)
 		return r;
-	r = start_channels(m, e);
-	if (r)
+	if ((r = start_channels(m, e)) || (r = start_nets(m, e)))
 		return r;
 	/* Set before the threads exist: they start with park(). */
 	hold(m);
@@ -519,6 +553,9 @@ void machine_destroy(struct machine *m) {
 	for (unsigned i = 0; i < BOARD_CHANNELS; i++)
 		if (m->channels[i])
 			host_channel_destroy(m->channels[i]);
+	for (unsigned i = 0; i < BOARD_NETS; i++)
+		if (m->nets[i])
+			host_net_destroy(m->nets[i]);
 	if (m->has_console)
 		console_destroy(&m->console);
 	if (m->has_request)

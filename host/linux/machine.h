@@ -15,6 +15,7 @@
 #include "core/board/board.h"
 #include "engine/engine.h"
 #include "host/linux/loop.h"
+#include "host/linux/net.h"
 
 struct machine;
 
@@ -38,6 +39,12 @@ struct machine_channel {
 	const char *path;
 };
 
+struct machine_net {
+	struct host_net_config config;
+	struct host_net_forward forwards[HOST_NET_FORWARDS];
+	unsigned nforwards;
+};
+
 struct machine_config {
 	const char *name;
 	const struct engine_ops *engine;
@@ -51,6 +58,8 @@ struct machine_config {
 	unsigned ndisks;
 	struct machine_channel channels[BOARD_CHANNELS];
 	unsigned nchannels;
+	struct machine_net nets[BOARD_NETS];
+	unsigned nnets;
 	int in, out;		 /* console's descriptors; -1: none */
 	bool virtio_console; /* on the virtio console instead of COM1 */
 	bool escape;		 /* Ctrl-] in the input ends the machine */
@@ -77,6 +86,9 @@ void machine_resume(struct machine *m);
 /* For what needs the machine itself: vm of snapshots, board of the power button. */
 struct vm *machine_vm(struct machine *m);
 struct board *machine_board(struct machine *m);
+/* What network card `i` is plugged into, to look at and to change while the VM runs; NULL:
+ * there is no such card. */
+struct host_net *machine_net(struct machine *m, unsigned i);
 
 /* Engine counters and exits by kind, one call a line; machine paused or ended. */
 void machine_stats(struct machine *m, void (*line)(void *out, const char *name, uint64_t val),

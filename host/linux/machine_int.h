@@ -42,6 +42,7 @@ struct machine {
 	struct host_file kernel, initrd;
 	struct host_disk *disks[BOARD_DISKS];
 	struct host_channel *channels[BOARD_CHANNELS];
+	struct host_net *nets[BOARD_NETS];
 	struct console console;
 	struct loop_timer timer;
 	struct loop_event request; /* something below in `park_lock`'s part changed */

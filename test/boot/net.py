@@ -3,14 +3,18 @@
 
 usage: net.py --joist JOIST [--long] [--list] [CASE]...
 """
+import hashlib
 import os
+import random
+import re
 import socket
 import sys
 import tempfile
+import threading
 import time
 
 sys.dont_write_bytecode = True  # the source folder stays clean
-from vm import Live, case, main, options  # noqa: E402
+from vm import Live, Run, case, guest_file, joist, main, options  # noqa: E402
 
 # Sockets need short names.
 folder = tempfile.TemporaryDirectory(prefix="joist-net-")
@@ -76,6 +80,170 @@ def channel(board):
 
 for which in ("pc", "micro"):
     case("channel/" + which, long=which == "micro")(lambda b=which: channel(b))
+
+
+# ---- user mode -----------------------------------------------------------------------
+
+DHCP = r"""
+cat >/tmp/dhcp <<'END'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+echo "lease: $ip/$mask router $router dns $dns host $hostname"
+ip addr add $ip/$mask dev $interface
+ip route add default via $router
+mkdir -p /etc
+echo nameserver $dns >/etc/resolv.conf
+END
+chmod +x /tmp/dhcp
+ip link set lo up
+ip link set eth0 up
+udhcpc -i eth0 -s /tmp/dhcp -q -n -t 10 -T 1 2>/dev/null
+"""
+
+
+def server(data=None):
+    """A server on the host's loopback: sends `data` to whoever connects, or takes what it gets.
+    Returns its port and the list of what clients sent until they closed their side."""
+    s = socket.socket(socket.AF_INET)
+    s.bind(("127.0.0.1", 0))
+    s.listen(8)
+    got = []
+
+    def serve():
+        while True:
+            c, _ = s.accept()
+            with c:
+                if data:
+                    c.sendall(data)
+                    c.shutdown(socket.SHUT_WR)
+                parts = []
+                while more := c.recv(65536):
+                    parts.append(more)
+                got.append(b"".join(parts))
+    threading.Thread(target=serve, daemon=True).start()
+    return s.getsockname()[1], got
+
+
+def free_port(kind=socket.SOCK_STREAM):
+    with socket.socket(socket.AF_INET, kind) as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+OUT = DHCP + """
+echo "down: $(nc 10.0.2.2 %d </dev/null | md5sum)"
+seq 200000 | nc 10.0.2.2 %d >/dev/null
+n=0
+while [ $n -lt 50 ] && ! ip -6 addr show dev eth0 | grep -q fd6a; do n=$((n+1)); usleep 200000; done
+echo "six: $(ip -6 addr show dev eth0 scope global | awk '/inet6/ { print $2 }')"
+ping -c 1 10.0.2.2 >/dev/null && echo "ping: yes"
+"""
+
+
+def user_out(board, cpus):
+    """DHCP, a host's server through the gateway: 4 MB down, 1.3 MB up, IPv6 by advertisement."""
+    data = random.Random(1).randbytes(4 << 20)
+    port, _ = server(data)
+    sink, got = server()
+    v = Run(board=board, cpus=cpus, script=OUT % (port, sink), append="joist.modules=1",
+            extra=["--net", "user,loopback,mac=52:54:00:00:00:01", "--name", "web"])
+    v.want(0, [r"^lease: 10\.0\.2\.15/24 router 10\.0\.2\.2 dns 10\.0\.2\.3 host web$",
+               rf"^down: {hashlib.md5(data).hexdigest()}  -$",
+               r"^six: fd6a:6f69:7374:0?:?5054:ff:fe00:1/64$", r"^ping: yes$"])
+    if "".join(f"{i}\n" for i in range(1, 200001)).encode() not in got:
+        v.fail("what the guest sent did not arrive: " + str([len(x) for x in got]))
+
+
+for which in (("pc", 2), ("pc", 1), ("micro", 1)):
+    case("user-out/%s-%d" % which, long=which != ("pc", 2))(lambda a=which: user_out(*a))
+
+
+IN = DHCP + """
+mkdir -p /www
+seq 500000 >/www/numbers
+httpd -p 80 -h /www
+echo ready
+read line
+# busybox has no program that serves datagrams; the kernel counts those for a closed port.
+echo "datagrams: $(awk '/^Udp:/ { n = $3 } END { print n }' /proc/net/snmp)"
+"""
+
+
+@case("user-forward")
+def user_forward():
+    """TCP and UDP ports of the host lead to the guest's; several connections at a time."""
+    web, dns = free_port(), free_port(socket.SOCK_DGRAM)
+    with Live(cpus=2, script=IN, append="joist.modules=1", extra=[
+            "-p", f"{web}:80", "--publish", f"127.0.0.1:{dns}:5353/udp"]) as v:
+        v.wait_for(r"^ready$")
+        want = "".join(f"{i}\n" for i in range(1, 500001)).encode()
+        socks = []
+        for _ in range(4):
+            s = socket.create_connection(("127.0.0.1", web), timeout=60 * options.factor)
+            s.sendall(b"GET /numbers HTTP/1.0\r\n\r\n")
+            socks.append(s)
+        for s in socks:
+            data = b""
+            while more := s.recv(65536):
+                data += more
+            s.close()
+            if data.partition(b"\r\n\r\n")[2] != want:
+                v.fail(f"{len(data)} bytes of the wrong content came back")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            for _ in range(20):  # some may get lost
+                s.sendto(b"hello", ("127.0.0.1", dns))
+                time.sleep(0.05)
+        v.say("\n")
+        v.end()
+        v.want(0)
+        if int(v.line(r"^datagrams: (\d+)$")) < 1:
+            v.fail("no datagram reached the guest")
+
+
+CLOSED = DHCP + """
+for to in 10.0.2.2 127.0.0.1; do
+	[ $to = 127.0.0.1 ] && { ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.0/8 via 10.0.2.2 2>/dev/null; }
+	echo "$to: $(nc -w 3 $to %d </dev/null | wc -c)"
+done
+"""
+
+
+@case("user-loopback")
+def user_loopback():
+    """Without being asked, no guest reaches what the host serves on its loopback."""
+    port, got = server(b"secret")
+    v = Run(script=CLOSED % port, append="joist.modules=1")
+    v.want(0, [r"^lease: ", r"^10\.0\.2\.2: 0$", r"^127\.0\.0\.1: 0$"])
+    if got:
+        v.fail("the guest reached the host's loopback")
+
+
+@case("none")
+def no_net():
+    Run(script="ls /sys/class/net; echo $?", append="joist.modules=1",
+        extra=["--net", "none"]).want(0, [r"^lo$", r"^0$"])
+
+
+@case("bad-network")
+def bad_network():
+    """What cannot be is refused in one sentence."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen(1)
+        used = s.getsockname()[1]
+        for args, code, why in (
+                (["--net", "nat"], 2, "there are user"),
+                (["--net", "user,mac=1"], 2, "six bytes"),
+                (["--net", "user,mac=01:00:00:00:00:00"], 2, "the first even"),
+                (["--net", "user,mtu=10"], 2, "not a number from"),
+                (["-p", "80"], 2, "not .ADDRESS:.HOST:GUEST"),
+                (["-p", "0:80"], 2, "port numbers from 1"),
+                (["-p", "8080:80/sctp"], 2, "HOST:GUEST"),
+                (["--net", "none", "-p", "8080:80"], 2, "needs a network"),
+                (["-p", f"{used}:80"], 1, "in use by another program")):
+            got, _, err = joist("run", "--kernel", guest_file("vmlinuz-cloud"), *args)
+            if got != code or not re.search(why, err) or err.count("\n") > 2:
+                raise AssertionError(f"{args}: exit code {got}, not {code}: {err}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,431 @@
+/* See net.h. Here: the thread, its queues, and what is asked of it from outside. The order of
+ * locks is: VM lock, then the network's own. */
+#include "host/linux/net.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "core/base/bits.h"
+#include "core/base/check.h"
+#include "host/linux/net_int.h"
+
+#define FIFO_SIZE MIB(1)
+/* With this much waiting for the guest, nothing more is read from the link. */
+#define RX_ENOUGH KIB(512)
+#define TX_BATCH 64
+
+/* What another thread wants done on the network's. */
+struct request {
+	int (*run)(struct host_net *n, const struct host_net_forward *f, struct err *e);
+	const struct host_net_forward *forward;
+	struct err *e;
+	int result;
+	bool done;
+};
+
+struct host_net {
+	struct host_net_config config;
+	const struct vm_host *vm;
+	struct net_device device;
+	struct net_link link;
+	int wake; /* eventfd */
+	pthread_t thread;
+	bool started;
+
+	pthread_mutex_t lock;
+	pthread_cond_t served;
+	struct frame_fifo tx; /* from the guest; pushed by VM lock holders, popped by the thread */
+	bool asleep, quit;
+	bool tx_full; /* the device waits for room */
+	struct request *request;
+	struct host_net_counters counters;
+
+	bool paused, up; /* VM lock */
+
+	/* The thread's own; before it starts, whoever makes the network. */
+	struct frame_fifo rx;
+	bool rx_blocked; /* the device has no room: wait for readable() */
+	bool readable;	 /* under `lock` */
+	struct host_net_forward forwards[HOST_NET_FORWARDS];
+	unsigned nforwards; /* under `lock`, with the above */
+	struct net_poll poll;
+};
+
+int net_poll_add(struct net_poll *p, int fd, short events) {
+	if (p->n == p->size) {
+		unsigned size = p->size ? 2 * p->size : 16;
+		struct pollfd *fds = realloc(p->fds, size * sizeof(*fds));
+		if (!fds)
+			return -1;
+		p->fds = fds;
+		p->size = size;
+	}
+	p->fds[p->n] = (struct pollfd){fd, events, 0};
+	return (int)p->n++;
+}
+
+void net_poll_within(struct net_poll *p, int64_t ms) {
+	if (p->timeout_ms < 0 || ms < p->timeout_ms)
+		p->timeout_ms = MAX(ms, 0);
+}
+
+static void lock_vm(struct host_net *n) {
+	n->vm->lock(n->vm->opaque);
+}
+
+static void unlock_vm(struct host_net *n) {
+	n->vm->unlock(n->vm->opaque);
+}
+
+/* --- for the device; VM lock held --- */
+
+/* `lock` held. */
+static void wake(struct host_net *n) {
+	uint64_t one = 1;
+	if (!n->asleep)
+		return; /* it looks again before it sleeps */
+	n->asleep = false;
+	ssize_t r = write(n->wake, &one, sizeof(one));
+	(void)r; /* fails only when the counter is full, and then it wakes anyway */
+}
+
+static uint8_t *backend_room(void *opaque) {
+	struct host_net *n = opaque;
+	pthread_mutex_lock(&n->lock);
+	uint8_t *room = fifo_room(&n->tx);
+	n->tx_full = !room;
+	pthread_mutex_unlock(&n->lock);
+	return room;
+}
+
+static void backend_send(void *opaque, const struct frame *f) {
+	struct host_net *n = opaque;
+	pthread_mutex_lock(&n->lock);
+	fifo_commit(&n->tx, f);
+	n->counters.tx_frames++;
+	n->counters.tx_bytes += f->len;
+	wake(n);
+	pthread_mutex_unlock(&n->lock);
+}
+
+static void backend_readable(void *opaque) {
+	struct host_net *n = opaque;
+	pthread_mutex_lock(&n->lock);
+	n->readable = true;
+	wake(n);
+	pthread_mutex_unlock(&n->lock);
+}
+
+struct net_backend host_net_backend(struct host_net *n) {
+	return (struct net_backend){backend_room, backend_send, backend_readable, n};
+}
+
+/* --- the thread --- */
+
+void net_to_guest(struct host_net *n, const struct frame *f) {
+	bool taken = fifo_push(&n->rx, f);
+	pthread_mutex_lock(&n->lock);
+	if (taken) {
+		n->counters.rx_frames++;
+		n->counters.rx_bytes += f->len;
+	} else {
+		n->counters.rx_dropped++;
+	}
+	pthread_mutex_unlock(&n->lock);
+}
+
+static void send_waiting(struct host_net *n) {
+	struct frame f;
+	bool room = false;
+	for (unsigned i = 0; i < TX_BATCH; i++) {
+		pthread_mutex_lock(&n->lock);
+		bool any = fifo_peek(&n->tx, &f);
+		pthread_mutex_unlock(&n->lock);
+		if (!any)
+			break;
+		n->link.ops->send(n->link.self, &f, (uint8_t *)(uintptr_t)f.data);
+		pthread_mutex_lock(&n->lock);
+		fifo_pop(&n->tx);
+		/* Not at the first free byte: the guest shall send in batches, too. */
+		if (n->tx_full && n->tx.bytes < FIFO_SIZE / 2) {
+			n->tx_full = false;
+			room = true;
+		}
+		pthread_mutex_unlock(&n->lock);
+		if (room)
+			break;
+	}
+	if (!room)
+		return;
+	lock_vm(n);
+	if (n->paused) {
+		pthread_mutex_lock(&n->lock);
+		n->tx_full = true; /* said again by host_net_pause() */
+		pthread_mutex_unlock(&n->lock);
+	} else {
+		n->device.writable(n->device.dev);
+	}
+	unlock_vm(n);
+}
+
+static void deliver_waiting(struct host_net *n) {
+	struct frame f;
+	if (!n->rx.count || n->rx_blocked)
+		return;
+	lock_vm(n);
+	n->rx_blocked = n->paused;
+	while (!n->rx_blocked && fifo_peek(&n->rx, &f)) {
+		if (n->device.receive(n->device.dev, &f))
+			fifo_pop(&n->rx);
+		else
+			n->rx_blocked = true;
+	}
+	n->device.flush(n->device.dev);
+	unlock_vm(n);
+}
+
+static void serve_request(struct host_net *n) {
+	struct request *r = n->request;
+	if (!r)
+		return;
+	r->result = r->run(n, r->forward, r->e);
+	r->done = true;
+	n->request = NULL;
+	pthread_cond_broadcast(&n->served);
+}
+
+/* Waits for the link or a call; false: to end. */
+static bool wait_ready(struct host_net *n) {
+	struct net_poll *p = &n->poll;
+	p->n = 0;
+	p->timeout_ms = -1;
+	net_poll_add(p, n->wake, POLLIN);
+	bool listen = n->rx.bytes < RX_ENOUGH;
+	if (listen)
+		n->link.ops->fill(n->link.self, p);
+
+	pthread_mutex_lock(&n->lock);
+	serve_request(n);
+	if (n->readable) {
+		n->readable = n->rx_blocked = false;
+		if (n->rx.count)
+			p->timeout_ms = 0;
+	}
+	if (n->tx.count)
+		p->timeout_ms = 0;
+	n->asleep = p->timeout_ms != 0;
+	bool quit = n->quit;
+	pthread_mutex_unlock(&n->lock);
+	if (quit)
+		return false;
+
+	int r = poll(p->fds, p->n, (int)MIN(p->timeout_ms, 60000));
+	pthread_mutex_lock(&n->lock);
+	n->asleep = false;
+	pthread_mutex_unlock(&n->lock);
+	uint64_t count;
+	if (r > 0 && p->fds[0].revents) {
+		ssize_t got = read(n->wake, &count, sizeof(count));
+		(void)got;
+	}
+	if (listen)
+		n->link.ops->ready(n->link.self, p, r < 0);
+	return true;
+}
+
+static void *net_main(void *opaque) {
+	struct host_net *n = opaque;
+	do {
+		send_waiting(n);
+		deliver_waiting(n);
+	} while (wait_ready(n));
+	return NULL;
+}
+
+/* --- calls from outside --- */
+
+static int call(struct host_net *n,
+				int (*run)(struct host_net *n, const struct host_net_forward *f, struct err *e),
+				const struct host_net_forward *f, struct err *e) {
+	struct request r = {run, f, e, 0, false};
+	pthread_mutex_lock(&n->lock);
+	if (!n->started) {
+		r.result = run(n, f, e);
+	} else {
+		while (n->request)
+			pthread_cond_wait(&n->served, &n->lock);
+		n->request = &r;
+		wake(n);
+		while (!r.done)
+			pthread_cond_wait(&n->served, &n->lock);
+	}
+	pthread_mutex_unlock(&n->lock);
+	return r.result;
+}
+
+static int find_forward(const struct host_net *n, const struct host_net_forward *f) {
+	for (unsigned i = 0; i < n->nforwards; i++) {
+		const struct host_net_forward *g = &n->forwards[i];
+		if (g->udp == f->udp && g->host.s_addr == f->host.s_addr && g->host_port == f->host_port)
+			return (int)i;
+	}
+	return -1;
+}
+
+static int run_add(struct host_net *n, const struct host_net_forward *f, struct err *e) {
+	char text[HOST_NET_FORWARD_TEXT];
+	host_net_forward_text(f, text);
+	if (!n->link.ops->add_forward)
+		return err_set(e, ERR_NOTSUP, "forward %s: this kind of network forwards no ports", text);
+	if (find_forward(n, f) >= 0)
+		return err_set(e, ERR_EXIST, "forward %s: the host's port is forwarded already", text);
+	if (n->nforwards == HOST_NET_FORWARDS)
+		return err_set(e, ERR_NOSPC, "forward %s: no more than %d", text, HOST_NET_FORWARDS);
+	int r = n->link.ops->add_forward(n->link.self, f, e);
+	if (!r)
+		n->forwards[n->nforwards++] = *f;
+	return r;
+}
+
+static int run_remove(struct host_net *n, const struct host_net_forward *f, struct err *e) {
+	char text[HOST_NET_FORWARD_TEXT];
+	int i = find_forward(n, f);
+	host_net_forward_text(f, text);
+	if (i < 0)
+		return err_set(e, ERR_NOENT, "forward %s: there is none of this host port", text);
+	int r = n->link.ops->remove_forward(n->link.self, f, e);
+	if (!r)
+		n->forwards[i] = n->forwards[--n->nforwards];
+	return r;
+}
+
+int host_net_add_forward(struct host_net *n, const struct host_net_forward *f, struct err *e) {
+	return call(n, run_add, f, e);
+}
+
+int host_net_remove_forward(struct host_net *n, const struct host_net_forward *f, struct err *e) {
+	return call(n, run_remove, f, e);
+}
+
+unsigned host_net_forwards(struct host_net *n, struct host_net_forward *out, unsigned max) {
+	pthread_mutex_lock(&n->lock);
+	unsigned count = n->nforwards;
+	memcpy(out, n->forwards, MIN(count, max) * sizeof(*out));
+	pthread_mutex_unlock(&n->lock);
+	return count;
+}
+
+void host_net_set_link(struct host_net *n, bool up) {
+	lock_vm(n);
+	n->up = up;
+	n->device.set_link(n->device.dev, up);
+	unlock_vm(n);
+}
+
+bool host_net_link(const struct host_net *n) {
+	return n->up;
+}
+
+void host_net_pause(struct host_net *n, bool paused) {
+	lock_vm(n);
+	n->paused = paused;
+	pthread_mutex_lock(&n->lock);
+	bool room = !paused && n->tx_full;
+	n->tx_full &= !room;
+	n->readable = true;
+	wake(n);
+	pthread_mutex_unlock(&n->lock);
+	if (room && n->started)
+		n->device.writable(n->device.dev);
+	unlock_vm(n);
+}
+
+void host_net_counters(struct host_net *n, struct host_net_counters *out) {
+	pthread_mutex_lock(&n->lock);
+	*out = n->counters;
+	pthread_mutex_unlock(&n->lock);
+}
+
+void host_net_mac(const struct host_net *n, uint8_t mac[6]) {
+	memcpy(mac, n->config.mac, 6);
+}
+
+/* --- making and ending --- */
+
+/* 52:54:00 is what VMs have used for long; locally administered, not multicast. */
+static int make_mac(uint8_t mac[6]) {
+	static const uint8_t none[6];
+	if (memcmp(mac, none, 6) != 0)
+		return 0;
+	mac[0] = 0x52;
+	mac[1] = 0x54;
+	return getrandom(mac + 3, 3, 0) == 3 ? 0 : -EIO;
+}
+
+int host_net_create(struct host_net **out, const struct host_net_config *c,
+					const struct vm_host *vm, struct err *e) {
+	struct host_net *n = calloc(1, sizeof(*n));
+	uint8_t *tx = aligned_alloc(16, FIFO_SIZE), *rx = aligned_alloc(16, FIFO_SIZE);
+	int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (!n || !tx || !rx || wake_fd < 0) {
+		free(n);
+		free(tx);
+		free(rx);
+		if (wake_fd >= 0)
+			close(wake_fd);
+		return err_set(e, ERR_NOMEM, "no memory for a network");
+	}
+	n->config = *c;
+	n->vm = vm;
+	n->wake = wake_fd;
+	n->up = true;
+	fifo_init(&n->tx, tx, FIFO_SIZE);
+	fifo_init(&n->rx, rx, FIFO_SIZE);
+	pthread_mutex_init(&n->lock, NULL);
+	pthread_cond_init(&n->served, NULL);
+	int r = make_mac(n->config.mac);
+	if (r)
+		err_set(e, -r, "no random numbers for a network card's address");
+	else
+		r = net_user_create(&n->link, n, &n->config, e);
+	if (r) {
+		host_net_destroy(n);
+		return r;
+	}
+	*out = n;
+	return 0;
+}
+
+int host_net_start(struct host_net *n, struct net_device device, struct err *e) {
+	n->device = device;
+	n->started = true;
+	int r = pthread_create(&n->thread, NULL, net_main, n);
+	if (r) {
+		n->started = false;
+		return err_set(e, r, "cannot start a network's thread: %s", strerror(r));
+	}
+	return 0;
+}
+
+void host_net_destroy(struct host_net *n) {
+	if (n->started) {
+		pthread_mutex_lock(&n->lock);
+		n->quit = true;
+		wake(n);
+		pthread_mutex_unlock(&n->lock);
+		pthread_join(n->thread, NULL);
+	}
+	if (n->link.ops)
+		n->link.ops->destroy(n->link.self);
+	close(n->wake);
+	free(n->tx.buf);
+	free(n->rx.buf);
+	free(n->poll.fds);
+	pthread_cond_destroy(&n->served);
+	pthread_mutex_destroy(&n->lock);
+	free(n);
+}

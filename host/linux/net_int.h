@@ -1,0 +1,44 @@
+/* Between net.c and the kinds of network (net_user.c ...). All of a link's functions run on the
+ * network's thread but create() and destroy(), which run while there is none. */
+#ifndef HOST_LINUX_NET_INT_H
+#define HOST_LINUX_NET_INT_H
+
+#include <poll.h>
+#include <pthread.h>
+
+#include "core/net/fifo.h"
+#include "host/linux/net.h"
+
+/* Descriptors to wait for. */
+struct net_poll {
+	struct pollfd *fds;
+	unsigned n, size;
+	int64_t timeout_ms; /* -1: for ever */
+};
+/* Returns an index into `fds`; -1: out of memory. */
+int net_poll_add(struct net_poll *p, int fd, short events);
+void net_poll_within(struct net_poll *p, int64_t ms);
+
+struct net_link_ops {
+	/* A frame of the guest, judged but with checksum and segments left to do; the bytes are
+	 * the link's to change. */
+	void (*send)(void *self, const struct frame *f, uint8_t *data);
+	void (*fill)(void *self, struct net_poll *p);
+	void (*ready)(void *self, const struct net_poll *p, bool failed);
+	int (*add_forward)(void *self, const struct host_net_forward *f, struct err *e);
+	int (*remove_forward)(void *self, const struct host_net_forward *f, struct err *e);
+	void (*destroy)(void *self);
+};
+
+struct net_link {
+	const struct net_link_ops *ops;
+	void *self;
+};
+
+/* For links: a frame for the guest. Dropped if too many wait. */
+void net_to_guest(struct host_net *n, const struct frame *f);
+
+int net_user_create(struct net_link *out, struct host_net *n, const struct host_net_config *c,
+					struct err *e);
+
+#endif
