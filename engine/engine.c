@@ -39,6 +39,7 @@ int engine_create(struct engine *en, const struct engine_ops *ops, struct vm *vm
 	int r = ops->create(vm, o, &en->self, e);
 	if (r)
 		return r;
+	en->waits = ops->waits && ops->waits(en->self);
 	for (unsigned i = 0; i < vm->nvcpus; i++) {
 		r = ops->add_vcpu(en->self, vm->vcpus[i], e);
 		if (r) {
@@ -106,6 +107,7 @@ static void run(struct engine *en, struct vcpu *v, struct vm_exit *out) {
 	out->kind = EXIT_KINDS;
 	en->ops->run(v, out);
 	check(out->kind >= EXIT_HALT && out->kind < EXIT_KINDS);
+	check(!(en->waits && out->kind == EXIT_HALT));
 	__atomic_fetch_and(&en->running, ~BIT(v->id), __ATOMIC_ACQ_REL);
 }
 
@@ -121,6 +123,11 @@ void engine_run(struct engine *en, struct vcpu *v, struct vm_exit *out) {
 		check(v->state.activity <= CPU_SHUTDOWN);
 		if (v->state.activity == CPU_SHUTDOWN) {
 			out->kind = EXIT_SHUTDOWN;
+			break;
+		}
+		if (en->waits) {
+			run(en, v, out);
+			vcpu_unpost(v, out->kind == EXIT_PREEMPTED ? EVENT_KICK : 0);
 			break;
 		}
 		if (v->state.activity == CPU_WAIT_SIPI || (v->state.activity == CPU_HALTED && !wakes(v))) {

@@ -46,8 +46,11 @@ struct engine_ops {
 	void (*destroy)(void *self);
 	int (*add_vcpu)(void *self, struct vcpu *v, struct err *e);
 	void (*run)(struct vcpu *v, struct vm_exit *out);
-	void (*kick)(struct vcpu *v);	   /* make run() return EXIT_PREEMPTED soon */
-	void (*get_state)(struct vcpu *v); /* engine -> v->state */
+	void (*kick)(struct vcpu *v); /* make run() return EXIT_PREEMPTED soon */
+	/* true: it has the local APICs (core/vm/apic.h). INIT, SIPI and waiting happen inside run()
+	 * then, and v->state.activity is as old as the rest of the state. NULL: false. */
+	bool (*waits)(void *self);
+	void (*get_state)(struct vcpu *v); /* engine -> v->state; VM lock not held */
 	void (*set_state)(struct vcpu *v); /* v->state -> engine */
 	void (*mem_changed)(void *self);   /* the address map changed; VM lock held, any thread */
 	void (*mem_written)(void *self, gpa_t gpa, uint64_t len); /* a device wrote RAM */
@@ -63,6 +66,7 @@ struct engine {
 	const struct engine_ops *ops;
 	struct vm *vm;
 	void *self;
+	bool waits;		  /* ops->waits() said so */
 	uint64_t running; /* vCPUs inside run(), by id; atomic */
 };
 

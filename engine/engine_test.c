@@ -175,6 +175,36 @@ static void events_inside_run(void **state) {
 	assert_int_equal(runs, 5); /* halted with an interrupt there: went on */
 }
 
+/* An engine that has the local APICs: the gate neither waits nor starts processors for it. */
+static bool yes(void *self) {
+	return true;
+}
+
+static void run_in_any_state(struct vcpu *v, struct vm_exit *out) {
+	runs++;
+	out->kind = answer;
+}
+
+static void the_engine_waits(void **state) {
+	struct engine_ops own = ops;
+	struct err e;
+	own.waits = yes;
+	own.run = run_in_any_state;
+	engine_destroy(&en);
+	assert_int_equal(engine_create(&en, &own, &vm, NULL, &e), 0);
+	assert_int_equal(run(1), EXIT_PREEMPTED); /* which waits for its SIPI */
+	assert_int_equal(cpus[1].state.activity, CPU_WAIT_SIPI);
+	cpus[0].state.activity = CPU_HALTED;
+	assert_int_equal(run(0), EXIT_PREEMPTED);
+	assert_int_equal(cpus[0].state.activity, CPU_HALTED);
+	assert_int_equal(runs, 2);
+	vcpu_post(&cpus[0], EVENT_KICK);
+	assert_int_equal(run(0), EXIT_PREEMPTED);
+	assert_int_equal(runs, 2);
+	engine_destroy(&en);
+	assert_int_equal(engine_create(&en, &ops, &vm, NULL, &e), 0);
+}
+
 static void the_map_is_listened_to(void **state) {
 	static uint8_t page[4096];
 	struct mem_region r = {"ram", 0, 4096, MEM_RAM, 0, page, NULL, NULL, false};
@@ -192,6 +222,7 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(init_and_sipi, setup, teardown),
 		cmocka_unit_test_setup_teardown(events_inside_run, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_map_is_listened_to, setup, teardown),
+		cmocka_unit_test_setup_teardown(the_engine_waits, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
 }

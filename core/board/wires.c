@@ -120,6 +120,8 @@ static const struct io_ops lapic_page_ops = {lapic_read, lapic_write, 0, 0};
 
 static int intack(void *board, struct vcpu *v) {
 	struct board *b = board;
+	if (b->apic_bus.apics) /* INTR is the 8259's then */
+		return i8259_intack(&b->pic);
 	int vector = lapic_intack(v->chip);
 	return vector == LAPIC_EXTINT ? i8259_intack(&b->pic) : vector;
 }
@@ -145,8 +147,29 @@ static bool wrmsr(void *board, struct vcpu *v, uint32_t index, uint64_t val) {
 static void tsc_changed(void *board, struct vcpu *v) {
 	struct board *b = board;
 	kvmclock_tsc_changed(&b->kvmclock, v);
-	lapic_tsc_changed(v->chip);
+	if (!b->apic_bus.apics)
+		lapic_tsc_changed(v->chip);
 }
+
+static void apics_aside(void *board) {
+	struct board *b = board;
+	b->apic_bus.apics = b->vm->apics;
+}
+
+static void apic_get(void *board, struct vcpu *v, struct apic_image *a) {
+	lapic_get_image(v->chip, a);
+}
+
+static void apic_set(void *board, struct vcpu *v, const struct apic_image *a) {
+	lapic_set_image(v->chip, a);
+}
+
+static void apic_eoi(void *board, uint8_t vector) {
+	struct board *b = board;
+	lapic_send_eoi(&b->apic_bus, vector);
+}
+
+static const struct vm_board_apics board_apics = {apics_aside, apic_get, apic_set, apic_eoi};
 
 static void wire_vcpu(struct board *b, struct vcpu *v) {
 	const struct lapic_out out = {intr, nmi, init, sipi, tsc, v};
@@ -159,7 +182,10 @@ static void wire_vcpu(struct board *b, struct vcpu *v) {
 /* What the 8259 pair drives. */
 static void pic_intr(void *board, unsigned pin, bool level) {
 	struct board *b = board;
-	lapic_set_lint(&b->lapic[0], 0, level);
+	if (b->apic_bus.apics) /* whether LINT0 lets it through is seen there */
+		intr(b->vm->vcpus[0], level);
+	else
+		lapic_set_lint(&b->lapic[0], 0, level);
 }
 
 struct irq_line board_intr_line(struct board *b) {
@@ -190,6 +216,7 @@ void board_wire_cpus(struct board *b) {
 	vm->get_tpr = get_tpr;
 	vm->set_tpr = set_tpr;
 	vm->tsc_changed = tsc_changed;
+	vm->board_apics = &board_apics;
 
 	b->acpi.cpus = vm->nvcpus;
 	b->acpi.lapic_base = LAPIC_DEFAULT_BASE;

@@ -16,36 +16,8 @@
 #include "core/base/bits.h"
 #include "core/base/check.h"
 
-/* Register numbers: the page's offset / 16, and the MSR - 800h. */
-enum {
-	REG_ID = 0x02,
-	REG_VERSION = 0x03,
-	REG_TPR = 0x08,
-	REG_APR = 0x09,
-	REG_PPR = 0x0a,
-	REG_EOI = 0x0b,
-	REG_RRD = 0x0c,
-	REG_LDR = 0x0d,
-	REG_DFR = 0x0e,
-	REG_SVR = 0x0f,
-	REG_ISR = 0x10,
-	REG_TMR = 0x18,
-	REG_IRR = 0x20,
-	REG_ESR = 0x28,
-	REG_ICR = 0x30,
-	REG_ICR_HIGH = 0x31,
-	REG_LVT = 0x32,
-	REG_TIMER_INITIAL = 0x38,
-	REG_TIMER_CURRENT = 0x39,
-	REG_TIMER_DIVIDE = 0x3e,
-	REG_SELF_IPI = 0x3f,
-};
-
 #define SVR_BITS 0x13ffu
 #define ICR_LOW_BITS 0x000ccfffu /* all but delivery status and reserved */
-
-/* Version 14h, six LVT entries, EOI broadcasts can be suppressed. */
-#define VERSION (0x14u | (LVT_COUNT - 1) << 16 | 1u << 24)
 
 /* Writable bits of each LVT entry ([SDM3 figure 10-8]); 12 and 14 are read-only. */
 static const uint32_t lvt_bits[LVT_COUNT] = {
@@ -271,60 +243,60 @@ static void eoi(struct lapic *l) {
 
 /* false: no such register, or not readable in this mode. */
 static bool reg_read(struct lapic *l, unsigned reg, uint32_t *val) {
-	if (reg >= REG_ISR && reg < REG_ESR) {
-		const uint32_t *v = reg < REG_TMR ? l->isr : reg < REG_IRR ? l->tmr : l->irr;
+	if (reg >= LAPIC_REG_ISR && reg < LAPIC_REG_ESR) {
+		const uint32_t *v = reg < LAPIC_REG_TMR ? l->isr : reg < LAPIC_REG_IRR ? l->tmr : l->irr;
 		*val = v[reg & 7];
 		return true;
 	}
-	if (reg >= REG_LVT && reg < REG_LVT + LVT_COUNT) {
-		*val = l->lvt[reg - REG_LVT];
+	if (reg >= LAPIC_REG_LVT && reg < LAPIC_REG_LVT + LVT_COUNT) {
+		*val = l->lvt[reg - LAPIC_REG_LVT];
 		return true;
 	}
 	switch (reg) {
-	case REG_ID:
+	case LAPIC_REG_ID:
 		*val = lapic_x2apic(l) ? l->id : l->id << 24;
 		return true;
-	case REG_VERSION:
-		*val = VERSION;
+	case LAPIC_REG_VERSION:
+		*val = LAPIC_VERSION;
 		return true;
-	case REG_TPR:
+	case LAPIC_REG_TPR:
 		*val = l->tpr;
 		return true;
-	case REG_APR: /* xAPIC only, as the next */
-	case REG_RRD:
+	case LAPIC_REG_APR: /* xAPIC only, as the next */
+	case LAPIC_REG_RRD:
 		*val = 0;
 		return !lapic_x2apic(l);
-	case REG_PPR:
+	case LAPIC_REG_PPR:
 		*val = lapic_ppr(l);
 		return true;
-	case REG_EOI: /* write-only */
+	case LAPIC_REG_EOI: /* write-only */
 		*val = 0;
 		return !lapic_x2apic(l);
-	case REG_LDR:
+	case LAPIC_REG_LDR:
 		*val = l->ldr;
 		return true;
-	case REG_DFR:
+	case LAPIC_REG_DFR:
 		*val = l->dfr;
 		return !lapic_x2apic(l);
-	case REG_SVR:
+	case LAPIC_REG_SVR:
 		*val = l->svr;
 		return true;
-	case REG_ESR:
+	case LAPIC_REG_ESR:
 		*val = l->esr;
 		return true;
-	case REG_ICR:
+	case LAPIC_REG_ICR:
 		*val = (uint32_t)l->icr;
 		return true;
-	case REG_ICR_HIGH:
+	case LAPIC_REG_ICR_HIGH:
 		*val = (uint32_t)(l->icr >> 32);
 		return !lapic_x2apic(l);
-	case REG_TIMER_INITIAL:
+	case LAPIC_REG_TIMER_INITIAL:
 		*val = l->timer_initial;
 		return true;
-	case REG_TIMER_CURRENT:
+	case LAPIC_REG_TIMER_CURRENT:
 		*val = lapic_timer_current(l);
 		return true;
-	case REG_TIMER_DIVIDE:
+	case LAPIC_REG_TIMER_DIVIDE:
 		*val = l->timer_divide;
 		return true;
 	default:
@@ -358,42 +330,42 @@ static void write_svr(struct lapic *l, uint32_t val) {
 
 /* false: no such register, or not writable in this mode. */
 static bool reg_write(struct lapic *l, unsigned reg, uint32_t val) {
-	if (reg >= REG_LVT && reg < REG_LVT + LVT_COUNT) {
-		write_lvt(l, (enum lapic_lvt)(reg - REG_LVT), val);
+	if (reg >= LAPIC_REG_LVT && reg < LAPIC_REG_LVT + LVT_COUNT) {
+		write_lvt(l, (enum lapic_lvt)(reg - LAPIC_REG_LVT), val);
 		return true;
 	}
 	switch (reg) {
-	case REG_TPR:
+	case LAPIC_REG_TPR:
 		l->tpr = val & 0xff;
 		update(l);
 		return true;
-	case REG_EOI:
+	case LAPIC_REG_EOI:
 		eoi(l);
 		return true;
-	case REG_LDR:
+	case LAPIC_REG_LDR:
 		l->ldr = val & 0xff000000;
 		return true;
-	case REG_DFR:
+	case LAPIC_REG_DFR:
 		l->dfr = val | 0x0fffffff;
 		return true;
-	case REG_SVR:
+	case LAPIC_REG_SVR:
 		write_svr(l, val);
 		return true;
-	case REG_ESR: /* shows what came since the last write */
+	case LAPIC_REG_ESR: /* shows what came since the last write */
 		l->esr = l->esr_pending;
 		l->esr_pending = 0;
 		return true;
-	case REG_ICR:
+	case LAPIC_REG_ICR:
 		l->icr = (l->icr & ~0xffffffffull) | (val & ICR_LOW_BITS);
 		lapic_send_ipi(l, l->icr);
 		return true;
-	case REG_ICR_HIGH:
+	case LAPIC_REG_ICR_HIGH:
 		l->icr = (uint64_t)(val & 0xff000000) << 32 | (uint32_t)l->icr;
 		return true;
-	case REG_TIMER_INITIAL:
+	case LAPIC_REG_TIMER_INITIAL:
 		lapic_timer_set_initial(l, val);
 		return true;
-	case REG_TIMER_DIVIDE:
+	case LAPIC_REG_TIMER_DIVIDE:
 		lapic_timer_set_divide(l, val);
 		return true;
 	default:
@@ -454,29 +426,29 @@ static bool write_base(struct lapic *l, uint64_t val) {
 /* What a register takes in x2APIC mode; the rest of its 64 bits is reserved. false:
  * it cannot be written. */
 static bool x2apic_writable(unsigned reg, uint64_t *bits_allowed) {
-	if (reg >= REG_LVT && reg < REG_LVT + LVT_COUNT) {
-		*bits_allowed = lvt_bits[reg - REG_LVT] | LVT_READ_ONLY;
+	if (reg >= LAPIC_REG_LVT && reg < LAPIC_REG_LVT + LVT_COUNT) {
+		*bits_allowed = lvt_bits[reg - LAPIC_REG_LVT] | LVT_READ_ONLY;
 		return true;
 	}
 	switch (reg) {
-	case REG_TPR:
-	case REG_SELF_IPI:
+	case LAPIC_REG_TPR:
+	case LAPIC_REG_SELF_IPI:
 		*bits_allowed = 0xff;
 		return true;
-	case REG_EOI:
-	case REG_ESR:
+	case LAPIC_REG_EOI:
+	case LAPIC_REG_ESR:
 		*bits_allowed = 0;
 		return true;
-	case REG_SVR:
+	case LAPIC_REG_SVR:
 		*bits_allowed = SVR_BITS;
 		return true;
-	case REG_ICR:
+	case LAPIC_REG_ICR:
 		*bits_allowed = 0xffffffffull << 32 | ICR_LOW_BITS;
 		return true;
-	case REG_TIMER_INITIAL:
+	case LAPIC_REG_TIMER_INITIAL:
 		*bits_allowed = 0xffffffff;
 		return true;
-	case REG_TIMER_DIVIDE:
+	case LAPIC_REG_TIMER_DIVIDE:
 		*bits_allowed = 0xb;
 		return true;
 	default:
@@ -499,7 +471,7 @@ bool lapic_rdmsr(struct lapic *l, uint32_t index, uint64_t *val) {
 	unsigned reg = index - MSR_X2APIC_FIRST;
 	if (!reg_read(l, reg, &low))
 		return false;
-	*val = reg == REG_ICR ? l->icr : low;
+	*val = reg == LAPIC_REG_ICR ? l->icr : low;
 	return true;
 }
 
@@ -516,12 +488,12 @@ bool lapic_wrmsr(struct lapic *l, uint32_t index, uint64_t val) {
 	unsigned reg = index - MSR_X2APIC_FIRST;
 	if (!x2apic_writable(reg, &allowed) || (val & ~allowed))
 		return false;
-	if (reg == REG_ICR) {
+	if (reg == LAPIC_REG_ICR) {
 		l->icr = val;
 		lapic_send_ipi(l, val);
 		return true;
 	}
-	if (reg == REG_SELF_IPI) { /* as an ICR write with the self shorthand */
+	if (reg == LAPIC_REG_SELF_IPI) { /* as an ICR write with the self shorthand */
 		lapic_send_ipi(l, (val & 0xff) | 1u << 18);
 		return true;
 	}
@@ -617,6 +589,8 @@ static void state(struct state_io *io, void *self) {
 
 static void loaded(void *self) {
 	struct lapic *l = self;
+	if (l->bus->apics) /* the engine takes the registers from here */
+		return;
 	lapic_timer_loaded(l);
 	l->intr = lapic_has_intr(l);
 	if (l->out.intr)

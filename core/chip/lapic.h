@@ -11,6 +11,7 @@
 #define CORE_CHIP_LAPIC_H
 
 #include "core/base/types.h"
+#include "core/vm/apic.h"
 #include "core/vm/device.h"
 #include "core/vm/timer.h"
 
@@ -88,8 +89,9 @@ struct lapic {
 struct lapic_bus {
 	struct lapic *apic[LAPIC_MAX];
 	unsigned count;
-	unsigned last_lowest; /* who won the last lowest-priority arbitration */
-	unsigned phys_bits;	  /* MAXPHYADDR, for reserved bits of IA32_APIC_BASE */
+	unsigned last_lowest;		  /* who won the last lowest-priority arbitration */
+	unsigned phys_bits;			  /* MAXPHYADDR, for reserved bits of IA32_APIC_BASE */
+	const struct vm_apics *apics; /* not NULL: the engine has the APICs, messages go there */
 	struct {
 		void (*eoi)(void *opaque, uint8_t vector);
 		void *opaque;
@@ -145,6 +147,11 @@ void lapic_mmio_write(struct lapic *l, uint64_t off, unsigned size, uint64_t val
 bool lapic_rdmsr(struct lapic *l, uint32_t index, uint64_t *val);
 bool lapic_wrmsr(struct lapic *l, uint32_t index, uint64_t val);
 
+/* All registers at once, for an engine that has the APIC itself. Taking over an image arms and
+ * raises nothing. */
+void lapic_get_image(struct lapic *l, struct apic_image *a);
+void lapic_set_image(struct lapic *l, const struct apic_image *a);
+
 /* The guest's TSC jumped (a write to TSC or TSC_ADJUST): deadlines are measured anew. */
 void lapic_tsc_changed(struct lapic *l);
 
@@ -156,7 +163,35 @@ static inline bool lapic_x2apic(const struct lapic *l) {
 	return l->base & APIC_BASE_EXTD;
 }
 
-/* Between lapic.c, lapic_bus.c and lapic_timer.c only. */
+/* Between lapic.c and the other lapic_*.c only. */
+
+/* Register numbers: the page's offset / 16, and the MSR - 800h. */
+enum {
+	LAPIC_REG_ID = 0x02,
+	LAPIC_REG_VERSION = 0x03,
+	LAPIC_REG_TPR = 0x08,
+	LAPIC_REG_APR = 0x09,
+	LAPIC_REG_PPR = 0x0a,
+	LAPIC_REG_EOI = 0x0b,
+	LAPIC_REG_RRD = 0x0c,
+	LAPIC_REG_LDR = 0x0d,
+	LAPIC_REG_DFR = 0x0e,
+	LAPIC_REG_SVR = 0x0f,
+	LAPIC_REG_ISR = 0x10,
+	LAPIC_REG_TMR = 0x18,
+	LAPIC_REG_IRR = 0x20,
+	LAPIC_REG_ESR = 0x28,
+	LAPIC_REG_ICR = 0x30,
+	LAPIC_REG_ICR_HIGH = 0x31,
+	LAPIC_REG_LVT = 0x32,
+	LAPIC_REG_TIMER_INITIAL = 0x38,
+	LAPIC_REG_TIMER_CURRENT = 0x39,
+	LAPIC_REG_TIMER_DIVIDE = 0x3e,
+	LAPIC_REG_SELF_IPI = 0x3f,
+};
+
+/* Version 14h, six LVT entries, EOI broadcasts can be suppressed. */
+#define LAPIC_VERSION (0x14u | (LVT_COUNT - 1) << 16 | 1u << 24)
 
 #define LVT_MASKED (1u << 16)
 #define LVT_REMOTE_IRR (1u << 14)
@@ -183,5 +218,6 @@ uint64_t lapic_timer_get_deadline(const struct lapic *l);
 void lapic_timer_set_deadline(struct lapic *l, uint64_t tsc);
 void lapic_timer_state(struct state_io *io, struct lapic *l);
 void lapic_timer_loaded(struct lapic *l);
+void lapic_timer_set_image(struct lapic *l, uint64_t tsc_deadline, uint32_t current);
 
 #endif

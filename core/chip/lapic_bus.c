@@ -94,6 +94,12 @@ static bool deliver(struct lapic_bus *bus, const struct message *m, const struct
 
 bool lapic_bus_deliver(struct lapic_bus *bus, uint8_t dest, bool logical, enum lapic_mode mode,
 					   uint8_t vector, bool level) {
+	if (bus->apics) {
+		uint32_t data = vector | (uint32_t)mode << 8 | BIT(14) | (level ? BIT(15) : 0);
+		gpa_t addr = LAPIC_DEFAULT_BASE | (gpa_t)dest << 12 | (logical ? BIT(2) : 0);
+		bus->apics->message(bus->apics->opaque, addr, data);
+		return true;
+	}
 	struct message m = {
 		.dest = dest == 0xff ? BROADCAST : dest,
 		.logical = logical,
@@ -115,6 +121,10 @@ void lapic_bus_msi(void *opaque, gpa_t addr, uint32_t data) {
 		return;
 	if (mode == LAPIC_SIPI) /* no such message ([SDM3 10.11.2]) */
 		return;
+	if (bus->apics) {
+		bus->apics->message(bus->apics->opaque, addr, data);
+		return;
+	}
 	uint8_t dest = (uint8_t)(addr >> 12);
 	struct message m = {
 		.dest = dest == 0xff ? BROADCAST : dest,

@@ -671,6 +671,55 @@ static void test_hostile_state(void **state) {
 	}
 }
 
+/* An engine that has the APICs: registers go there and come back, the model stands still. */
+static gpa_t sent_addr;
+static uint32_t sent_data;
+
+static void take_message(void *opaque, gpa_t addr, uint32_t data) {
+	sent_addr = addr;
+	sent_data = data;
+}
+
+static void test_image(void **state) {
+	static const struct vm_apics apics = {take_message, NULL};
+	struct machine *m = *state;
+	struct lapic *l = &m->cpu[1].l, *other = &m->cpu[2].l;
+	struct apic_image a, b;
+	wr(l, 0xf0, 0x1ff);
+	wr(l, 0x80, 0x5a);
+	wr(l, 0xd0, 0x02000000);
+	wr(l, 0x320, 0x20041); /* periodic */
+	wr(l, 0x3e0, 0xb);
+	wr(l, 0x380, 1000000);
+	lapic_bus_msi(&m->bus, 0xfee00000 | 1 << 12, 0x4071);
+	fake_clock_set(&m->clock, m->clock.now_ns + 250000);
+	lapic_get_image(l, &a);
+	assert_int_equal(a.regs[0x80], 0x5a);
+	assert_int_equal(a.regs[0x232], 0x02); /* IRR of vector 71h */
+	assert_int_equal(a.regs[0x390] | a.regs[0x391] << 8 | a.regs[0x392] << 16, 750000);
+	bool intr = m->cpu[2].intr;
+	m->bus.apics = &apics;
+	lapic_set_image(other, &a);
+	assert_int_equal(m->cpu[2].intr, intr);	  /* nothing raised ... */
+	assert_false(timer_armed(&other->timer)); /* ... nothing armed */
+	lapic_device_ops.loaded(other);
+	assert_false(timer_armed(&other->timer));
+	lapic_get_image(other, &b);
+	a.regs[0x23] = b.regs[0x23]; /* the id stays each one's own */
+	assert_memory_equal(&a, &b, sizeof(a));
+	/* Messages go to the engine as a device would write them. */
+	assert_true(lapic_bus_deliver(&m->bus, 3, true, LAPIC_LOWEST, 0x52, true));
+	assert_int_equal(sent_addr, 0xfee03004);
+	assert_int_equal(sent_data, 0xc152);
+	lapic_bus_msi(&m->bus, 0xfee01000, 0x33);
+	assert_int_equal(sent_addr, 0xfee01000);
+	/* Back here, all of it lives again. */
+	m->bus.apics = NULL;
+	lapic_device_ops.loaded(other);
+	assert_true(timer_armed(&other->timer));
+	assert_true(m->cpu[2].intr);
+}
+
 /* Garbage into every register by every way. */
 static void test_garbage(void **state) {
 	struct machine *m = *state;
@@ -723,6 +772,7 @@ int main(void) {
 		T(test_ipi_modes), T(test_errors),			 T(test_timer),
 		T(test_msi),	   T(test_tsc_deadline),	 T(test_x2apic),
 		T(test_state),	   T(test_hostile_state),	 T(test_garbage),
+		T(test_image),
 	};
 	return cmocka_run_group_tests_name("lapic", tests, NULL, NULL);
 }

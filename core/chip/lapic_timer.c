@@ -196,3 +196,11 @@ void lapic_timer_loaded(struct lapic *l) {
 	uint64_t longest = timers_now(l->timers) + MAX(period_ns(l), TIMER_MIN_PERIOD_NS);
 	start(l, MIN(l->timer_deadline_ns, longest));
 }
+
+void lapic_timer_set_image(struct lapic *l, uint64_t tsc_deadline, uint32_t current) {
+	bool counts = current && mode_of(l->lvt[LVT_TIMER]) != TIMER_TSC;
+	timer_cancel(&l->timer);
+	l->tsc_deadline = tsc_deadline;
+	l->timer_deadline_ns =
+		counts ? timers_now(l->timers) + current * tick_ns(l) : (uint64_t)TIMER_NEVER;
+}

@@ -127,8 +127,8 @@ static int make_vm(struct kvm_engine *e, struct err *err) {
 	if (kvm_ioctl(e->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 ||
 		kvm_ioctl_val(e->fd, KVM_SET_TSS_ADDR, TSS_ADDR) < 0)
 		return err_set(err, errno, "KVM refuses the pages it asks for: %s", strerror(errno));
-	r = kvm_msr_filter(e, err);
-	if (r)
+	if ((e->irqs == KVM_IRQS_SPLIT && (r = kvm_apics_create(e, err))) ||
+		(r = kvm_msr_filter(e, err)))
 		return r;
 	r = kvm_update_slots(e);
 	return r ? err_set(err, -r, "KVM refuses the guest's memory: %s", strerror(-r)) : 0;
@@ -136,6 +136,7 @@ static int make_vm(struct kvm_engine *e, struct err *err) {
 
 static void destroy(void *self) {
 	struct kvm_engine *e = self;
+	kvm_apics_destroy(e);
 	for (unsigned i = 0; i < e->ncpus; i++) {
 		struct kvm_cpu *c = e->cpus[i];
 		munmap(c->run, e->run_size);
@@ -150,13 +151,20 @@ static void destroy(void *self) {
 }
 
 static int create(struct vm *vm, const struct engine_options *o, void **self, struct err *err) {
-	const char *tier = o && o->tier ? o->tier : "off";
-	if (strcmp(tier, "off") != 0)
-		return err_set(err, ERR_INVAL, "engine kvm has no tier \"%s\": there is off", tier);
+	static const char *const tiers[] = {[KVM_IRQS_OFF] = "off", [KVM_IRQS_SPLIT] = "split"};
+	const char *tier = o && o->tier ? o->tier : "split";
+	unsigned irqs = 0;
+	while (irqs < ARRAY_LEN(tiers) && strcmp(tier, tiers[irqs]) != 0)
+		irqs++;
+	if (irqs == ARRAY_LEN(tiers))
+		return err_set(err, ERR_INVAL,
+					   "engine kvm has no tier \"%s\": interrupt controllers can be split or off",
+					   tier);
 	struct kvm_engine *e = calloc(1, sizeof(*e));
 	if (!e)
 		return err_set(err, ERR_NOMEM, "no memory for engine kvm");
 	e->vm = vm;
+	e->irqs = (enum kvm_irqs)irqs;
 	e->dev = e->fd = -1;
 	int r = make_vm(e, err);
 	if (r) {
@@ -203,6 +211,11 @@ static void get_state(struct vcpu *v) {
 		log_line(LOG_ERROR, "vCPU %u: %s", v->id, c->why);
 }
 
+static bool waits(void *self) {
+	const struct kvm_engine *e = self;
+	return e->irqs != KVM_IRQS_OFF;
+}
+
 static void set_state(struct vcpu *v) {
 	struct kvm_cpu *c = v->engine;
 	c->push = true;
@@ -227,6 +240,7 @@ static void stats(void *self, void (*line)(void *out, const char *name, uint64_t
 	line(out, "kvm_entries", entries);
 	line(out, "irq_windows", windows);
 	line(out, "irqs_injected", injected);
+	line(out, "irq_messages", e->messages);
 }
 
 const struct engine_ops engine_kvm = {
@@ -239,6 +253,7 @@ const struct engine_ops engine_kvm = {
 	.add_vcpu = add_vcpu,
 	.run = kvm_run,
 	.kick = kick,
+	.waits = waits,
 	.get_state = get_state,
 	.set_state = set_state,
 	.mem_changed = mem_changed,

@@ -6,6 +6,7 @@
  *     run.c    KVM_RUN in a loop; exits become the neutral record; interrupts go in
  *     state.c  struct x86_state to and from KVM
  *     msr.c    which MSRs KVM keeps, and which come out
+ *     apic.c   local APICs in the kernel
  *     cpuid.c  the processor that KVM can show
  *     report.c why KVM could not go on, for people
  *     probe.c  can this host's KVM run stock kernels?
@@ -26,7 +27,15 @@
 
 /* Who has the interrupt controllers. */
 enum kvm_irqs {
-	KVM_IRQS_OFF, /* the board's chips have all of them */
+	KVM_IRQS_OFF,	/* the board's chips have all of them */
+	KVM_IRQS_SPLIT, /* KVM has the local APICs, the board 8259s and I/O APIC */
+};
+
+/* Messages that KVM knows as level-triggered, one for each pin of an I/O APIC. */
+#define KVM_ROUTES 24
+struct kvm_route {
+	gpa_t addr;
+	uint32_t data;
 };
 
 struct kvm_slot {
@@ -43,6 +52,10 @@ struct kvm_engine {
 	int dev, fd; /* /dev/kvm, the VM */
 	size_t run_size;
 	enum kvm_irqs irqs;
+	struct vm_apics apics;
+	struct kvm_route routes[KVM_ROUTES];
+	unsigned next_route;
+	uint64_t messages; /* counter */
 	struct kvm_slot slots[KVM_SLOTS];
 	struct kvm_cpu *cpus[VM_VCPUS];
 	unsigned ncpus;
@@ -99,6 +112,13 @@ bool kvm_fetch_state(struct kvm_cpu *c);
 bool kvm_fetch_halt(struct kvm_cpu *c);
 /* Gives KVM the TSC offset that the VM's clock and v->state ask for. */
 bool kvm_push_tsc(struct kvm_cpu *c);
+
+/* apic.c */
+int kvm_apics_create(struct kvm_engine *e, struct err *err);
+void kvm_apics_destroy(struct kvm_engine *e);
+bool kvm_push_apic(struct kvm_cpu *c); /* after the TSC */
+bool kvm_fetch_apic(struct kvm_cpu *c, uint64_t base);
+uint64_t kvm_apic_base(struct kvm_cpu *c);
 
 /* msr.c */
 int kvm_msr_filter(struct kvm_engine *e, struct err *err);

@@ -11,9 +11,12 @@
 /* What the guest reads and writes without leaving KVM. */
 static const struct {
 	uint32_t first, count;
+	bool apic; /* where KVM has the local APICs */
 } inside[] = {
-	{MSR_SPEC_CTRL, 2}, /* and PRED_CMD */
-	{MSR_SYSENTER_CS, 3}, {MSR_PAT, 1}, {MSR_XSS, 1}, {MSR_EFER, 5}, {MSR_FS_BASE, 4},
+	{MSR_SPEC_CTRL, 2, false}, /* and PRED_CMD */
+	{MSR_APIC_BASE, 1, true},  {MSR_TSC_DEADLINE, 1, true}, {MSR_SYSENTER_CS, 3, false},
+	{MSR_PAT, 1, false},	   {MSR_XSS, 1, false},			{MSR_EFER, 5, false},
+	{MSR_FS_BASE, 4, false},
 };
 
 int kvm_msr_filter(struct kvm_engine *e, struct err *err) {
@@ -25,12 +28,15 @@ int kvm_msr_filter(struct kvm_engine *e, struct err *err) {
 				 KVM_MSR_EXIT_REASON_FILTER},
 	};
 	_Static_assert(ARRAY_LEN(inside) <= KVM_MSR_FILTER_MAX_RANGES, "more ranges than KVM takes");
-	for (unsigned i = 0; i < ARRAY_LEN(inside); i++)
-		f.ranges[i] =
+	for (unsigned i = 0, n = 0; i < ARRAY_LEN(inside); i++) {
+		if (inside[i].apic && e->irqs == KVM_IRQS_OFF)
+			continue;
+		f.ranges[n++] =
 			(struct kvm_msr_filter_range){.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
 										  .base = inside[i].first,
 										  .nmsrs = inside[i].count,
 										  .bitmap = all};
+	}
 	if (kvm_ioctl(e->fd, KVM_ENABLE_CAP, &cap) < 0 ||
 		kvm_ioctl(e->fd, KVM_X86_SET_MSR_FILTER, &f) < 0)
 		return err_set(err, errno, "KVM refuses to let MSRs out: %s", strerror(errno));

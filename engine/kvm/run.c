@@ -1,7 +1,8 @@
 /* The way into the guest and out of it ([KVM api.rst] 5, the kvm_run structure).
  *
  * Interrupt controllers are the board's chips: the engine asks for a vector when KVM says that
- * one can go in, and asks KVM for the next such moment when it cannot. TPR lives in the local
+ * one can go in, and asks KVM for the next such moment when it cannot. (With the local APICs in the
+ * kernel only the 8259's interrupts go this way.) TPR lives in the local
  * APIC's model and, while the guest runs, in KVM's CR8; whoever changed it last wins. */
 #include <errno.h>
 #include <string.h>
@@ -81,6 +82,9 @@ static bool serve(struct kvm_cpu *c, enum vm_exit_kind *kind) {
 	case KVM_EXIT_INTR:
 	case KVM_EXIT_SET_TPR: /* seen in run->cr8 */
 		return true;
+	case KVM_EXIT_IOAPIC_EOI:
+		vcpu_eoi(c->v, run->eoi.vector);
+		return true;
 	case KVM_EXIT_HLT:
 		c->v->state.activity = CPU_HALTED;
 		*kind = kvm_fetch_halt(c) ? EXIT_HALT : EXIT_FAILED;
@@ -143,12 +147,13 @@ static bool inject(struct kvm_cpu *c, uint32_t events) {
 	return true;
 }
 
-static bool sync_tpr(struct kvm_cpu *c) {
+static void sync_tpr(struct kvm_cpu *c) {
+	if (c->e->irqs != KVM_IRQS_OFF)
+		return;
 	if (c->tpr_moved)
 		c->cr8 = vcpu_get_tpr(c->v) >> 4;
 	c->tpr_moved = false;
 	c->run->cr8 = c->cr8;
-	return true;
 }
 
 /* Into the guest once. false: it is not to be entered again (c->why). */
@@ -160,7 +165,7 @@ static bool enter(struct kvm_cpu *c) {
 	c->stale = true;
 	c->unfinished = false;
 	c->ready = run->ready_for_interrupt_injection;
-	if (run->cr8 != c->cr8) {
+	if (c->e->irqs == KVM_IRQS_OFF && run->cr8 != c->cr8) {
 		c->cr8 = (uint8_t)run->cr8;
 		vcpu_set_tpr(c->v, (uint8_t)(c->cr8 << 4));
 	}

@@ -57,7 +57,7 @@ static bool put_sregs(struct kvm_cpu *c) {
 		.cr4 = s->cr4,
 		.cr8 = vcpu_get_tpr(c->v) >> 4,
 		.efer = s->efer,
-		.apic_base = c->apic_base,
+		.apic_base = kvm_apic_base(c),
 	};
 	return put(c, KVM_SET_SREGS, &k, "segments and control registers");
 }
@@ -177,9 +177,13 @@ bool kvm_push_state(struct kvm_cpu *c) {
 	if (!put_sregs(c) || !put_fpu(c) || !put_msrs(c) || !put_regs(c) || !put_debug(c) ||
 		!put_events(c) || !kvm_push_tsc(c))
 		return false;
+	if (c->e->irqs != KVM_IRQS_OFF && !kvm_push_apic(c))
+		return false;
 	c->push = false;
 	c->cr8 = vcpu_get_tpr(c->v) >> 4;
-	c->ready = (s->rflags & RFLAGS_IF) && !s->shadow && s->event.kind == X86_EVENT_NONE;
+	/* Whether the local APIC lets the 8259 through is KVM's to say. */
+	c->ready = c->e->irqs == KVM_IRQS_OFF && (s->rflags & RFLAGS_IF) && !s->shadow &&
+			   s->event.kind == X86_EVENT_NONE;
 	return true;
 }
 
@@ -204,7 +208,7 @@ static struct x86_segment segment_from_kvm(const struct kvm_segment *k) {
 	return (struct x86_segment){k->selector, attr, k->limit, k->base};
 }
 
-static bool get_sregs(struct kvm_cpu *c) {
+static bool get_sregs(struct kvm_cpu *c, uint64_t *apic_base) {
 	struct x86_state *s = &c->v->state;
 	struct kvm_sregs k;
 	if (!get(c, KVM_GET_SREGS, &k, "segments and control registers"))
@@ -225,6 +229,7 @@ static bool get_sregs(struct kvm_cpu *c) {
 	s->cr4 = k.cr4;
 	s->cr8 = k.cr8;
 	s->efer = k.efer;
+	*apic_base = k.apic_base;
 	return true;
 }
 
@@ -322,8 +327,11 @@ static bool get_events(struct kvm_cpu *c) {
 }
 
 bool kvm_fetch_state(struct kvm_cpu *c) {
-	if (!get_sregs(c) || !get_regs(c) || !get_fpu(c) || !get_msrs(c) || !get_debug(c) ||
+	uint64_t apic_base;
+	if (!get_sregs(c, &apic_base) || !get_regs(c) || !get_fpu(c) || !get_msrs(c) || !get_debug(c) ||
 		!get_events(c))
+		return false;
+	if (c->e->irqs != KVM_IRQS_OFF && !kvm_fetch_apic(c, apic_base))
 		return false;
 	c->stale = false;
 	return true;

@@ -72,14 +72,15 @@ static bool run_case(const struct options *o, const struct guest_case *c, struct
 		free(r.report);
 		return true;
 	}
-	unsigned differences = bad ? explained_report(&o->known, c->name, bad, r.report) : 0;
+	const char *verdict = r.end == MACHINE_FAILED ? r.why : bad;
+	unsigned differences = bad ? explained_report(&o->known, c->name, verdict, r.report) : 0;
 	if (differences)
 		bad = NULL;
 	printf("%sok %u - %s/%s%s%s%s\n", bad ? "not " : "", number, c->name, o->engine,
 		   o->tier ? "-" : "", o->tier ? o->tier : "",
 		   differences ? " (explained differences)" : "");
 	if (bad)
-		printf("# %s\n", bad);
+		printf("# %s%s%s\n", bad, r.why[0] ? "; " : "", r.why);
 	if (bad || o->verbose)
 		print_report(r.report, o->verbose);
 	fflush(stdout);

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Engine kvm on a whole KVM: Joist inside a Debian kernel with kvm-amd, under QEMU's TCG.
+
+usage: nested.py --build BUILD [--long] [--keep] [CASE]...
+
+One level-1 machine runs all cases; each line "ok" or "not ok" of guest-tests counts by itself. See
+level1.py for the machine; explained.txt has what this KVM or TCG does differently, and why.
+"""
+import argparse
+import os
+import re
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True  # the source folder stays clean
+from level1 import Level1, Missing, guest_file  # noqa: E402
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+APPEND = "console=ttyS0 quiet panic=-1 "
+cases = {}
+
+
+def case(name, script, check, long=False):
+    assert name not in cases, name
+    cases[name] = (script, check, long)
+
+
+def joist_run(extra="", run="true", append="", engine="--engine kvm", initrd="/initrd"):
+    return (f"/joist run {engine} -m 256M --timeout 170 --engine-stats {extra} --kernel /vmlinuz "
+            f"--initrd {initrd} --append '{APPEND}{append}joist.run=\"{run}\"' 2>&1\n")
+
+
+def wants(*patterns, code=0):
+    def check(got, lines):
+        text = "\n".join(lines)
+        if got != code:
+            return f"exit code {got}, not {code}"
+        for p in patterns:
+            if not re.search(p, text, re.MULTILINE):
+                return f"no line {p!r}"
+        return None
+    return check
+
+
+def never(check, pattern):
+    def both(got, lines):
+        for line in lines:
+            if re.search(pattern, line):
+                return f"a line {pattern!r}: {line}"
+        return check(got, lines)
+    return both
+
+
+# ---- what `make test` does: the probe says yes, the guests, a stock kernel by `auto` ----------
+
+case("doctor", "/joist doctor", wants(r"^ok +engine kvm +usable", r"lock cmpxchg16b: works",
+                                      r"^engine: kvm"))
+GUESTS = ("/guest-tests /images --engine kvm --explained /explained.txt ")
+case("guests", GUESTS + "--tier split hello32 hello64 real segments paging32 task v86 paging64 longmode exceptions "
+     "features apic smc smp2 triple nowhere spin holes poke off resets", None)
+case("boot-auto", joist_run(engine=""),
+     never(wants(r"^joist-guest: up ", r"^joist-guest: status 0", r"^kvm_entries +[1-9]"),
+           r"engine: soft"))
+
+# ---- the rest -----------------------------------------------------------------------------------
+
+for tier in ("split", "off"):
+    case(f"guests-{tier}", GUESTS + f"--tier {tier}", None, long=True)
+    case(f"boot-{tier}", joist_run("--cpus 2", engine=f"--engine kvm,{tier}"),
+         wants(r"^joist-guest: up .* cpus=2 ", r"^joist-guest: status 0"), long=True)
+case("two-vms", "/two-vms /images --engine kvm", None, long=True)
+for board in ("pc", "micro"):
+    for cpus in (1, 2):
+        case(f"boot-{board}-{cpus}", joist_run(f"--board {board} --cpus {cpus}", run="nproc"),
+             wants(rf"^joist-guest: up .* cpus={cpus} ", r"^joist-guest: status 0"), long=True)
+case("two-at-once",
+     "(" + joist_run().strip() + " >/tmp/a) &\n(" + joist_run().strip() + " >/tmp/b) &\n"
+     "wait\ngrep -h status /tmp/a /tmp/b; test $(cat /tmp/a /tmp/b | grep -c 'status 0') = 2",
+     wants(), long=True)
+case("no-permission",
+     "chmod 0 /dev/kvm; adduser -D -H u 2>/dev/null || echo 'u:x:1000:1000::/:/bin/sh' >>/etc/passwd\n"
+     "su u -c '/joist doctor' 2>&1 | grep 'engine'; chmod 600 /dev/kvm",
+     wants(r"may not be opened: add yourself to group kvm", r"^engine: soft"), long=True)
+
+
+def tap_lines(name, lines):
+    """The test lines of a program that printed TAP inside, under this case's name."""
+    for line in lines:
+        m = re.match(r"(not )?ok \d+ - (.*)", line)
+        if m:
+            yield not m.group(1), f"{name}: {m.group(2)}"
+
+
+class Report:
+    def __init__(self):
+        self.n = self.failed = 0
+        self.seen = set()
+
+    def line(self, ok, text, notes=()):
+        self.n += 1
+        self.failed += not ok
+        print(f"{'' if ok else 'not '}ok {self.n} - {text}")
+        for note in notes:
+            print("# " + note[:300])
+        sys.stdout.flush()
+
+    def on_case(self, name, code, lines, seconds):
+        self.seen.add(name)
+        check = cases[name][1]
+        if check:
+            why = check(code, lines)
+            self.line(not why, f"{name}: {seconds:.1f} s", [why] + lines[-30:] if why else [])
+            return
+        found = list(tap_lines(name, lines))
+        for ok, text in found:
+            self.line(ok, text)
+        if not found or (code and all(ok for ok, _ in found)):
+            self.line(False, f"{name}: exit code {code}", lines[-30:])
+        elif not all(ok for ok, _ in found):
+            print("\n".join("# " + x[:200] for x in lines if x.startswith(("#", "joist"))))
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("--build", required=True)
+    ap.add_argument("--long", action="store_true")
+    ap.add_argument("--factor", type=float, default=float(os.environ.get("TIMEOUT_FACTOR", "1")))
+    ap.add_argument("cases", nargs="*")
+    args = ap.parse_args()
+    todo = {n: c[0] for n, c in cases.items()
+            if (n in args.cases if args.cases else c[2] == args.long)}
+    report = Report()
+    guest = os.path.join(args.build, "test", "guest")
+    with tempfile.TemporaryDirectory(prefix="joist-nested-") as scratch:
+        try:
+            images = {"vmlinuz": guest_file("vmlinuz-cloud"),
+                      "initrd": guest_file("initramfs.cpio.gz"),
+                      "explained.txt": os.path.join(HERE, "explained.txt")}
+            for f in sorted(os.listdir(guest)):
+                if f.endswith(".bin"):
+                    images["images/" + f] = os.path.join(guest, f)
+            machine = Level1({"joist": os.path.join(args.build, "joist"),
+                              "guest-tests": os.path.join(guest, "guest-tests"),
+                              "two-vms": os.path.join(guest, "two-vms")},
+                             images, todo, scratch,
+                             limit=(1500 if args.long else 400) * args.factor)
+        except Missing as e:
+            print(f"1..0 # SKIP {e}")
+            return 0
+        text = machine.run(report.on_case)
+    for name in todo:
+        if name not in report.seen:
+            report.line(False, f"{name}: level 1 did not come to its end", text.splitlines()[-40:])
+            break
+    print(f"1..{report.n}")
+    return 1 if report.failed else 0
+
+
+sys.exit(main())
