@@ -124,11 +124,17 @@ void jit_destroy(struct soft *s) {
 
 /* ---- per vCPU --------------------------------------------------------------------------- */
 
+/* Pages that jumps lead to, hashed: INVLPG mostly names others. */
+static unsigned jump_page_bit(gva_t gva) {
+	return (unsigned)((gva >> 12) * 0x9e3779b97f4a7c15ull >> 54);
+}
+
 static void clear_jumps(struct soft_vcpu *c, unsigned user) {
 	if (!c->jit.jumps_used[user])
 		return;
 	for (unsigned n = 0; n < JIT_JUMPS; n++)
 		c->jit.jumps[user][n] = (struct jit_jump){NO_RIP, c->soft->jit->miss};
+	memset(c->jit.jump_pages[user], 0, sizeof(c->jit.jump_pages[user]));
 	c->jit.jumps_used[user] = false;
 	if (!user)
 		c->jit.local_jumps = false;
@@ -152,10 +158,11 @@ void jit_tlb_flush(struct soft_vcpu *c, bool global_too) {
 }
 
 void jit_tlb_flush_page(struct soft_vcpu *c, gva_t gva) {
-	unsigned n = (gva >> 12) & (JIT_TLB - 1);
+	unsigned n = (gva >> 12) & (JIT_TLB - 1), bit = jump_page_bit(gva);
 	for (unsigned user = 0; user < 2; user++) {
 		jit_tlb_drop(c, user, n);
-		clear_jumps(c, user);
+		if (c->jit.jump_pages[user][bit / 64] >> (bit % 64) & 1)
+			clear_jumps(c, user);
 	}
 }
 
@@ -400,6 +407,68 @@ uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what) {
 	return 0;
 }
 
+/* All exceptions masked, so that vector and x87 code may run as it is; FPU loaded. */
+static bool fpu_masked(void) {
+	uint32_t mxcsr;
+	uint16_t fcw;
+	asm volatile("stmxcsr %0\n\tfnstcw %1" : "=m"(mxcsr), "=m"(fcw));
+	/* and not AMD's MM: alignment checks are emitted */
+	return (mxcsr & 0x21f80) == 0x1f80 && (fcw & 0x3f) == 0x3f;
+}
+
+static uint32_t current_key(struct soft_vcpu *c) {
+	const struct x86_state *s = c->s;
+	uint32_t key = c->cpl == 3 ? JIT_KEY_USER : 0;
+	if ((s->cr0 & (CR0_EM | CR0_TS)) || !(s->cr4 & CR4_OSFXSR))
+		return key;
+	if (!c->jit.fpu_known) {
+		soft_fpu_load(c);
+		c->jit.fpu_masked = fpu_masked();
+		if (SOFT_FPU_EAGER)
+			soft_fpu_unload(c);
+		c->jit.fpu_known = true;
+	}
+	if (!c->jit.fpu_masked)
+		return key;
+	if ((s->cr4 & CR4_OSXSAVE) && (s->xcr0 & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX))
+		key |= JIT_KEY_AVX;
+	return key | JIT_KEY_FPU;
+}
+
+/* RF lasts for one instruction and matters to breakpoints only: without any it ends here. */
+static void end_resume(struct x86_state *s) {
+	if (!(s->dr7 & 0xff))
+		s->rflags &= ~(uint64_t)RFLAGS_RF;
+}
+
+/* Translated code is made for these. */
+static bool can_translate(const struct soft_vcpu *c) {
+	return c->mode == X86_MODE_64 && (c->cpl == 0 || c->cpl == 3) && !c->align_check &&
+		   !(c->s->dr7 & 0xff);
+}
+
+/* Where to go on after a handler that went elsewhere or changed something, if that needs no look
+ * around: what jit_call() returns. */
+static uint64_t next_entry(struct soft_vcpu *c) {
+	struct x86_state *s = c->s;
+	const struct jit *j = c->soft->jit;
+	if (!can_translate(c) || (s->rflags & RFLAGS_TF) || vcpu_events(c->v) ||
+		__atomic_load_n(&j->nwritten, __ATOMIC_RELAXED) ||
+		(j->off & (JIT_OFF_NEXT | JIT_OFF_CACHE | JIT_OFF_POLL)))
+		return 1;
+	uint32_t key = current_key(c);
+	if ((key ^ c->jit.key) & ~JIT_KEY_USER)
+		return 1;
+	const struct jit_jump *jump = &c->jit.jumps[key & JIT_KEY_USER][jump_index(s->rip)];
+	if (jump->rip != s->rip)
+		return 1;
+	end_resume(s);
+	c->jit.key = key;
+	c->jit.epoch = __atomic_load_n(&j->epoch, __ATOMIC_RELAXED);
+	c->jit.direct++;
+	return (uintptr_t)jump->entry;
+}
+
 /* Instructions after which the loop must choose anew who executes: exception masks, breakpoints. */
 static bool changes_masks(unsigned op) {
 	switch (op) {
@@ -445,13 +514,16 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 		s->shadow = 0;
 		c->leave_block = false;
 	}
-	bool masks = changes_masks(code);
-	if (unlikely(masks))
+	if (unlikely(changes_masks(code)))
 		c->jit.fpu_known = false;
 	soft_fpu_load(c); /* the handler may have taken the guest's registers away */
-	return masks || c->leave_block || s->rip != next || s->activity != CPU_RUNNING || s->shadow ||
-		   c->tlb_flushes != flushes || __atomic_load_n(&c->jit.poll, __ATOMIC_RELAXED) ||
-		   __atomic_load_n(&j->epoch, __ATOMIC_RELAXED) != c->jit.epoch;
+	if (unlikely(!c->jit.fpu_known || s->activity != CPU_RUNNING || s->shadow ||
+				 __atomic_load_n(&c->jit.poll, __ATOMIC_RELAXED)))
+		return 1;
+	if (likely(!c->leave_block && s->rip == next && c->tlb_flushes == flushes &&
+			   __atomic_load_n(&j->epoch, __ATOMIC_RELAXED) == c->jit.epoch))
+		return 0;
+	return next_entry(c);
 }
 
 /* ---- instructions in two pages -------------------------------------------------------------- */
@@ -468,8 +540,8 @@ void jit_cross_pages(struct soft_vcpu *c, const struct x86_insn *nothing) {
 	if (!soft_canonical(rip + first))
 		soft_gp(c, 0);
 	e = soft_translate(c, rip + first, ACCESS_EXEC, user);
-	c->jit.fpu_known = false; /* it may be one that changes the exception masks */
-	if (!host || !e->host) {  /* code outside of memory */
+	if (!host || !e->host) { /* code outside of memory */
+		c->jit.fpu_known = false;
 		soft_step(c);
 		return;
 	}
@@ -486,38 +558,12 @@ void jit_cross_pages(struct soft_vcpu *c, const struct x86_insn *nothing) {
 		x->rip = rip;
 	}
 	c->next_rip = rip + x->insn.len;
+	if (changes_masks(x->insn.op))
+		c->jit.fpu_known = false;
 	x->handler(c, &x->insn);
 }
 
 /* ---- the loop ----------------------------------------------------------------------------- */
-
-/* All exceptions masked, so that vector and x87 code may run as it is; FPU loaded. */
-static bool fpu_masked(void) {
-	uint32_t mxcsr;
-	uint16_t fcw;
-	asm volatile("stmxcsr %0\n\tfnstcw %1" : "=m"(mxcsr), "=m"(fcw));
-	/* and not AMD's MM: alignment checks are emitted */
-	return (mxcsr & 0x21f80) == 0x1f80 && (fcw & 0x3f) == 0x3f;
-}
-
-static uint32_t current_key(struct soft_vcpu *c) {
-	const struct x86_state *s = c->s;
-	uint32_t key = c->cpl == 3 ? JIT_KEY_USER : 0;
-	if ((s->cr0 & (CR0_EM | CR0_TS)) || !(s->cr4 & CR4_OSFXSR))
-		return key;
-	if (!c->jit.fpu_known) {
-		soft_fpu_load(c);
-		c->jit.fpu_masked = fpu_masked();
-		if (SOFT_FPU_EAGER)
-			soft_fpu_unload(c);
-		c->jit.fpu_known = true;
-	}
-	if (!c->jit.fpu_masked)
-		return key;
-	if ((s->cr4 & CR4_OSXSAVE) && (s->xcr0 & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX))
-		key |= JIT_KEY_AVX;
-	return key | JIT_KEY_FPU;
-}
 
 /* The interpreter may have changed the exception masks. */
 static void interpret(struct soft_vcpu *c, void (*how)(struct soft_vcpu *c)) {
@@ -545,12 +591,13 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 		if (soft_between(c, &kind))
 			return kind;
 		uint32_t key;
+		end_resume(s);
 		if (unlikely(soft_must_step(c))) {
 			interpret(c, soft_step);
 			link = NULL;
 			continue;
 		}
-		if (c->mode != X86_MODE_64 || c->align_check || (s->dr7 & 0xff)) {
+		if (unlikely(!can_translate(c))) {
 			interpret(c, soft_run_block);
 			link = NULL;
 			continue;
@@ -583,6 +630,8 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 				c->jit.links++;
 			} else if (!link && !(j->off & JIT_OFF_JUMPS)) {
 				*jump = (struct jit_jump){s->rip, b->entry_saved};
+				unsigned bit = jump_page_bit(s->rip);
+				c->jit.jump_pages[user][bit / 64] |= BIT(bit % 64);
 				c->jit.jumps_used[user] = true;
 				if (!user && !global)
 					c->jit.local_jumps = true;

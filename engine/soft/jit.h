@@ -80,6 +80,40 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64
 
 /* ---- the code cache, for translate.c ----------------------------------------------------- */
 
+/* Thunks for single instructions, see quick.c. */
+enum jit_quick {
+	QUICK_CLI,
+	QUICK_STI,
+	QUICK_CLD,
+	QUICK_STD,
+	QUICK_SWAPGS,
+	QUICK_PUSHF,
+	QUICK_RDTSC,
+	QUICK_RDTSCP,
+	QUICK_DIV32,
+	QUICK_DIV64,
+	QUICK_IDIV32,
+	QUICK_IDIV64,
+	QUICK_RDFSBASE,
+	QUICK_RDGSBASE,
+	QUICK_WRFSBASE,
+	QUICK_WRGSBASE,
+	QUICK_CR0,
+	QUICK_CR2,
+	QUICK_CR3,
+	QUICK_CR4,
+	JIT_QUICKS
+};
+
+/* What a thunk needs and does. */
+#define JIT_QUICK_SPOILS 1u	 /* the host's flags */
+#define JIT_QUICK_FAILS 2u	 /* T0 != 0: the interpreter's turn */
+#define JIT_QUICK_OPERAND 4u /* operand 0 in T1 */
+#define JIT_QUICK_RESULT 8u	 /* gives operand 0 in T1 */
+/* Which enum jit_quick executes the instruction in code of the mode `key`; -1: none does. */
+int jit_quick(const struct jit *j, uint32_t key, const struct x86_insn *i);
+uint8_t jit_quick_traits(int quick);
+
 /* Emitted code has two addresses: written at `rw`, executed at rw + jit->exec. */
 struct jit {
 	struct soft *soft;
@@ -98,6 +132,7 @@ struct jit {
 	pthread_mutex_t lock;
 	/* thunks, executable addresses */
 	const uint8_t *enter, *exit_code, *exit_saved, *miss, *call, *call_saved, *fill[2][7];
+	const uint8_t *quick[JIT_QUICKS];
 	gpa_t written[64];
 	uint32_t nwritten; /* > 64: all */
 	uint64_t blocks, insns, flushes, invalidations, bytes;
@@ -126,11 +161,13 @@ void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 #define JIT_OFF_X87 0x0100u	   /* x87 and MMX */
 #define JIT_OFF_SSE 0x0200u
 #define JIT_OFF_AVX 0x0400u
-#define JIT_OFF_BLOCK 0x0800u /* more than one instruction in a block */
-#define JIT_OFF_TLB 0x1000u	  /* more than one entry in the TLB */
-#define JIT_OFF_CACHE 0x2000u /* what was translated is kept */
-#define JIT_OFF_POLL 0x4000u  /* each block is first entered with a request to leave it */
-#define JIT_OFF_PCID 0x10000u /* address spaces are forgotten when they are left */
+#define JIT_OFF_BLOCK 0x0800u	/* more than one instruction in a block */
+#define JIT_OFF_TLB 0x1000u		/* more than one entry in the TLB */
+#define JIT_OFF_CACHE 0x2000u	/* what was translated is kept */
+#define JIT_OFF_POLL 0x4000u	/* each block is first entered with a request to leave it */
+#define JIT_OFF_PCID 0x10000u	/* address spaces are forgotten when they are left */
+#define JIT_OFF_NEXT 0x20000u	/* from a handler to another block without the loop */
+#define JIT_OFF_SYSTEM 0x40000u /* system instructions and divisions by short thunks */
 uint32_t jit_switches(void);
 
 /* What emitted code leaves with, in R11. Otherwise it is a struct jit_link *. */
@@ -140,10 +177,13 @@ uint32_t jit_switches(void);
 
 uint32_t jit_size_class(unsigned size);
 void jit_emit_thunks(struct jit *j);
+struct emit;
+void jit_emit_quick(struct emit *e, struct jit *j); /* those of quick.c */
 
 /* Called from emitted code through the thunks. */
 uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what); /* 0: probe again, 1: interpret */
-uint64_t jit_call(struct vcpu *v, const struct jit_op *op);	 /* 0: go on in the block, 1: leave */
+/* 0: go on in the block; 1: leave; else: the entry_saved of another block to go on with. */
+uint64_t jit_call(struct vcpu *v, const struct jit_op *op);
 
 /* The handler of what lies in two pages: fetches, decodes and executes the instruction at RIP. */
 soft_handler jit_cross_pages;

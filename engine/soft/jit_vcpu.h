@@ -45,10 +45,12 @@ struct jit_vcpu {
 	bool on;			/* this vCPU runs translated code */
 	bool local_jumps;	/* jumps[0] has targets in pages that are not global */
 	bool jumps_used[2]; /* since they were cleared */
+	uint64_t jump_pages[2][16]; /* hashed: pages that they may lead to */
 	bool fpu_known, fpu_masked; /* all x87 and SSE exceptions are masked */
 	uint32_t epoch;				/* of the cache when emitted code was entered */
 	struct jit_crossing crossings[JIT_CROSSINGS];
 	uint64_t enters, polls, interpreted, calls, fills, links;
+	uint64_t direct;				 /* went on from a handler to another block */
 	uint64_t calls_of[X86_OP_COUNT]; /* handler calls by enum x86_op */
 };
 

@@ -190,6 +190,7 @@ static void soft_stats(void *self, void (*line)(void *out, const char *name, uin
 		sum.calls += v->calls;
 		sum.fills += v->fills;
 		sum.links += v->links;
+		sum.direct += v->direct;
 	}
 	line(out, "translated_blocks", s->jit->blocks);
 	line(out, "translated_instructions", s->jit->insns);
@@ -198,6 +199,7 @@ static void soft_stats(void *self, void (*line)(void *out, const char *name, uin
 	line(out, "blocks_invalidated", s->jit->invalidations);
 	line(out, "block_links", sum.links);
 	line(out, "cache_entries", sum.enters);
+	line(out, "handlers_to_block", sum.direct);
 	line(out, "exits_poll", sum.polls);
 	line(out, "exits_interpret", sum.interpreted);
 	line(out, "handler_calls", sum.calls);

@@ -15,7 +15,7 @@ static const struct {
 	{"stack", JIT_OFF_STACK}, {"branch", JIT_OFF_BRANCH}, {"x87", JIT_OFF_X87},
 	{"sse", JIT_OFF_SSE},	  {"avx", JIT_OFF_AVX},		  {"block", JIT_OFF_BLOCK},
 	{"tlb", JIT_OFF_TLB},	  {"cache", JIT_OFF_CACHE},	  {"poll", JIT_OFF_POLL},
-	{"pcid", JIT_OFF_PCID},
+	{"pcid", JIT_OFF_PCID},	  {"next", JIT_OFF_NEXT},	  {"system", JIT_OFF_SYSTEM},
 };
 
 uint32_t jit_switches(void) {

@@ -118,17 +118,31 @@ void jit_emit_thunks(struct jit *j) {
 	e_mov(e, RSI, T1);
 	call_c(e, (uintptr_t)jit_call);
 	e_op_reg(e, false, 0x85, RAX, RAX);
-	e8(e, 0x0f); /* jnz leave */
+	e8(e, 0x0f); /* jnz elsewhere */
 	e8(e, 0x85);
-	uint8_t *leave = e->at;
+	uint8_t *elsewhere = e->at;
 	e32(e, 0);
 	add_rsp(e, 8);
 	flags_in(e);
 	reload(e);
 	e8(e, 0xc3);
-	int32_t rel = (int32_t)(e->at - leave - 4);
+	int32_t rel = (int32_t)(e->at - elsewhere - 4);
+	__builtin_memcpy(elsewhere, &rel, 4);
+	e_mov(e, T1, RAX);
+	e8(e, 0x48); /* dec rax */
+	e8(e, 0xff);
+	e8(e, 0xc8);
+	e8(e, 0x0f); /* jz leave; RAX is JIT_EXIT_DISPATCH */
+	e8(e, 0x84);
+	uint8_t *leave = e->at;
+	e32(e, 0);
+	add_rsp(e, 16); /* and the return address */
+	reload(e);
+	e8(e, 0x41); /* jmp r11: to another block, which takes the flags from jit.flags_ax */
+	e8(e, 0xff);
+	e8(e, 0xe3);
+	rel = (int32_t)(e->at - leave - 4);
 	__builtin_memcpy(leave, &rel, 4);
-	e_mov_imm(e, RAX, JIT_EXIT_DISPATCH);
 	leave_c(e);
 
 	for (unsigned write = 0; write < 2; write++)
@@ -146,6 +160,7 @@ void jit_emit_thunks(struct jit *j) {
 			reload(e);
 			e8(e, 0xc3);
 		}
+	jit_emit_quick(e, j);
 	check(!e->full);
 	j->hot_start = (uint8_t *)align_up((uintptr_t)e->at, 64);
 }

@@ -97,6 +97,7 @@ static bool copies(const struct x86_insn *i) {
 	case X86_OP_XADD:
 	case X86_OP_CMPXCHG:
 	case X86_OP_CMPXCHG8B:
+	case X86_OP_CMPXCHG16B:
 	case X86_OP_BSWAP:
 	case X86_OP_BSF:
 	case X86_OP_BSR:
@@ -199,6 +200,8 @@ static bool needs_call(const struct tx *t, const struct x86_insn *i) {
 			m->size != 16 && m->size != 32)
 			return i->op != X86_OP_LEA && i->op != X86_OP_NOP && i->op != X86_OP_PREFETCH;
 	}
+	if (jit_quick(t->j, t->key, i) >= 0)
+		return false;
 	switch (i->op) {
 	case X86_OP_LEA:
 	case X86_OP_NOP:
@@ -242,6 +245,9 @@ static uint16_t flags_before(const struct tx *t, const struct x86_insn *i, bool 
 	uint16_t arith = RFLAGS_ARITH;
 	if (call || t->j->off & JIT_OFF_FLAGS)
 		return arith; /* a handler may read or push them */
+	int quick = jit_quick(t->j, t->key, i);
+	if (quick >= 0) /* a division leaves them as they are */
+		return quick == QUICK_PUSHF ? arith : after & arith;
 	uint16_t killed = f->flags_written, read = f->flags_read;
 	switch (i->op) {
 	case X86_OP_ROL:
@@ -829,6 +835,48 @@ static void emit_lea(struct tx *t, unsigned n, uint64_t rip) {
 
 enum emitted { EMIT_OK, EMIT_END, EMIT_CALL };
 
+/* A call of the thunk that executes the instruction. */
+static enum emitted emit_quick(struct tx *t, unsigned n, uint64_t rip) {
+	const struct x86_insn *i = &t->insn[n];
+	const struct x86_opnd *o = &i->opnd[0];
+	struct emit *e = &t->e;
+	int quick = jit_quick(t->j, t->key, i);
+	unsigned traits = jit_quick_traits(quick);
+	/* The instruction behind STI comes before the next look at events: it must be in the block. */
+	if (quick == QUICK_STI && n + 1 == t->n)
+		return EMIT_CALL;
+	if (traits & JIT_QUICK_SPOILS)
+		flags_aside(t, n);
+	if (traits & JIT_QUICK_OPERAND) {
+		if (o->kind == OPND_MEM) {
+			struct emem m;
+			emit_access(t, n, rip, &m);
+			e_op_mem(e, o->size == 8, 0x8b, T1, &m);
+		} else {
+			emit_gpr_to(e, T1, o->reg);
+		}
+	}
+	e_call(e, t->j->quick[quick], t->j->exec);
+	if (traits & JIT_QUICK_FAILS) {
+		struct cold *k = add_cold(t);
+		*k = (struct cold){.rip = rip, .kind = COLD_INTERP};
+		e_op_reg(e, false, 0x85, T0, T0); /* test r10d, r10d */
+		e8(e, 0x0f);					  /* jnz */
+		e8(e, 0x85);
+		k->from = e->at;
+		e32(e, 0);
+	}
+	if (traits & JIT_QUICK_RESULT) {
+		if (resident(o->reg))
+			e_store_gs(e, T1, GS_GPR(o->reg));
+		else
+			e_mov(e, host_reg(o->reg), T1);
+	}
+	if (quick == QUICK_PUSHF)
+		emit_push_value(t, n, rip, PUSH_TMP, 0);
+	return EMIT_OK;
+}
+
 /* Instructions with code of their own. EMIT_END: the block is complete. */
 static enum emitted emit_special(struct tx *t, unsigned n, uint64_t rip) {
 	const struct x86_insn *i = &t->insn[n];
@@ -848,7 +896,10 @@ static enum emitted emit_special(struct tx *t, unsigned n, uint64_t rip) {
 			emit_push_value(t, n, rip, PUSH_REG, i->opnd[0].reg);
 		else if (i->opnd[0].kind == OPND_IMM)
 			emit_push_value(t, n, rip, PUSH_IMM, i->imm);
-		else
+		else if (i->opnd[0].kind == OPND_MEM) {
+			emit_load_tmp(t, n, rip);
+			emit_push_value(t, n, rip, PUSH_TMP, 0);
+		} else
 			return EMIT_CALL;
 		return EMIT_OK;
 	case X86_OP_POP: {
@@ -917,6 +968,8 @@ static enum emitted emit_special(struct tx *t, unsigned n, uint64_t rip) {
 		return EMIT_END;
 	}
 	default:
+		if (jit_quick(t->j, t->key, i) >= 0)
+			return emit_quick(t, n, rip);
 		return emit_native(t, n, rip) ? EMIT_OK : EMIT_CALL;
 	}
 }

@@ -710,6 +710,9 @@ static bool leaves(struct verifier *v, const uint8_t *target) {
 	for (unsigned n = 0; op == X86_OP_CALL && n < 14; n++)
 		if (target == j->fill[n / 7][n % 7])
 			return (const_in(v, &c) && in_guest_code(v, c)) || refuse(v, "fills with a wrong R11");
+	for (unsigned n = 0; op == X86_OP_CALL && n < JIT_QUICKS; n++)
+		if (target == j->quick[n])
+			return true;
 	return refuse(v, "jump to somewhere unknown");
 }
 

@@ -813,8 +813,10 @@ int main(int argc, char **argv) {
 		{"avx", 10},
 		{"tlb", 15},
 		{"poll", 15},
+		{"next", 10},
+		{"system", 15},
 		{"cache", 4},
-		{"link,jumps,flags,block,int,lea,mem,stack,branch,x87,sse,avx", 10},
+		{"link,jumps,flags,block,int,lea,mem,stack,branch,x87,sse,avx,next,system", 10},
 	};
 	unsigned long count = 2000, first = 0, failed = 0;
 	const char *off = NULL;
