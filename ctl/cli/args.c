@@ -15,8 +15,10 @@ static const struct cli_option *find_in(const struct cli_option *o, const char *
 
 static const struct cli_option *find(const struct cli_verb *v, const char *name, size_t len,
 									 char letter) {
-	const struct cli_option *o = find_in(v->options, name, len, letter);
-	return o ? o : find_in(cli_common, name, len, letter);
+	const struct cli_option *t, *o = NULL;
+	for (unsigned i = 0; !o && (t = cli_table(v, i)) != NULL; i++)
+		o = find_in(t, name, len, letter);
+	return o;
 }
 
 static int unknown(const struct cli_verb *v, const char *arg) {
@@ -35,7 +37,7 @@ static int unknown(const struct cli_verb *v, const char *arg) {
 	return cli_usage(v, "unknown option --%.*s", (int)n, arg + 2);
 }
 
-static int check_value(const struct cli_verb *v, const struct cli_option *o, const char *text) {
+int cli_check_value(const struct cli_option *o, const char *text, struct err *e) {
 	uint64_t n;
 	bool good = true;
 	switch (o->kind) {
@@ -44,7 +46,7 @@ static int check_value(const struct cli_verb *v, const struct cli_option *o, con
 		return 0;
 	case CLI_FILE:
 		if (!*text)
-			return cli_usage(v, "--%s needs a file name, not an empty one", o->name);
+			return err_set(e, ERR_INVAL, "--%s needs a file name, not an empty one", o->name);
 		return 0;
 	case CLI_SIZE:
 		good = cli_read_size(text, &n);
@@ -60,16 +62,18 @@ static int check_value(const struct cli_verb *v, const struct cli_option *o, con
 		break;
 	case CLI_CHOICE:
 		if (!cli_word_of(text, o->choices))
-			return cli_usage(v, "--%s %s: not one of: %s", o->name, text, o->choices);
+			return err_set(e, ERR_INVAL, "--%s %s: not one of: %s", o->name, text, o->choices);
 		return 0;
 	}
-	return good ? 0 : cli_usage(v, "--%s %s: not %s", o->name, text, cli_kind_text(o->kind));
+	if (good)
+		return 0;
+	return err_set(e, ERR_INVAL, "--%s %s: not %s", o->name, text, cli_kind_text(o->kind));
 }
 
 static int take(struct cli_args *a, const struct cli_option *o, const char *text) {
-	int r = text ? check_value(a->verb, o, text) : 0;
-	if (r)
-		return r;
+	struct err e;
+	if (text && cli_check_value(o, text, &e))
+		return cli_usage(a->verb, "%s", e.text);
 	if (a->nvalues == CLI_VALUES)
 		return cli_usage(a->verb, "too many options");
 	a->values[a->nvalues++] = (struct cli_value){o, text ? text : ""};
@@ -109,14 +113,16 @@ static int option(struct cli_args *a, int argc, char **argv, int *i) {
 }
 
 int cli_parse(struct cli_args *a, const struct cli_verb *v, int argc, char **argv, bool *help) {
-	bool only_operands = false;
+	bool only_operands = false, dashes = false;
 	*a = (struct cli_args){.verb = v};
 	*help = false;
 	for (int i = 0; i < argc; i++) {
 		const char *arg = argv[i];
 		int r = 0;
-		if (!only_operands && strcmp(arg, "--") == 0)
-			only_operands = true;
+		/* exec VM -- COMMAND: the first one goes, others are the command's. */
+		bool ends = v->end_options && a->noperands == v->end_options && !dashes;
+		if (strcmp(arg, "--") == 0 && (!only_operands || ends))
+			only_operands = dashes = true;
 		else if (!only_operands && arg[0] == '-' && arg[1])
 			r = option(a, argc, argv, &i);
 		else if (a->noperands == v->max_operands || a->noperands == CLI_OPERANDS)
@@ -126,6 +132,8 @@ int cli_parse(struct cli_args *a, const struct cli_verb *v, int argc, char **arg
 			a->operands[a->noperands++] = arg;
 		if (r)
 			return r;
+		if (v->end_options && a->noperands == v->end_options)
+			only_operands = true;
 		/* Asked for help: whatever else is wrong does not matter. */
 		if (a->nvalues && a->values[a->nvalues - 1].option == &cli_common[0]) {
 			*help = true;

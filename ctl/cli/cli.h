@@ -5,6 +5,7 @@
 #ifndef CTL_CLI_CLI_H
 #define CTL_CLI_CLI_H
 
+#include "core/base/err.h"
 #include "core/base/types.h"
 
 /* What the process returns; also what scripts may rely on. */
@@ -43,18 +44,22 @@ struct cli_option {
 };
 
 #define CLI_VALUES 64
-#define CLI_OPERANDS 8
+#define CLI_OPERANDS 256
+#define CLI_TABLES 2
 
 struct cli_args;
 
 struct cli_verb {
-	const char *name;
+	const char *name;	  /* may be two words: "image build" */
 	const char *operands; /* how help writes them: "[KERNEL]" */
 	unsigned min_operands, max_operands;
-	const char *summary;				  /* one line */
-	const char *about;					  /* paragraphs, with an empty line between */
-	const char *examples;				  /* lines; may be NULL */
-	const struct cli_option *options;	  /* may be NULL */
+	const char *summary;						 /* one line */
+	const char *about;							 /* paragraphs, with an empty line between */
+	const char *examples;						 /* lines; may be NULL */
+	const struct cli_option *options;			 /* may be NULL */
+	const struct cli_option *shared[CLI_TABLES]; /* tables of several verbs */
+	unsigned end_options; /* after so many operands all words are operands; 0: never */
+	const char *complete; /* operands: "vm", "image" or words; NULL: files */
 	int (*run)(const struct cli_args *a); /* returns an exit code */
 	bool hidden;
 };
@@ -75,7 +80,10 @@ struct cli_args {
 extern const struct cli_verb *const cli_verbs[]; /* ends with NULL */
 extern const struct cli_option cli_common[];	 /* what every verb takes: --help */
 int cli_main(int argc, char **argv);
+/* The i-th table of a verb's options, cli_common being the last; NULL after it. */
+const struct cli_option *cli_table(const struct cli_verb *v, unsigned i);
 const struct cli_verb *cli_find_verb(const char *name); /* NULL: none */
+bool cli_is_group(const char *word);					/* the first of two words of some verb */
 /* "joist: sentence", on stderr. */
 void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The same and where to find help; returns CLI_USAGE. */
@@ -92,6 +100,9 @@ const char *cli_nth(const struct cli_args *a, const char *name, unsigned n);
 uint64_t cli_size(const struct cli_args *a, const char *name);
 uint64_t cli_number(const struct cli_args *a, const char *name);
 uint64_t cli_nanoseconds(const struct cli_args *a, const char *name);
+
+/* 0, or -ERR_INVAL and "--name text: why not". */
+int cli_check_value(const struct cli_option *o, const char *text, struct err *e);
 
 /* values.c: false if the text is not one. */
 bool cli_read_size(const char *text, uint64_t *bytes);
@@ -115,7 +126,21 @@ const char *cli_suggest_option(const struct cli_verb *v, const char *wanted);
 /* help.c */
 void cli_help(const struct cli_verb *v); /* NULL: of the program; on stdout */
 
-extern const struct cli_verb cli_verb_completion, cli_verb_doctor, cli_verb_help, cli_verb_man,
-	cli_verb_run, cli_verb_version;
+/* code.c: an error of making or finding something as an exit code. */
+int cli_code(int r);
+/* Prints the sentence; returns cli_code(r), or CLI_WRONG_STATE for -ERR_BUSY and -ERR_EXIST. */
+int cli_fail(int r, const struct err *e);
+
+extern const struct cli_option cli_machine_options[]; /* run.c: what a machine is made of */
+extern const struct cli_option cli_vm_options[];	  /* def/keys.c: what a VM has besides */
+
+extern const struct cli_verb cli_verb_completion, cli_verb_console, cli_verb_cp, cli_verb_create,
+	cli_verb_doctor, cli_verb_events, cli_verb_exec, cli_verb_help, cli_verb_image_build,
+	cli_verb_image_import, cli_verb_image_ls, cli_verb_image_pull, cli_verb_image_rm,
+	cli_verb_inspect, cli_verb_logs, cli_verb_ls, cli_verb_man, cli_verb_pause, cli_verb_port_add,
+	cli_verb_port_ls, cli_verb_port_rm, cli_verb_process, cli_verb_prune, cli_verb_ps,
+	cli_verb_rename, cli_verb_restart, cli_verb_resume, cli_verb_rm, cli_verb_run, cli_verb_ssh,
+	cli_verb_ssh_config, cli_verb_start, cli_verb_stats, cli_verb_stop, cli_verb_update,
+	cli_verb_validate, cli_verb_version;
 
 #endif

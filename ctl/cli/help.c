@@ -56,10 +56,10 @@ static void print_option(const struct cli_option *o) {
 
 static void print_options(const struct cli_verb *v) {
 	printf("\nOptions:\n");
-	for (const struct cli_option *o = v->options; o && o->name; o++)
-		print_option(o);
-	for (const struct cli_option *o = cli_common; o->name; o++)
-		print_option(o);
+	const struct cli_option *t;
+	for (unsigned i = 0; (t = cli_table(v, i)) != NULL; i++)
+		for (const struct cli_option *o = t; o->name; o++)
+			print_option(o);
 }
 
 static void help_program(void) {
@@ -91,11 +91,14 @@ static int run(const struct cli_args *a) {
 		cli_help(NULL);
 		return CLI_OK;
 	}
-	const struct cli_verb *v = cli_find_verb(a->operands[0]);
+	char name[64];
+	snprintf(name, sizeof(name), "%s%s%s", a->operands[0], a->noperands > 1 ? " " : "",
+			 a->noperands > 1 ? a->operands[1] : "");
+	const struct cli_verb *v = cli_find_verb(name);
 	if (!v) {
-		const char *best = cli_suggest_verb(a->operands[0]);
-		return best ? cli_usage(a->verb, "no command %s (did you mean %s?)", a->operands[0], best)
-					: cli_usage(a->verb, "no command %s", a->operands[0]);
+		const char *best = cli_suggest_verb(name);
+		return best ? cli_usage(a->verb, "no command %s (did you mean %s?)", name, best)
+					: cli_usage(a->verb, "no command %s", name);
 	}
 	cli_help(v);
 	return CLI_OK;
@@ -104,7 +107,7 @@ static int run(const struct cli_args *a) {
 const struct cli_verb cli_verb_help = {
 	.name = "help",
 	.operands = "[COMMAND]",
-	.max_operands = 1,
+	.max_operands = 2,
 	.summary = "explain a command",
 	.run = run,
 };

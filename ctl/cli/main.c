@@ -6,9 +6,19 @@
 #include "ctl/cli/cli.h"
 
 const struct cli_verb *const cli_verbs[] = {
-	&cli_verb_run,	&cli_verb_doctor,	  &cli_verb_version,
-	&cli_verb_help, &cli_verb_completion, &cli_verb_man,
-	NULL,
+	&cli_verb_run,		  &cli_verb_create,
+	&cli_verb_start,	  &cli_verb_stop,
+	&cli_verb_restart,	  &cli_verb_pause,
+	&cli_verb_resume,	  &cli_verb_rename,
+	&cli_verb_update,	  &cli_verb_rm,
+	&cli_verb_prune,	  &cli_verb_ls,
+	&cli_verb_ps,		  &cli_verb_inspect,
+	&cli_verb_stats,	  &cli_verb_events,
+	&cli_verb_logs,		  &cli_verb_console,
+	&cli_verb_validate,	  &cli_verb_doctor,
+	&cli_verb_version,	  &cli_verb_help,
+	&cli_verb_completion, &cli_verb_man,
+	&cli_verb_process,	  NULL,
 };
 
 /* --help stays the first: cli_parse() looks for it. */
@@ -39,11 +49,28 @@ int cli_usage(const struct cli_verb *v, const char *fmt, ...) {
 	return CLI_USAGE;
 }
 
+const struct cli_option *cli_table(const struct cli_verb *v, unsigned i) {
+	if (v->options && i-- == 0)
+		return v->options;
+	for (unsigned k = 0; k < CLI_TABLES; k++)
+		if (v->shared[k] && i-- == 0)
+			return v->shared[k];
+	return i == 0 ? cli_common : NULL;
+}
+
 const struct cli_verb *cli_find_verb(const char *name) {
 	for (unsigned i = 0; cli_verbs[i]; i++)
 		if (strcmp(cli_verbs[i]->name, name) == 0)
 			return cli_verbs[i];
 	return NULL;
+}
+
+bool cli_is_group(const char *word) {
+	size_t n = strlen(word);
+	for (unsigned i = 0; cli_verbs[i]; i++)
+		if (strncmp(cli_verbs[i]->name, word, n) == 0 && cli_verbs[i]->name[n] == ' ')
+			return true;
+	return false;
 }
 
 /* Before the verb stand only these. */
@@ -78,14 +105,23 @@ int cli_main(int argc, char **argv) {
 			return cli_usage(NULL, "unknown option %s", name);
 		name = verb;
 	}
+	char two[64];
+	int words = 1;
 	const struct cli_verb *v = cli_find_verb(name);
+	if (!v && argc > 2) {
+		snprintf(two, sizeof(two), "%s %s", name, argv[2]);
+		if ((v = cli_find_verb(two)) != NULL || cli_is_group(name)) {
+			name = two;
+			words = 2;
+		}
+	}
 	if (!v) {
 		const char *best = cli_suggest_verb(name);
 		if (best)
 			return cli_usage(NULL, "unknown command %s (did you mean %s?)", name, best);
 		return cli_usage(NULL, "unknown command %s", name);
 	}
-	int r = cli_parse(&args, v, argc - 2, argv + 2, &help);
+	int r = cli_parse(&args, v, argc - 1 - words, argv + 1 + words, &help);
 	if (r)
 		return r;
 	if (help) {

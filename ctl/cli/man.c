@@ -66,8 +66,10 @@ static void put_verb(const struct cli_verb *v) {
 	printf("\n.PP\n");
 	put(v->about ? v->about : v->summary);
 	putchar('\n');
-	for (const struct cli_option *o = v->options; o && o->name; o++)
-		put_option(o);
+	const struct cli_option *t;
+	for (unsigned i = 0; (t = cli_table(v, i)) != NULL && t != cli_common; i++)
+		for (const struct cli_option *o = t; o->name; o++)
+			put_option(o);
 	if (v->examples) {
 		printf(".PP\n.nf\n");
 		put(v->examples);

@@ -6,6 +6,8 @@
 
 #include "core/base/bits.h"
 #include "ctl/cli/cli.h"
+#include "ctl/cli/launch.h"
+#include "ctl/cli/machine.h"
 #include "ctl/cli/pick.h"
 #include "host/linux/log.h"
 #include "host/linux/loop.h"
@@ -25,19 +27,6 @@ struct session {
 	bool timed_out;
 	int exit_code;
 };
-
-/* An error of making a VM as an exit code. */
-static int code_of(int r) {
-	switch (-r) {
-	case ERR_NOENT:
-		return CLI_NOT_FOUND;
-	case ERR_NOTSUP:
-	case ERR_NOSYS:
-		return CLI_NO_CAPABILITY;
-	default:
-		return CLI_FAILED;
-	}
-}
 
 /* "joist: [NAME: ]sentence"; right on a raw terminal, too. */
 static void say(const struct session *s, const char *what, const char *why) {
@@ -113,13 +102,6 @@ static int read_disk(const char *text, struct machine_disk *d, char *path, size_
 	return 0;
 }
 
-struct run_request {
-	struct engine_pick engine;
-	struct machine_config config;
-	char paths[BOARD_DISKS][1024];
-	char channels[BOARD_CHANNELS][32]; /* their names */
-};
-
 /* --channel NAME=SOCKET. The name is the guest's /dev/virtio-ports/NAME. */
 static int configure_channels(const struct cli_args *a, struct run_request *q) {
 	const char *text;
@@ -166,27 +148,25 @@ static int configure_nets(const struct cli_args *a, struct machine_config *c) {
 	return 0;
 }
 
-/* The tables' values as a machine's configuration. 0, or an exit code, message printed. */
-static int configure(const struct cli_args *a, struct run_request *q) {
+int cli_configure(const struct cli_args *a, struct run_request *q) {
 	struct machine_config *c = &q->config;
 	struct board_config *b = &c->board;
 	struct err e = {{0}};
 	int r = pick_engine_named(cli_text(a, "engine"), cli_flag(a, "force"), &q->engine, &e);
 	if (r) {
 		cli_error("%s", e.text);
-		return r == -ERR_INVAL ? CLI_USAGE : code_of(r);
+		return r == -ERR_INVAL ? CLI_USAGE : cli_code(r);
 	}
 	c->engine = q->engine.ops;
 	c->engine_options.tier = q->engine.tier;
 	c->engine_options.stats = cli_flag(a, "engine-stats");
 	c->name = cli_text(a, "name");
 	c->kernel = cli_text(a, "kernel");
-	if (a->noperands) {
-		if (c->kernel)
-			return cli_usage(a->verb, "--kernel %s and %s: which is the kernel?", c->kernel,
-							 a->operands[0]);
+	if (a->noperands && c->kernel)
+		return cli_usage(a->verb, "--kernel %s and %s: which is the kernel?", c->kernel,
+						 a->operands[0]);
+	if (a->noperands)
 		c->kernel = a->operands[0];
-	}
 	if (!c->kernel)
 		return cli_usage(a->verb, "needs a kernel: --kernel FILE");
 	c->initrd = cli_text(a, "initrd");
@@ -222,7 +202,7 @@ static int run_machine(struct session *s, const struct cli_args *a, struct run_r
 	int r = machine_create(&s->machine, &s->loop, &q->config, &e);
 	if (r) {
 		cli_error("%s", e.text);
-		return code_of(r);
+		return cli_code(r);
 	}
 	if (q->engine.why[0] && !cli_flag(a, "quiet"))
 		say(s, q->engine.why, NULL);
@@ -239,7 +219,7 @@ static int run_machine(struct session *s, const struct cli_args *a, struct run_r
 	terminal_restore();
 	if (r) {
 		cli_error("%s", e.text);
-		s->exit_code = code_of(r);
+		s->exit_code = cli_code(r);
 	} else if (cli_flag(a, "engine-stats")) {
 		machine_stats(s->machine, print_stat, stderr);
 	}
@@ -277,7 +257,10 @@ static int with_loop(struct session *s, const struct cli_args *a, struct run_req
 static int run(const struct cli_args *a) {
 	static struct run_request q; /* big, and once a process */
 	struct session s = {.signals = {.end = on_signal, .raw_fd = STDIN_FILENO}};
-	int r = configure(a, &q);
+	int r = launch_is_stored(a) ? -1 : 0;
+	if (r)
+		return launch_run(a);
+	r = cli_configure(a, &q);
 	if (r)
 		return r;
 	if (cli_flag(a, "verbose"))
@@ -295,7 +278,7 @@ static int run(const struct cli_args *a) {
 	return with_loop(&s, a, &q);
 }
 
-static const struct cli_option options[] = {
+const struct cli_option cli_machine_options[] = {
 	{"kernel", 0, CLI_FILE, "FILE", "Linux bzImage or ELF kernel to boot", NULL, NULL, false},
 	{"initrd", 0, CLI_FILE, "FILE", "Initial RAM disk for the kernel", NULL, NULL, false},
 	{"append", 0, CLI_TEXT, "TEXT", "The kernel's command line", "", NULL, false},
@@ -325,32 +308,48 @@ static const struct cli_option options[] = {
 	{"channel", 0, CLI_TEXT, "NAME=SOCKET",
 	 "The guest's /dev/virtio-ports/NAME as a Unix socket, as org.qemu.guest_agent.0=agent.sock",
 	 NULL, NULL, true},
-	{"timeout", 0, CLI_SECONDS, "TIME", "Stop the VM after this time, with exit code 124", NULL,
-	 NULL, false},
 	{"no-reboot", 0, CLI_FLAG, NULL, "End when the guest resets instead of booting again", NULL,
 	 NULL, false},
 	{"engine-stats", 0, CLI_FLAG, NULL, "Print the engine's counters at the end, on stderr", NULL,
 	 NULL, false},
-	{"quiet", 'q', CLI_FLAG, NULL, "No hints on the terminal", NULL, NULL, false},
 	{"verbose", 'v', CLI_FLAG, NULL, "Log what the machine's devices notice, on stderr", NULL, NULL,
 	 false},
 	{0},
 };
 
+static const struct cli_option options[] = {
+	{"detach", 'd', CLI_FLAG, NULL, "Keep the VM and run it in the background", NULL, NULL, false},
+	{"file", 'f', CLI_FILE, "FILE", "Take the definition from a YAML file, options override it",
+	 NULL, NULL, false},
+	{"wait", 'w', CLI_FLAG, NULL, "With -d: wait until the guest's agent answers", NULL, NULL,
+	 false},
+	{"timeout", 0, CLI_SECONDS, "TIME", "Stop the VM (or waiting) after this time, exit code 124",
+	 NULL, NULL, false},
+	{"quiet", 'q', CLI_FLAG, NULL, "No hints on the terminal", NULL, NULL, false},
+	{0},
+};
+
 const struct cli_verb cli_verb_run = {
 	.name = "run",
-	.operands = "[KERNEL]",
+	.operands = "[IMAGE|KERNEL]",
 	.max_operands = 1,
-	.summary = "run a VM on this terminal",
-	.about = "Boots a kernel in a new VM whose serial line is standard input and output. The "
+	.complete = "image",
+	.summary = "make and run a VM",
+	.about = "With -d or an image, makes a VM that is kept, with a process of its own: closing "
+			 "the terminal ends nothing. Without -d, its console is attached then; Ctrl-] leaves "
+			 "and the VM goes on.\n\n"
+			 "With a kernel and no -d, the VM lives in this command and nothing is kept: boots "
+			 "the kernel in a new VM whose serial line is standard input and output. The "
 			 "command ends with the VM: exit code 0 when the guest powers off, 1 when its kernel "
 			 "panics. A reset boots the guest again.\n\n"
 			 "On a terminal, all keys go to the guest but Ctrl-], which stops the VM and leaves. "
 			 "Without one, input ends with the end of the file and the VM goes on.\n\n"
 			 "Sizes are binary: 512M, 2G. Times are seconds, or 10m, 2h.",
-	.examples = "  joist run --kernel vmlinuz --initrd initrd --append \"console=ttyS0 quiet\"\n"
+	.examples = "  joist run -d --name web debian -m 1G\n"
+				"  joist run --kernel vmlinuz --initrd initrd --append \"console=ttyS0 quiet\"\n"
 				"  joist run -m 1G -c 2 --disk root.img --kernel vmlinuz \\\n"
 				"      --append \"console=ttyS0 root=/dev/vda\"\n",
 	.options = options,
+	.shared = {cli_machine_options, cli_vm_options},
 	.run = run,
 };

@@ -41,8 +41,13 @@ void cli_suggest_add(struct cli_suggest *s, const char *candidate) {
 
 /* Words that users of other tools type. */
 static const char *const habits[][2] = {
-	{"start", "run"},	 {"launch", "run"},	 {"boot", "run"},	 {"up", "run"},
-	{"check", "doctor"}, {"info", "doctor"}, {"host", "doctor"}, {"usage", "help"},
+	{"launch", "run"},		{"boot", "run"},		  {"up", "run"},		 {"check", "doctor"},
+	{"host", "doctor"},		{"usage", "help"},		  {"list", "ls"},		 {"delete", "rm"},
+	{"remove", "rm"},		{"destroy", "rm"},		  {"shell", "ssh"},		 {"attach", "console"},
+	{"info", "inspect"},	{"status", "ps"},		  {"top", "stats"},		 {"down", "stop"},
+	{"halt", "stop"},		{"shutdown", "stop"},	  {"suspend", "pause"},	 {"images", "image ls"},
+	{"pull", "image pull"}, {"build", "image build"}, {"kill", "stop"},		 {"set", "update"},
+	{"edit", "update"},		{"port", "port ls"},	  {"image", "image ls"}, {"monitor", "events"},
 };
 
 const char *cli_suggest_verb(const char *wanted) {
@@ -58,9 +63,9 @@ const char *cli_suggest_verb(const char *wanted) {
 
 const char *cli_suggest_option(const struct cli_verb *v, const char *wanted) {
 	struct cli_suggest s = {.wanted = wanted};
-	for (const struct cli_option *o = v->options; o && o->name; o++)
-		cli_suggest_add(&s, o->name);
-	for (const struct cli_option *o = cli_common; o->name; o++)
-		cli_suggest_add(&s, o->name);
+	const struct cli_option *t;
+	for (unsigned i = 0; (t = cli_table(v, i)) != NULL; i++)
+		for (const struct cli_option *o = t; o->name; o++)
+			cli_suggest_add(&s, o->name);
 	return s.best;
 }

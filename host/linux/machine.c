@@ -153,14 +153,19 @@ bool machine_pause(struct machine *m) {
 		return false;
 	host_clock_pause(&m->clock);
 	pause_nets(m, true);
+	m->pauses++;
 	return true;
 }
 
+void machine_hold(struct machine *m, bool on) {
+	if (on)
+		hold(m);
+	else
+		release(m);
+}
+
 void machine_resume(struct machine *m) {
-	pthread_mutex_lock(&m->park_lock);
-	bool last = m->hold == 1;
-	pthread_mutex_unlock(&m->park_lock);
-	if (last) {
+	if (--m->pauses == 0) {
 		pause_nets(m, false);
 		host_clock_resume(&m->clock);
 		host_lock(m);
@@ -283,6 +288,12 @@ void machine_stop(struct machine *m) {
 	m->stop_asked = true;
 	pthread_mutex_unlock(&m->park_lock);
 	loop_event_signal(&m->request);
+}
+
+void machine_power_button(struct machine *m) {
+	host_lock(m);
+	board_power_button(m->board);
+	host_unlock(m);
 }
 
 static void on_escape(void *opaque) {

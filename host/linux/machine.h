@@ -8,7 +8,7 @@
  *     loop_run(&loop);     // until config.ended calls loop_quit()
  *     machine_destroy(m);
  *
- * All functions are for the loop's thread, except machine_stop() and machine_pause(). */
+ * All functions are for the loop's thread, except machine_stop(). */
 #ifndef HOST_LINUX_MACHINE_H
 #define HOST_LINUX_MACHINE_H
 
@@ -78,10 +78,17 @@ int machine_start(struct machine *m, struct err *e);
 /* Ends it soon with MACHINE_STOPPED; any thread. */
 void machine_stop(struct machine *m);
 
+/* Presses the ACPI power button; what follows is the guest's decision. */
+void machine_power_button(struct machine *m);
+
 /* Stops all vCPUs and the clock between two instructions, and lets them go on. Pauses nest.
  * false: some vCPU did not stop in time, and the machine is failing. */
 bool machine_pause(struct machine *m);
 void machine_resume(struct machine *m);
+
+/* Keeps the vCPUs from running while the guest's clock goes on, as a scheduler does, and lets
+ * them go again. Does not wait for them to stand still. */
+void machine_hold(struct machine *m, bool on);
 
 /* For what needs the machine itself: vm of snapshots, board of the power button. */
 struct vm *machine_vm(struct machine *m);

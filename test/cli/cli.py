@@ -86,10 +86,10 @@ def no_arguments():
 def help_everywhere():
     p = joist("--help")
     same(p.returncode, 0, "exit code")
-    verbs = re.findall(r"^  (\w+)  ", p.stdout, re.MULTILINE)
-    assert {"run", "doctor", "version", "help", "completion"} <= set(verbs), verbs
+    verbs = re.findall(r"^  (\w[\w -]*?)  ", p.stdout, re.MULTILINE)
+    assert {"run", "doctor", "version", "help", "completion", "ls", "stop"} <= set(verbs), verbs
     for v in verbs:
-        a, b = joist(v, "--help"), joist("help", v)
+        a, b = joist(*v.split(), "--help"), joist("help", *v.split())
         same(a.returncode, 0, v + " --help")
         same(a.stdout, b.stdout, "both ways to help of " + v)
         has(a.stdout, "Usage: joist " + v)
@@ -349,12 +349,12 @@ def completion_in_bash():
     script = joist("completion", "bash").stdout + """
 complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _joist; echo "${COMPREPLY[*]}"; }
 complete_words joist d
-complete_words joist run --mem
+complete_words joist run --memory-
 complete_words joist run --board ''
 complete_words joist help v
 """
     p = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=20)
-    same(p.stdout.splitlines(), ["doctor", "--memory", "pc micro", "version"], "completions")
+    same(p.stdout.splitlines(), ["doctor", "--memory-limit", "pc micro", "validate version"], "completions")
 
 
 @case

@@ -1,0 +1,113 @@
+/* See disk.h. A VM's disk is a raw copy of its image: a clone that shares all blocks on file
+ * systems that can (btrfs, XFS), else a copy of what is not a hole. */
+#include "ctl/image/disk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "core/base/bits.h"
+#include "ctl/store/paths.h"
+
+const char *disk_file_name(void) {
+	return "disk0.raw";
+}
+
+/* [start, end) of one run of data. copy_file_range() stays inside the kernel. */
+static int copy_run(int in, int out, off_t start, off_t end) {
+	static char buf[1 << 18];
+	off_t from = start, to = start;
+	while (from < end) {
+		ssize_t n = copy_file_range(in, &from, out, &to, (size_t)(end - from), 0);
+		if (n > 0)
+			continue;
+		if (n < 0 && errno == EINTR)
+			continue;
+		break;
+	}
+	while (from < end) {
+		ssize_t n = pread(in, buf, (size_t)MIN(end - from, (off_t)sizeof(buf)), from);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		ssize_t done = pwrite(out, buf, (size_t)n, from);
+		if (done <= 0)
+			return done < 0 ? -errno : -EIO;
+		from += done;
+	}
+	return 0;
+}
+
+static int copy_data(int in, int out) {
+	off_t size = lseek(in, 0, SEEK_END), at = 0;
+	if (size < 0 || ftruncate(out, size) < 0)
+		return -errno;
+	while (at < size) {
+		off_t start = lseek(in, at, SEEK_DATA);
+		if (start < 0)
+			return errno == ENXIO ? 0 : -errno; /* holes to the end */
+		off_t end = lseek(in, start, SEEK_HOLE);
+		if (end < 0)
+			return -errno;
+		int r = copy_run(in, out, start, end);
+		if (r)
+			return r;
+		at = end;
+	}
+	return 0;
+}
+
+int disk_copy(const char *from, const char *to, struct err *e) {
+	int r = 0, in = open(from, O_RDONLY | O_CLOEXEC);
+	if (in < 0)
+		return err_set(e, errno, "%s: %s", from, strerror(errno));
+	int out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (out < 0) {
+		r = err_set(e, errno, "cannot make %s: %s", to, strerror(errno));
+		close(in);
+		return r;
+	}
+	if (ioctl(out, FICLONE, in) < 0)
+		r = copy_data(in, out);
+	if (r == 0 && fsync(out) < 0)
+		r = -errno;
+	close(in);
+	if (close(out) < 0 && r == 0)
+		r = -errno;
+	if (r) {
+		unlink(to);
+		return err_set(e, -r, "cannot copy %s to %s: %s", from, to, strerror(-r));
+	}
+	return 0;
+}
+
+static int set_size(const char *path, uint64_t size, bool create, struct err *e) {
+	int fd = open(path, O_WRONLY | O_CLOEXEC | (create ? O_CREAT | O_EXCL : 0), 0600);
+	if (fd < 0)
+		return err_set(e, errno, "cannot make %s: %s", path, strerror(errno));
+	int r = ftruncate(fd, (off_t)align_up(size, 4096)) < 0 || fsync(fd) < 0 ? -errno : 0;
+	close(fd);
+	return r ? err_set(e, -r, "cannot give %s %llu bytes: %s", path, (unsigned long long)size,
+					   strerror(-r))
+			 : 0;
+}
+
+int disk_make_overlay(const char *dir, const char *base, uint64_t size, struct err *e) {
+	char path[PATHS_MAX];
+	int r = paths_join(path, sizeof(path), dir, disk_file_name(), e);
+	if (r || (r = disk_copy(base, path, e)) != 0)
+		return r;
+	return set_size(path, size, false, e);
+}
+
+int disk_make_empty(const char *dir, uint64_t size, struct err *e) {
+	char path[PATHS_MAX];
+	int r = paths_join(path, sizeof(path), dir, disk_file_name(), e);
+	return r ? r : set_size(path, size, true, e);
+}

@@ -1,0 +1,45 @@
+/* A VM's share of this host: cgroup v2 where this user may make a group, our own means where
+ * not.
+ *   cpu-limit    cpu.max; else a duty cycle: vCPUs stand still for the rest of a period in which
+ *                the process has used up its time. The guest's clock goes on, as with any
+ *                hypervisor that schedules it away.
+ *   cpu-shares   cpu.weight; else the nice level of the vCPU threads (lower shares only: an
+ *                unprivileged process cannot raise its own).
+ *   memory-limit memory.high; no own means. */
+#ifndef CTL_PROC_LIMIT_H
+#define CTL_PROC_LIMIT_H
+
+#include "core/base/err.h"
+#include "host/linux/loop.h"
+#include "host/linux/machine.h"
+
+#define LIMIT_PERIOD_NS 20000000ull
+
+struct limit {
+	struct loop *loop;
+	struct machine *machine;
+	struct loop_timer timer;
+	bool has_timer, throttled;
+	unsigned percent; /* 0: no limit; 100 is one CPU */
+	unsigned shares;
+	uint64_t memory; /* bytes; 0: no limit */
+	int64_t credit_ns;
+	uint64_t last_cpu_ns, last_ns;
+	uint64_t throttled_ns, periods, throttled_periods;
+	char group[512]; /* of cgroup v2; empty: own means */
+};
+
+/* "150%" or "1.5" (CPUs) as percent; 0: not one. */
+unsigned limit_read_percent(const char *text);
+
+/* Before the machine's threads exist, so that they inherit the group. `root` is where cgroup v2
+ * is mounted (NULL: find out), for tests. */
+void limit_create(struct limit *l, struct loop *loop, const char *id, const char *root);
+void limit_attach(struct limit *l, struct machine *m, struct err *e);
+/* From the loop's thread, at any time. Returns a word for how: "cgroup", "own", "none". */
+const char *limit_set_cpu(struct limit *l, unsigned percent);
+const char *limit_set_shares(struct limit *l, unsigned shares);
+const char *limit_set_memory(struct limit *l, uint64_t bytes);
+void limit_destroy(struct limit *l);
+
+#endif

@@ -1,0 +1,328 @@
+/* See store.h. */
+#include "ctl/store/store.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ctl/cli/cli.h"
+#include "ctl/store/names.h"
+
+#define STATE_VERSION 1
+#define NAME_TRIES 200
+
+static const char *const phases[] = {"created", "running", "stopped", "died"};
+
+const char *store_phase_name(enum store_phase p) {
+	return phases[p];
+}
+
+/* ---- the lock ------------------------------------------------------------------------ */
+
+static int open_lock(const struct store_vm *vm) {
+	char path[PATHS_MAX];
+	if (paths_join(path, sizeof(path), vm->dir, "lock", NULL))
+		return -1;
+	return open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+}
+
+/* Locks of the open file description: they end with the last descriptor, however the process
+ * dies, and can be looked at without being taken. */
+int store_lock(const struct store_vm *vm, struct err *e) {
+	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	int fd = open_lock(vm);
+	if (fd < 0)
+		return err_set(e, errno, "cannot lock VM %s: %s", vm->name, strerror(errno));
+	if (fcntl(fd, F_OFD_SETLK, &fl) == 0)
+		return fd;
+	int error = errno;
+	close(fd);
+	if (error == EAGAIN || error == EACCES)
+		return err_set(e, ERR_BUSY, "VM %s is running", vm->name);
+	return err_set(e, error, "cannot lock VM %s: %s", vm->name, strerror(error));
+}
+
+bool store_is_locked(const struct store_vm *vm) {
+	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	int fd = open_lock(vm);
+	bool held = fd >= 0 && fcntl(fd, F_OFD_GETLK, &fl) == 0 && fl.l_type != F_UNLCK;
+	if (fd >= 0)
+		close(fd);
+	return held;
+}
+
+/* ---- state.json ---------------------------------------------------------------------- */
+
+static void copy(char *to, size_t size, const char *from) {
+	snprintf(to, size, "%.*s", (int)size - 1, from ? from : "");
+}
+
+static int64_t number(const json_t *j, const char *key) {
+	return json_integer_value(json_object_get(j, key));
+}
+
+static const char *text(const json_t *j, const char *key) {
+	return json_string_value(json_object_get(j, key));
+}
+
+static int read_state(struct store_vm *vm, const json_t *j, struct err *e) {
+	if (number(j, "version") != STATE_VERSION)
+		return err_set(e, ERR_NOTSUP,
+					   "VM %s has state of version %lld; this joist knows version %d only",
+					   vm->name, (long long)number(j, "version"), STATE_VERSION);
+	const char *id = text(j, "id"), *phase = text(j, "phase");
+	if (!id || strlen(id) != 12 || strspn(id, "0123456789abcdef") != 12 || !phase)
+		return err_set(e, ERR_INVAL, "VM %s: its state.json is damaged", vm->name);
+	copy(vm->id, sizeof(vm->id), id);
+	vm->created = number(j, "created");
+	vm->started = number(j, "started");
+	vm->ended = number(j, "ended");
+	vm->exit_code = (int)number(j, "exit-code");
+	vm->pid = (int)number(j, "pid");
+	copy(vm->end, sizeof(vm->end), text(j, "end"));
+	copy(vm->why, sizeof(vm->why), text(j, "why"));
+	bool alive = store_is_locked(vm);
+	if (alive)
+		vm->phase = STORE_RUNNING;
+	else if (strcmp(phase, "running") == 0)
+		vm->phase = STORE_DIED;
+	else
+		vm->phase = strcmp(phase, "created") == 0 ? STORE_CREATED : STORE_STOPPED;
+	if (!alive)
+		vm->pid = 0;
+	return 0;
+}
+
+int store_load(struct store_vm *vm, struct err *e) {
+	char path[PATHS_MAX];
+	json_error_t je;
+	int r = paths_join(path, sizeof(path), vm->dir, "state.json", e);
+	if (r)
+		return r;
+	json_t *j = json_load_file(path, 0, &je);
+	if (!j)
+		return err_set(e, access(path, F_OK) ? ERR_NOENT : ERR_INVAL, "%s: %s", path, je.text);
+	r = read_state(vm, j, e);
+	json_decref(j);
+	return r;
+}
+
+int store_save(const struct store_vm *vm, struct err *e) {
+	char path[PATHS_MAX];
+	int r = paths_join(path, sizeof(path), vm->dir, "state.json", e);
+	if (r)
+		return r;
+	json_t *j = json_pack("{s:i, s:s, s:s, s:i, s:I, s:I, s:I, s:i, s:s, s:s}", "version",
+						  STATE_VERSION, "id", vm->id, "phase", phases[vm->phase], "pid", vm->pid,
+						  "created", (json_int_t)vm->created, "started", (json_int_t)vm->started,
+						  "ended", (json_int_t)vm->ended, "exit-code", vm->exit_code, "end",
+						  vm->end, "why", vm->why);
+	char *s = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
+	json_decref(j);
+	if (!s)
+		return err_set(e, ERR_NOMEM, "no memory to write %s", path);
+	r = paths_write_file(path, s, strlen(s), e);
+	free(s);
+	return r;
+}
+
+/* ---- finding ------------------------------------------------------------------------- */
+
+static int by_name(const void *a, const void *b) {
+	return strcmp(((const struct store_vm *)a)->name, ((const struct store_vm *)b)->name);
+}
+
+static int load_folder(struct store_vm *vm, const char *root, const char *name, struct err *e) {
+	*vm = (struct store_vm){0};
+	copy(vm->name, sizeof(vm->name), name);
+	int r = paths_join(vm->dir, sizeof(vm->dir), root, name, e);
+	return r ? r : store_load(vm, e);
+}
+
+int store_list(struct store_list *l, struct err *e) {
+	char root[PATHS_MAX];
+	*l = (struct store_list){0};
+	int r = paths_data(root, sizeof(root), "vms", e);
+	if (r)
+		return r;
+	DIR *d = opendir(root);
+	if (!d)
+		return err_set(e, errno, "%s: %s", root, strerror(errno));
+	struct dirent *de;
+	unsigned room = 0;
+	while ((de = readdir(d)) != NULL) {
+		struct err skip = {{0}};
+		if (!cli_valid_name(de->d_name))
+			continue;
+		if (l->n == room) {
+			room = room ? room * 2 : 16;
+			struct store_vm *more = realloc(l->vms, room * sizeof(*more));
+			if (!more) {
+				closedir(d);
+				store_list_free(l);
+				return err_set(e, ERR_NOMEM, "no memory for the list of VMs");
+			}
+			l->vms = more;
+		}
+		r = load_folder(&l->vms[l->n], root, de->d_name, &skip);
+		if (r == 0)
+			l->n++;
+		else if (r != -ERR_NOENT) /* gone meanwhile, or no VM */
+			cli_error("%s", skip.text);
+	}
+	closedir(d);
+	if (l->n)
+		qsort(l->vms, l->n, sizeof(l->vms[0]), by_name);
+	return 0;
+}
+
+void store_list_free(struct store_list *l) {
+	free(l->vms);
+	*l = (struct store_list){0};
+}
+
+static int pick_one(const struct store_list *l, struct store_vm *vm, const char *word,
+					struct err *e) {
+	const struct store_vm *found = NULL;
+	struct cli_suggest s = {.wanted = word};
+	size_t len = strlen(word);
+	for (unsigned i = 0; i < l->n; i++) {
+		const struct store_vm *x = &l->vms[i];
+		cli_suggest_add(&s, x->name);
+		if (strcmp(x->name, word) == 0 || strcmp(x->id, word) == 0) {
+			*vm = *x;
+			return 0;
+		}
+	}
+	for (unsigned i = 0; len && i < l->n; i++) {
+		const struct store_vm *x = &l->vms[i];
+		if (strncmp(x->name, word, len) != 0 && strncmp(x->id, word, len) != 0)
+			continue;
+		if (found)
+			return err_set(e, ERR_INVAL, "%s fits several VMs, as %s and %s: give more of the name",
+						   word, found->name, x->name);
+		found = x;
+	}
+	if (found) {
+		*vm = *found;
+		return 0;
+	}
+	if (s.best)
+		return err_set(e, ERR_NOENT, "no VM %s (did you mean %s?)", word, s.best);
+	return err_set(e, ERR_NOENT, "no VM %s; 'joist ls -a' lists all", word);
+}
+
+int store_find(struct store_vm *vm, const char *word, struct err *e) {
+	struct store_list l;
+	int r = store_list(&l, e);
+	if (r)
+		return r;
+	r = pick_one(&l, vm, word, e);
+	store_list_free(&l);
+	return r;
+}
+
+/* ---- coming and going ------------------------------------------------------------------ */
+
+static int make_id(char *id, struct err *e) {
+	uint8_t raw[6];
+	if (getrandom(raw, sizeof(raw), 0) != sizeof(raw))
+		return err_set(e, ERR_IO, "the host gives no random numbers");
+	for (unsigned i = 0; i < sizeof(raw); i++)
+		snprintf(id + 2 * i, 3, "%02x", raw[i]);
+	return 0;
+}
+
+static bool is_taken(const char *root, const char *name) {
+	char path[PATHS_MAX];
+	return paths_join(path, sizeof(path), root, name, NULL) || access(path, F_OK) == 0;
+}
+
+static int taken(const char *name, struct err *e) {
+	return err_set(e, ERR_EXIST, "there is a VM %s already: choose another name, or 'joist rm %s'",
+				   name, name);
+}
+
+int store_begin(struct store_vm *vm, const char *name, struct err *e) {
+	char root[PATHS_MAX], folder[40];
+	*vm = (struct store_vm){.phase = STORE_CREATED, .created = time(NULL)};
+	int r = paths_data(root, sizeof(root), "vms", e);
+	if (r || (r = make_id(vm->id, e)) != 0)
+		return r;
+	if (name) {
+		if (is_taken(root, name))
+			return taken(name, e);
+		copy(vm->name, sizeof(vm->name), name);
+	} else {
+		unsigned i = 0;
+		do
+			names_make_up(vm->name, sizeof(vm->name));
+		while (is_taken(root, vm->name) && ++i < NAME_TRIES);
+	}
+	snprintf(folder, sizeof(folder), ".new-%s", vm->id);
+	r = paths_join(vm->dir, sizeof(vm->dir), root, folder, e);
+	if (r)
+		return r;
+	if (mkdir(vm->dir, 0700) < 0)
+		return err_set(e, errno, "cannot make the folder %s: %s", vm->dir, strerror(errno));
+	return 0;
+}
+
+/* The lock's file goes along in the folder. renameat2() could say NOREPLACE, but not on every
+ * file system; plain rename() replaces nothing but an empty folder, which is no VM. */
+static int move(struct store_vm *vm, const char *name, struct err *e) {
+	char root[PATHS_MAX], to[PATHS_MAX];
+	int r = paths_data(root, sizeof(root), "vms", e);
+	if (r || (r = paths_join(to, sizeof(to), root, name, e)) != 0)
+		return r;
+	if (rename(vm->dir, to) < 0) {
+		if (errno == ENOTEMPTY || errno == EEXIST)
+			return taken(name, e);
+		return err_set(e, errno, "cannot rename %s to %s: %s", vm->dir, to, strerror(errno));
+	}
+	int fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd >= 0) {
+		fsync(fd);
+		close(fd);
+	}
+	copy(vm->dir, sizeof(vm->dir), to);
+	return 0;
+}
+
+int store_publish(struct store_vm *vm, struct err *e) {
+	int r = store_save(vm, e);
+	return r ? r : move(vm, vm->name, e);
+}
+
+void store_abandon(struct store_vm *vm) {
+	paths_remove_tree(vm->dir, NULL);
+}
+
+int store_rename(struct store_vm *vm, const char *name, struct err *e) {
+	int r = move(vm, name, e);
+	if (r == 0)
+		copy(vm->name, sizeof(vm->name), name);
+	return r;
+}
+
+int store_remove(struct store_vm *vm, struct err *e) {
+	char gone[40];
+	int lock = store_lock(vm, e);
+	if (lock < 0)
+		return lock;
+	/* First out of sight, then in pieces. */
+	snprintf(gone, sizeof(gone), ".rm-%s", vm->id);
+	int r = move(vm, gone, e);
+	if (r == 0)
+		r = paths_remove_tree(vm->dir, e);
+	close(lock);
+	return r;
+}
