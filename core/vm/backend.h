@@ -4,6 +4,7 @@
 #ifndef CORE_VM_BACKEND_H
 #define CORE_VM_BACKEND_H
 
+#include "core/base/block.h"
 #include "core/base/frame.h"
 #include "core/base/types.h"
 
@@ -28,36 +29,6 @@ struct char_device {
 struct rng_backend {
 	void (*fill)(void *opaque, void *buf, size_t len);
 	void *opaque;
-};
-
-enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_ZEROES };
-
-struct block_segment {
-	uint8_t *host;
-	uint64_t len;
-};
-
-#define BLOCK_SEGMENTS 130 /* 128 data segments and the two ends of an unaligned one */
-
-/* Owned by the submitter until `done` ran. */
-struct block_request {
-	enum block_op op;
-	uint64_t offset, len; /* bytes */
-	bool fua;			  /* the write must be durable when done */
-	unsigned nsegs;
-	struct block_segment segs[BLOCK_SEGMENTS];
-	void (*done)(struct block_request *r, int error); /* 0 or -ERR_* */
-	void *opaque;									  /* the submitter's */
-	void *next;										  /* the back end's, while it owns it */
-};
-
-struct block_backend {
-	void (*submit)(void *opaque, struct block_request *r);
-	void *opaque;
-	uint64_t size; /* bytes, a multiple of block_size */
-	uint32_t block_size;
-	bool read_only, discard;
-	char serial[21];
 };
 
 /* Frames out of a network card. */
