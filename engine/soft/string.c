@@ -1,8 +1,8 @@
 /* MOVS, CMPS, STOS, LODS, SCAS with their repeat prefixes ([SDM2 REP]).
  *
  * A repetition is restartable by construction: the registers are moved on after each
- * element, so a fault or an interrupt finds them at the element to do next. Long
- * MOVS and STOS in plain RAM are done by the page with the host's own string instructions. */
+ * element, so a fault or an interrupt finds them at the element to do next. In
+ * plain RAM they are done by the page, MOVS and STOS with the host's own string instructions. */
 #include "engine/soft/alu.h"
 
 /* After so many elements a repetition looks for interrupts. */
@@ -12,6 +12,7 @@ struct string {
 	unsigned size, addrsize, src_seg;
 	int64_t step;
 	bool user;
+	bool while_equal; /* CMPS and SCAS: REPE */
 };
 
 static struct string string_begin(struct soft_vcpu *c, const struct x86_insn *i) {
@@ -21,6 +22,7 @@ static struct string string_begin(struct soft_vcpu *c, const struct x86_insn *i)
 		.src_seg = i->seg_prefix != X86_REG_NONE ? i->seg_prefix : SEG_DS,
 		.step = c->s->rflags & RFLAGS_DF ? -(int64_t)i->opsize : i->opsize,
 		.user = fast_user(c),
+		.while_equal = i->prefix & X86_PFX_REP,
 	};
 }
 
@@ -194,6 +196,54 @@ static uint64_t bulk_stos(struct soft_vcpu *c, const struct string *s, uint64_t 
 	return n;
 }
 
+/* Only the last element's load can be seen. */
+static uint64_t bulk_lods(struct soft_vcpu *c, const struct string *s, uint64_t count) {
+	struct run from = find_run(c, s, s->src_seg, src_off(c, s), count, ACCESS_READ);
+	if (!from.count)
+		return 0;
+	int64_t n = (int64_t)from.count;
+	fast_set_reg(c, RAX, s->size, fast_load(from.host + (n - 1) * s->step, s->size));
+	advance(c, s, RSI, n * s->step);
+	return from.count;
+}
+
+/* Up to the element that ends the repetition, whose flags are the ones that stay. */
+static uint64_t bulk_scas(struct soft_vcpu *c, const struct string *s, uint64_t count) {
+	struct run to = find_run(c, s, SEG_ES, dst_off(c, s), count, ACCESS_READ);
+	if (!to.count)
+		return 0;
+	uint64_t a = fast_reg(c, RAX, s->size), b;
+	int64_t n = 0;
+	do {
+		b = fast_load(to.host + n * s->step, s->size);
+		n++;
+	} while ((a == b) == s->while_equal && (uint64_t)n < to.count);
+	compare(c, a, b, s->size);
+	advance(c, s, RDI, n * s->step);
+	return (uint64_t)n;
+}
+
+static uint64_t bulk_cmps(struct soft_vcpu *c, const struct string *s, uint64_t count) {
+	/* ES:DI first, as above. */
+	struct run to = find_run(c, s, SEG_ES, dst_off(c, s), count, ACCESS_READ);
+	if (!to.count)
+		return 0;
+	struct run from = find_run(c, s, s->src_seg, src_off(c, s), to.count, ACCESS_READ);
+	if (!from.count)
+		return 0;
+	uint64_t a, b;
+	int64_t n = 0;
+	do {
+		a = fast_load(from.host + n * s->step, s->size);
+		b = fast_load(to.host + n * s->step, s->size);
+		n++;
+	} while ((a == b) == s->while_equal && (uint64_t)n < from.count);
+	compare(c, a, b, s->size);
+	advance(c, s, RSI, n * s->step);
+	advance(c, s, RDI, n * s->step);
+	return (uint64_t)n;
+}
+
 typedef void element_fn(struct soft_vcpu *c, const struct string *s);
 typedef uint64_t bulk_fn(struct soft_vcpu *c, const struct string *s, uint64_t count);
 
@@ -243,13 +293,13 @@ void op_stos(struct soft_vcpu *c, const struct x86_insn *i) {
 }
 
 void op_lods(struct soft_vcpu *c, const struct x86_insn *i) {
-	repeat(c, i, element_lods, NULL, false);
+	repeat(c, i, element_lods, bulk_lods, false);
 }
 
 void op_cmps(struct soft_vcpu *c, const struct x86_insn *i) {
-	repeat(c, i, element_cmps, NULL, true);
+	repeat(c, i, element_cmps, bulk_cmps, true);
 }
 
 void op_scas(struct soft_vcpu *c, const struct x86_insn *i) {
-	repeat(c, i, element_scas, NULL, true);
+	repeat(c, i, element_scas, bulk_scas, true);
 }
