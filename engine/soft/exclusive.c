@@ -80,4 +80,6 @@ void soft_exit(struct soft_vcpu *c) {
 	soft_leave_guest(c);
 	vcpu_exit(c->v, &c->exit);
 	soft_enter_guest(c);
+	if (vcpu_events(c->v)) /* an interrupt that the access raised comes right behind it */
+		c->leave_block = true;
 }

@@ -358,6 +358,11 @@ bool soft_between(struct soft_vcpu *c, enum vm_exit_kind *kind) {
 	}
 }
 
+bool soft_trace(struct soft_vcpu *c) {
+	soft_fpu_unload(c);
+	return c->soft->trace(c->v);
+}
+
 void soft_run_block(struct soft_vcpu *c) {
 	struct soft_block *b = block_find(c);
 	if (likely(b != NULL))
@@ -369,7 +374,10 @@ void soft_run_block(struct soft_vcpu *c) {
 static enum vm_exit_kind run_until_exit(struct soft_vcpu *c) {
 	enum vm_exit_kind kind;
 	while (!soft_between(c, &kind)) {
-		if (unlikely(soft_must_step(c)))
+		bool trace = c->soft->trace;
+		if (unlikely(trace) && soft_trace(c))
+			return EXIT_PREEMPTED;
+		if (unlikely(trace || soft_must_step(c)))
 			soft_step(c);
 		else
 			soft_run_block(c);

@@ -590,6 +590,8 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 			jit_serve_writes(c);
 		if (soft_between(c, &kind))
 			return kind;
+		if (unlikely(c->soft->trace) && soft_trace(c))
+			return EXIT_PREEMPTED;
 		uint32_t key;
 		end_resume(s);
 		if (unlikely(soft_must_step(c))) {

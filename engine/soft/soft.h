@@ -143,7 +143,12 @@ struct soft {
 	pthread_cond_t excl_cond;
 	struct soft_vcpu *excl_owner;
 	uint32_t excl_wanted; /* how many want or have it; atomic */
+	/* For tests: called before each block, and the interpreter goes step by step. true: leave
+	 * with EXIT_PREEMPTED. */
+	bool (*trace)(struct vcpu *v);
 };
+
+bool soft_trace(struct soft_vcpu *c); /* calls it */
 
 /* ---- raising exceptions; none returns ------------------------------------------------ */
 #define SOFT_NORETURN __attribute__((noreturn))
