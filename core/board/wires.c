@@ -68,8 +68,6 @@ static void wires_state(struct state_io *io, void *board) {
 	state_u16(io, "pirq_high", &b->pirq_high);
 }
 
-static const struct device_ops wires_ops = {"wires", 1, wires_reset, wires_state, NULL};
-
 /* ---- local APICs and vCPUs ------------------------------------------------------------ */
 
 static void intr(void *vcpu, bool level) {
@@ -151,6 +149,18 @@ static void tsc_changed(void *board, struct vcpu *v) {
 		lapic_tsc_changed(v->chip);
 }
 
+/* The INTR events that were saved are those of local APICs that worked here; where they do not
+ * now, the event is the 8259's. */
+static void wires_loaded(void *board) {
+	struct board *b = board;
+	if (!b->apic_bus.apics)
+		return;
+	for (unsigned i = 0; i < b->vm->nvcpus; i++)
+		intr(b->vm->vcpus[i], i == 0 && b->lapic[0].lint[0]);
+}
+
+static const struct device_ops wires_ops = {"wires", 1, wires_reset, wires_state, wires_loaded};
+
 static void apics_aside(void *board) {
 	struct board *b = board;
 	b->apic_bus.apics = b->vm->apics;
@@ -182,10 +192,12 @@ static void wire_vcpu(struct board *b, struct vcpu *v) {
 /* What the 8259 pair drives. */
 static void pic_intr(void *board, unsigned pin, bool level) {
 	struct board *b = board;
-	if (b->apic_bus.apics) /* whether LINT0 lets it through is seen there */
+	if (b->apic_bus.apics) { /* whether LINT0 lets it through is seen there */
+		b->lapic[0].lint[0] = level;
 		intr(b->vm->vcpus[0], level);
-	else
+	} else {
 		lapic_set_lint(&b->lapic[0], 0, level);
+	}
 }
 
 struct irq_line board_intr_line(struct board *b) {

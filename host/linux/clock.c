@@ -95,7 +95,10 @@ static bool tsc_base(void *opaque, uint64_t *base) {
 	return c->source == CLOCK_FROM_TSC;
 }
 
-void host_clock_init(struct host_clock *c, bool hardware_tsc) {
+/* A measurement is good to 10 ppm; what NTP corrects in the guest may be off by this much. */
+#define KHZ_TOLERANCE_PPM 200u
+
+int host_clock_init(struct host_clock *c, bool hardware_tsc, uint32_t known_khz, struct err *e) {
 	enum tsc_khz_from from;
 	uint32_t khz = KERNEL_KHZ;
 	*c = (struct host_clock){.source = CLOCK_FROM_KERNEL, .stopped_at = UINT64_MAX};
@@ -103,9 +106,19 @@ void host_clock_init(struct host_clock *c, bool hardware_tsc) {
 		c->source = CLOCK_FROM_TSC;
 		khz = host_tsc_khz(&from);
 	}
+	if (known_khz) {
+		uint32_t off = khz > known_khz ? khz - known_khz : known_khz - khz;
+		if ((uint64_t)off * 1000000 > (uint64_t)khz * KHZ_TOLERANCE_PPM)
+			return err_set(e, ERR_NOTSUP,
+						   "the VM knows a TSC of %u kHz, but here it has %u kHz, and nothing that "
+						   "could scale it",
+						   known_khz, khz);
+		khz = known_khz;
+	}
 	c->ns_mult = ((uint64_t)1000000 << 32) / khz;
 	c->clock = (struct vm_clock){now_ns, now_tsc, wall_ns, c, khz, tsc_base};
 	c->base = source_ticks(c);
+	return 0;
 }
 
 void host_clock_pause(struct host_clock *c) {
@@ -118,4 +131,11 @@ void host_clock_resume(struct host_clock *c) {
 		return;
 	__atomic_store_n(&c->base, source_ticks(c) - at, __ATOMIC_RELAXED);
 	__atomic_store_n(&c->stopped_at, UINT64_MAX, __ATOMIC_RELEASE);
+}
+
+void host_clock_set(struct host_clock *c, uint64_t ticks) {
+	if (__atomic_load_n(&c->stopped_at, __ATOMIC_RELAXED) != UINT64_MAX)
+		__atomic_store_n(&c->stopped_at, ticks, __ATOMIC_RELEASE);
+	else
+		__atomic_store_n(&c->base, source_ticks(c) - ticks, __ATOMIC_RELEASE);
 }

@@ -4,6 +4,7 @@
 #ifndef HOST_LINUX_CLOCK_H
 #define HOST_LINUX_CLOCK_H
 
+#include "core/base/err.h"
 #include "core/vm/timer.h"
 
 enum clock_source { CLOCK_FROM_TSC, CLOCK_FROM_KERNEL };
@@ -16,10 +17,15 @@ struct host_clock {
 	uint64_t stopped_at; /* guest ticks; UINT64_MAX while running; atomic */
 };
 
-/* `hardware_tsc`: the guest reads the TSC of the hardware, so the clock must count by it. */
-void host_clock_init(struct host_clock *c, bool hardware_tsc);
+/* `hardware_tsc`: the guest reads the TSC of the hardware, so the clock must count by it. `khz`:
+ * what a guest already knows of the TSC's frequency, 0: it is found out. 0, or -ERR_* with `e`
+ * filled: here the TSC has quite another frequency. */
+int host_clock_init(struct host_clock *c, bool hardware_tsc, uint32_t khz, struct err *e);
 void host_clock_pause(struct host_clock *c);
 void host_clock_resume(struct host_clock *c);
+
+/* The guest's ticks are `ticks` now; nobody reads the clock meanwhile. */
+void host_clock_set(struct host_clock *c, uint64_t ticks);
 
 /* How the TSC's frequency was found, for `joist doctor`. */
 enum tsc_khz_from { TSC_KHZ_CPUID, TSC_KHZ_HYPERVISOR, TSC_KHZ_MEASURED };

@@ -207,6 +207,12 @@ static void finish(struct machine *m, enum machine_end end, const char *why) {
 	drain(m);
 }
 
+/* The clock's timer for what the devices wait for. VM lock held. */
+static void begin(struct machine *m) {
+	m->boot_ns = timers_now(&m->vm.timers);
+	set_timer(m, m->vm.timers.first ? m->vm.timers.first->deadline_ns : TIMER_NEVER);
+}
+
 /* Puts the machine into its power-on state. VM lock held, vCPUs parked. */
 static int boot(struct machine *m, struct err *e) {
 	vm_reset(&m->vm);
@@ -215,9 +221,19 @@ static int boot(struct machine *m, struct err *e) {
 		return r;
 	for (unsigned i = 0; i < m->vm.nvcpus; i++)
 		engine_set_state(&m->engine, m->vm.vcpus[i]);
-	m->boot_ns = timers_now(&m->vm.timers);
-	set_timer(m, m->vm.timers.first ? m->vm.timers.first->deadline_ns : TIMER_NEVER);
+	begin(m);
 	return 0;
+}
+
+static int restore(struct machine *m, struct err *e) {
+	host_lock(m);
+	vm_reset(&m->vm);
+	host_unlock(m);
+	int r = m->config.restore(m->config.opaque, m, e);
+	host_lock(m);
+	begin(m);
+	host_unlock(m);
+	return r;
 }
 
 static void power(struct machine *m, enum vm_power what) {
@@ -446,6 +462,15 @@ struct host_net *machine_net(struct machine *m, unsigned i) {
 	return i < BOARD_NETS ? m->nets[i] : NULL;
 }
 
+/* The processor that the CPU model is made from. A portable one is that of the strictest engine
+ * that works here: hardware shows what it has, soft can do all that. */
+static int cpu_of(struct machine *m, struct cpuid_host *h, struct err *e) {
+	for (unsigned i = 0; m->config.portable && engines[i]; i++)
+		if (engines[i]->cpuid_host && !engine_cpuid_host(engines[i], h, NULL))
+			return 0;
+	return engine_cpuid_host(m->config.engine, h, e);
+}
+
 static int make(struct machine *m, struct err *e) {
 	int r = loop_event_create(m->loop, &m->request, on_request, m);
 	if (r)
@@ -459,9 +484,10 @@ static int make(struct machine *m, struct err *e) {
 		(r = open_images(m, e)) || (r = make_channels(m, e)) || (r = make_nets(m, e)))
 		return r;
 	m->config.board.rng = host_rng();
-	host_clock_init(&m->clock, m->config.engine->hardware_tsc);
 	struct cpuid_host host;
-	if ((r = engine_cpuid_host(m->config.engine, &host, e)) ||
+	if ((r = host_clock_init(&m->clock, m->config.engine->hardware_tsc || m->config.portable,
+							 m->config.tsc_khz, e)) ||
+		(r = cpu_of(m, &host, e)) ||
 		(r = cpuid_init_from(&m->cpuid, &host, m->config.cpu_model, m->config.board.cpus,
 							 m->clock.clock.tsc_khz, e)))
 		return r;
@@ -501,9 +527,14 @@ int machine_create(struct machine **out, struct loop *l, const struct machine_co
 }
 
 int machine_start(struct machine *m, struct err *e) {
-	host_lock(m);
-	int r = boot(m, e);
-	host_unlock(m);
+	int r;
+	if (m->config.restore) {
+		r = restore(m, e);
+	} else {
+		host_lock(m);
+		r = boot(m, e);
+		host_unlock(m);
+	}
 	if (r)
 		return r;
 	struct char_device dev =
@@ -525,6 +556,14 @@ int machine_start(struct machine *m, struct err *e) {
 
 struct vm *machine_vm(struct machine *m) {
 	return &m->vm;
+}
+
+struct engine *machine_engine(struct machine *m) {
+	return &m->engine;
+}
+
+void machine_set_clock(void *machine, uint64_t tsc) {
+	host_clock_set(&((struct machine *)machine)->clock, tsc);
 }
 
 struct board *machine_board(struct machine *m) {

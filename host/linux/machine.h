@@ -64,6 +64,12 @@ struct machine_config {
 	bool virtio_console; /* on the virtio console instead of COM1 */
 	bool escape;		 /* Ctrl-] in the input ends the machine */
 	bool no_reboot;
+	/* The CPU and its TSC are such that every engine of this host can go on with the VM. */
+	bool portable;
+	uint32_t tsc_khz; /* as in the saved state to be restored; 0: this host's */
+	/* Instead of booting, brings the VM into a saved state. On the loop's thread, vCPUs not yet
+	 * running, without the VM lock. NULL: boot. */
+	int (*restore)(void *opaque, struct machine *m, struct err *e);
 
 	/* Called once, on the loop's thread, vCPUs standing still. `why` is a sentence or
 	 * empty. Calls loop_quit(), usually; must not destroy the machine. */
@@ -90,8 +96,11 @@ void machine_resume(struct machine *m);
  * them go again. Does not wait for them to stand still. */
 void machine_hold(struct machine *m, bool on);
 
-/* For what needs the machine itself: vm of snapshots, board of the power button. */
+/* For what needs the machine itself: vm and engine of snapshots, board of the power button. */
 struct vm *machine_vm(struct machine *m);
+struct engine *machine_engine(struct machine *m);
+/* The VM's clock shows `tsc` ticks; for config.restore. The type fits lifecycle_load(). */
+void machine_set_clock(void *machine, uint64_t tsc);
 struct board *machine_board(struct machine *m);
 /* What network card `i` is plugged into, to look at and to change while the VM runs; NULL:
  * there is no such card. */
