@@ -22,7 +22,7 @@
 #define HASH (1u << 16)
 #define ARENA_SIZE (96u << 20)
 #define WRITTEN_MAX 64
-#define NO_RIP (1ull << 63) /* not canonical; and if it is jumped to, it leads to `miss` */
+#define NO_RIP (1ull << 63) /* not canonical */
 
 /* ---- the cache -------------------------------------------------------------------------- */
 
@@ -42,6 +42,7 @@ static void reset_cache(struct jit *j) {
 	memset(j->hash, 0, HASH * sizeof(*j->hash));
 	memset(j->pages, 0, j->npages * sizeof(*j->pages));
 	memset(j->code, 0, j->npages);
+	jit_far_reset(j);
 }
 
 static uint64_t ram_pages(const struct vm *vm) {
@@ -59,6 +60,12 @@ static size_t pages_size(const struct jit *j) {
 	return align_up(j->npages * (sizeof(*j->pages) + 1) + 1, PAGE_SIZE);
 }
 
+static bool host_has_crc32(void) {
+	uint32_t a = 1, b, c = 0, d;
+	__asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+	return c & (1u << 20);
+}
+
 int jit_create(struct soft *s, size_t cache_size) {
 	struct jit *j = calloc(1, sizeof(*j));
 	if (!j)
@@ -67,6 +74,7 @@ int jit_create(struct soft *s, size_t cache_size) {
 	j->size = cache_size;
 	j->verify = getenv("JOIST_SOFT_VERIFY") != NULL;
 	j->off = jit_switches();
+	j->crc = host_has_crc32();
 	int fd = (int)syscall(SYS_memfd_create, "joist-code", 1u /* close on exec */);
 	uint8_t *rx = MAP_FAILED;
 	j->rw = MAP_FAILED;
@@ -85,7 +93,7 @@ int jit_create(struct soft *s, size_t cache_size) {
 	j->code = (uint8_t *)(j->pages + j->npages);
 	s->jit = j;
 	if (j->rw == MAP_FAILED || rx == MAP_FAILED || j->arena == MAP_FAILED || !j->hash ||
-		j->pages == MAP_FAILED) {
+		j->pages == MAP_FAILED || jit_far_create(j)) {
 		if (rx != MAP_FAILED)
 			munmap(rx, cache_size);
 		jit_destroy(s);
@@ -118,33 +126,12 @@ void jit_destroy(struct soft *s) {
 	if (j->pages != MAP_FAILED)
 		munmap(j->pages, pages_size(j));
 	free(j->hash);
+	free(j->far_hash);
 	free(j);
 	s->jit = NULL;
 }
 
 /* ---- per vCPU --------------------------------------------------------------------------- */
-
-/* Pages that jumps lead to, hashed: INVLPG mostly names others. */
-static unsigned jump_page_bit(gva_t gva) {
-	return (unsigned)((gva >> 12) * 0x9e3779b97f4a7c15ull >> 54);
-}
-
-static void clear_jumps(struct soft_vcpu *c, unsigned user) {
-	if (!c->jit.jumps_used[user])
-		return;
-	for (unsigned n = 0; n < JIT_JUMPS; n++)
-		c->jit.jumps[user][n] = (struct jit_jump){NO_RIP, c->soft->jit->miss};
-	memset(c->jit.jump_pages[user], 0, sizeof(c->jit.jump_pages[user]));
-	c->jit.jumps_used[user] = false;
-	if (!user)
-		c->jit.local_jumps = false;
-}
-
-void jit_jumps_flush(struct soft_vcpu *c, bool global_too) {
-	clear_jumps(c, 1);
-	if (global_too || c->jit.local_jumps)
-		clear_jumps(c, 0);
-}
 
 void jit_tlb_drop(struct soft_vcpu *c, unsigned user, unsigned index) {
 	c->jit.tlb[user][0][index].tag = c->jit.tlb[user][1][index].tag = SOFT_TLB_INVALID;
@@ -158,19 +145,26 @@ void jit_tlb_flush(struct soft_vcpu *c, bool global_too) {
 }
 
 void jit_tlb_flush_page(struct soft_vcpu *c, gva_t gva) {
-	unsigned n = (gva >> 12) & (JIT_TLB - 1), bit = jump_page_bit(gva);
-	for (unsigned user = 0; user < 2; user++) {
+	unsigned n = (gva >> 12) & (JIT_TLB - 1);
+	for (unsigned user = 0; user < 2; user++)
 		jit_tlb_drop(c, user, n);
-		if (c->jit.jump_pages[user][bit / 64] >> (bit % 64) & 1)
-			clear_jumps(c, user);
-	}
+	jit_jumps_flush_page(c, gva);
 }
 
-void jit_vcpu_init(struct soft_vcpu *c) {
+int jit_vcpu_init(struct soft_vcpu *c) {
+	if (jit_shadow_create(c))
+		return -ERR_NOMEM;
 	c->jit.on = true;
 	c->jit.self = (uintptr_t)c->v;
-	c->jit.jumps_used[0] = c->jit.jumps_used[1] = true;
+	const struct jit *j = c->soft->jit;
+	for (unsigned n = 0; n < j->nfar; n++)
+		c->jit.far[n] = j->far_miss;
 	jit_tlb_flush(c, true);
+	return 0;
+}
+
+void jit_vcpu_destroy(struct soft_vcpu *c) {
+	jit_shadow_destroy(c);
 }
 
 /* ---- invalidation ----------------------------------------------------------------------- */
@@ -178,10 +172,6 @@ void jit_vcpu_init(struct soft_vcpu *c) {
 static unsigned hash_of(const uint8_t *host, uint32_t key) {
 	uint64_t h = (uintptr_t)host * 0x9e3779b97f4a7c15ull;
 	return (unsigned)(h >> 40 ^ key) & (HASH - 1);
-}
-
-static unsigned jump_index(uint64_t rip) {
-	return (unsigned)(rip ^ (uint32_t)rip >> 6) & (JIT_JUMPS - 1);
 }
 
 void jit_put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec) {
@@ -203,11 +193,7 @@ static void kill_block(struct jit *j, struct jit_block *b) {
 	}
 	b->incoming = NULL;
 	for (unsigned n = 0; n < j->soft->nvcpus; n++)
-		for (unsigned user = 0; user < 2; user++) {
-			struct jit_jump *jump = &j->soft->vcpus[n]->jit.jumps[user][jump_index(b->rip)];
-			if (jump->rip == b->rip)
-				*jump = (struct jit_jump){NO_RIP, j->miss};
-		}
+		jit_jump_forget(j->soft->vcpus[n], b);
 	j->invalidations++;
 }
 
@@ -233,13 +219,11 @@ static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 }
 
 static void flush_all(struct jit *j) {
+	for (unsigned n = 0; n < j->soft->nvcpus; n++)
+		jit_jumps_clear(j->soft->vcpus[n]);
 	reset_cache(j);
 	j->flushes++;
 	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
-	for (unsigned n = 0; n < j->soft->nvcpus; n++) {
-		clear_jumps(j->soft->vcpus[n], 0);
-		clear_jumps(j->soft->vcpus[n], 1);
-	}
 }
 
 bool jit_is_code_page(const struct soft *s, gpa_t gpa) {
@@ -447,6 +431,11 @@ static bool can_translate(const struct soft_vcpu *c) {
 		   !(c->s->dr7 & 0xff);
 }
 
+/* The stack of return addresses, empty. */
+static void start_shadow(struct soft_vcpu *c, unsigned user) {
+	*(const uint8_t **)(uintptr_t)c->jit.shadow_top = c->soft->jit->ret_miss[user];
+}
+
 /* Where to go on after a handler that went elsewhere or changed something, if that needs no look
  * around: what jit_call() returns. */
 static uint64_t next_entry(struct soft_vcpu *c) {
@@ -459,14 +448,16 @@ static uint64_t next_entry(struct soft_vcpu *c) {
 	uint32_t key = current_key(c);
 	if ((key ^ c->jit.key) & ~JIT_KEY_USER)
 		return 1;
-	const struct jit_jump *jump = &c->jit.jumps[key & JIT_KEY_USER][jump_index(s->rip)];
-	if (jump->rip != s->rip)
+	unsigned user = key & JIT_KEY_USER;
+	const uint8_t *entry = jit_jump_known(c, user, s->rip);
+	if (!entry)
 		return 1;
 	end_resume(s);
 	c->jit.key = key;
 	c->jit.epoch = __atomic_load_n(&j->epoch, __ATOMIC_RELAXED);
 	c->jit.direct++;
-	return (uintptr_t)jump->entry;
+	start_shadow(c, user);
+	return (uintptr_t)entry;
 }
 
 /* Instructions after which the loop must choose anew who executes: exception masks, breakpoints. */
@@ -605,17 +596,12 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 			continue;
 		}
 		key = current_key(c);
-		if ((key ^ c->jit.key) & ~JIT_KEY_USER) {
-			clear_jumps(c, 0);
-			clear_jumps(c, 1);
-		}
+		if ((key ^ c->jit.key) & ~JIT_KEY_USER)
+			jit_jumps_clear(c);
 		uint32_t epoch = __atomic_load_n(&j->epoch, __ATOMIC_SEQ_CST);
 		unsigned user = key & JIT_KEY_USER;
-		struct jit_jump *jump = &c->jit.jumps[user][jump_index(s->rip)];
-		const uint8_t *entry;
-		if (!link && jump->rip == s->rip) {
-			entry = jump->entry;
-		} else {
+		const uint8_t *entry = link ? NULL : jit_jump_known(c, user, s->rip);
+		if (!entry) {
 			bool global = false;
 			struct jit_block *b = find(c, key, &global);
 			if (!b) {
@@ -631,14 +617,9 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 					link_to(j, link, b);
 				c->jit.links++;
 			} else if (!link && !(j->off & JIT_OFF_JUMPS)) {
-				*jump = (struct jit_jump){s->rip, b->entry_saved};
-				unsigned bit = jump_page_bit(s->rip);
-				c->jit.jump_pages[user][bit / 64] |= BIT(bit % 64);
-				c->jit.jumps_used[user] = true;
-				if (!user && !global)
-					c->jit.local_jumps = true;
+				jit_jump_learn(c, user, b, global);
 			}
-			entry = b->entry_saved;
+			entry = b->entry;
 		}
 		link = NULL;
 		c->jit.key = key;
@@ -649,6 +630,7 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 		c->code_page = NULL;
 		if (unlikely(j->off & JIT_OFF_POLL))
 			__atomic_store_n(&c->jit.poll, !polled, __ATOMIC_SEQ_CST);
+		start_shadow(c, user);
 		uint64_t code = ((enter_fn *)(uintptr_t)j->enter)(c->v, entry);
 		if (SOFT_FPU_EAGER)
 			soft_fpu_unload(c);
@@ -673,6 +655,7 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 
 enum vm_exit_kind jit_run(struct soft_vcpu *c) {
 	c->jit.fpu_known = false;
+	jit_fault_thread(c);
 	static __thread struct vcpu *gs_of;
 	if (gs_of != c->v) { /* nothing else in a 64-bit Linux process uses GS */
 		if (syscall(SYS_arch_prctl, ARCH_SET_GS, c->v) != 0)

@@ -21,6 +21,7 @@ struct jit_link {
 	uint8_t *stub;		   /* where it goes when not linked */
 	struct jit_block *to;  /* linked to, or NULL */
 	struct jit_link *next; /* others that are linked to the same block */
+	struct jit_link *own_next; /* others of the same block */
 };
 
 /* A guest instruction that is executed by its interpreter handler. */
@@ -37,13 +38,13 @@ struct jit_block {
 	uint32_t key;
 	uint16_t len, ninsns;
 	uint16_t peek_from, peek_to; /* offsets in the page: code that it was looked into for flags */
-	const uint8_t *entry;		 /* flags in the host's flags */
-	const uint8_t *entry_saved;	 /* flags in jit.flags_ax */
+	const uint8_t *entry;		  /* flags in the host's flags */
+	const uint8_t *entry_checked; /* the same, for whoever comes with an address in R10 */
 	const uint8_t *hot, *cold;	 /* its code, writable addresses */
 	uint32_t hot_len, cold_len;
 	struct jit_block *hash_next, *page_next;
 	struct jit_link *incoming;
-	struct jit_link out[2];
+	struct jit_link *out; /* its own */
 	bool dead;
 };
 
@@ -55,7 +56,8 @@ struct jit_block {
 
 int jit_create(struct soft *s, size_t cache_size);
 void jit_destroy(struct soft *s);
-void jit_vcpu_init(struct soft_vcpu *c);
+int jit_vcpu_init(struct soft_vcpu *c); /* 0 or -ERR_* */
+void jit_vcpu_destroy(struct soft_vcpu *c);
 enum vm_exit_kind jit_run(struct soft_vcpu *c);
 
 /* The interpreter's TLB upkeep calls these. */
@@ -63,6 +65,7 @@ void jit_tlb_flush(struct soft_vcpu *c, bool global_too);
 void jit_tlb_flush_page(struct soft_vcpu *c, gva_t gva);
 void jit_tlb_drop(struct soft_vcpu *c, unsigned user, unsigned index); /* one entry */
 void jit_jumps_flush(struct soft_vcpu *c, bool global_too);
+void jit_jumps_flush_page(struct soft_vcpu *c, gva_t gva);
 
 /* Whether translated code came from the page of RAM at gpa: writes must go the slow way. */
 bool jit_is_code_page(const struct soft *s, gpa_t gpa);
@@ -131,8 +134,13 @@ struct jit {
 	uint32_t epoch; /* counts flushes and invalidations; atomic */
 	pthread_mutex_t lock;
 	/* thunks, executable addresses */
-	const uint8_t *enter, *exit_code, *exit_saved, *miss, *call, *call_saved, *fill[2][7];
 	const uint8_t *quick[JIT_QUICKS];
+	const uint8_t *enter, *exit_code, *exit_saved, *call, *call_saved, *fill[2][7];
+	const uint8_t *miss[2], *ret_miss[2], *far_miss; /* [user] */
+	bool crc;							  /* the host has CRC32: the better hash */
+	struct jit_far *far_hash;			  /* far targets and their slots, see jumps.c */
+	uint8_t far_user[JIT_FAR];
+	unsigned nfar;
 	gpa_t written[64];
 	uint32_t nwritten; /* > 64: all */
 	uint64_t blocks, insns, flushes, invalidations, bytes;
@@ -165,6 +173,7 @@ void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 #define JIT_OFF_TLB 0x1000u		/* more than one entry in the TLB */
 #define JIT_OFF_CACHE 0x2000u	/* what was translated is kept */
 #define JIT_OFF_POLL 0x4000u	/* each block is first entered with a request to leave it */
+#define JIT_OFF_RET 0x8000u	/* calls are host calls, returns are host returns */
 #define JIT_OFF_PCID 0x10000u	/* address spaces are forgotten when they are left */
 #define JIT_OFF_NEXT 0x20000u	/* from a handler to another block without the loop */
 #define JIT_OFF_SYSTEM 0x40000u /* system instructions and divisions by short thunks */
@@ -179,10 +188,32 @@ uint32_t jit_size_class(unsigned size);
 void jit_emit_thunks(struct jit *j);
 struct emit;
 void jit_emit_quick(struct emit *e, struct jit *j); /* those of quick.c */
+/* R11 = 8 * index into jit.jumps for the address in R10; no flags change. */
+void jit_emit_jump_index(struct emit *e, const struct jit *j);
+
+/* ---- jump targets (jumps.c) --------------------------------------------------------------- */
+
+/* The slot of a far target, made if need be; -1: there are no more. jit->lock held. */
+int jit_far_slot(struct jit *j, uint64_t rip, unsigned user);
+int jit_far_create(struct jit *j);
+void jit_far_reset(struct jit *j);
+/* What is known of the current vCPU's jumps to s->rip: an entry that takes flags in the host's
+ * flags, or NULL. */
+const uint8_t *jit_jump_known(struct soft_vcpu *c, unsigned user, uint64_t rip);
+void jit_jump_learn(struct soft_vcpu *c, unsigned user, const struct jit_block *b, bool global);
+/* Forgets a block (any vCPU's; world stopped), everything. */
+void jit_jump_forget(struct soft_vcpu *c, const struct jit_block *b);
+void jit_jumps_clear(struct soft_vcpu *c);
+
+/* Gives the vCPU its stack of return addresses, whose overflow is caught (fault.c). 0 or -ERR_*. */
+int jit_shadow_create(struct soft_vcpu *c);
+void jit_shadow_destroy(struct soft_vcpu *c);
+/* On the thread that is going to run it. */
+void jit_fault_thread(struct soft_vcpu *c);
 
 /* Called from emitted code through the thunks. */
 uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what); /* 0: probe again, 1: interpret */
-/* 0: go on in the block; 1: leave; else: the entry_saved of another block to go on with. */
+/* 0: go on in the block; 1: leave; else: the entry of another block to go on with. */
 uint64_t jit_call(struct vcpu *v, const struct jit_op *op);
 
 /* The handler of what lies in two pages: fetches, decodes and executes the instruction at RIP. */

@@ -7,7 +7,10 @@
 #include "core/x86/insn.h"
 
 #define JIT_TLB 1024
-#define JIT_JUMPS 4096
+#define JIT_JUMPS 8192
+#define JIT_TARGETS 4096
+#define JIT_FAR 8192
+#define JIT_TOUCHED 4096
 
 /* Probed by emitted code: `tag` is the page's guest address, or no page's; host address = guest
  * address + addend. */
@@ -15,10 +18,20 @@ struct jit_tlb_entry {
 	uint64_t tag, addend;
 };
 
-/* Where an indirect branch finds its target: valid for the current mode and mappings. */
-struct jit_jump {
+/* Jump targets that hold for the current mode and mappings. Code goes straight to jumps[hash] and
+ * compares there (entry_checked); what is not it goes to the thunk `miss`, which looks into
+ * `targets`, hashed in another way, before it asks C. */
+struct jit_target {
 	uint64_t rip;
-	const uint8_t *entry; /* the entry that takes flags from jit.flags_ax */
+	const uint8_t *entry;
+};
+
+/* Which of the entries that depend on mappings are in use, so that forgetting them need not look at
+ * all: table << 16 | index. More than JIT_TOUCHED: all of them may be. */
+enum jit_table { JIT_TABLE_JUMPS, JIT_TABLE_TARGETS, JIT_TABLE_FAR };
+struct jit_touched {
+	uint32_t n;
+	uint32_t entry[JIT_TOUCHED];
 };
 
 struct soft_vcpu;
@@ -35,17 +48,21 @@ struct jit_crossing {
 /* Per vCPU; reached by emitted code at fixed distances from GS. */
 struct jit_vcpu {
 	struct jit_tlb_entry tlb[2][2][JIT_TLB]; /* [user][write] */
-	struct jit_jump jumps[2][JIT_JUMPS];	 /* [user] */
-	uint64_t self;							 /* the struct vcpu itself */
-	uint64_t host_rsp;						 /* the C stack while emitted code runs */
+	const uint8_t *jumps[2][JIT_JUMPS];		 /* [user] */
+	struct jit_target targets[2][JIT_TARGETS];
+	bool target_global[2][JIT_TARGETS];
+	const uint8_t *far[JIT_FAR];	/* a slot for each far target: its entry, or `miss` */
+	uint64_t self;					/* the struct vcpu itself */
+	uint64_t host_rsp;				/* the C stack while emitted code runs */
+	uint64_t shadow_top, shadow_rsp; /* the stack of return addresses in emitted code */
 	uint64_t save_rax, tmp;
 	uint64_t flags_ax;	/* arithmetic flags as LAHF and SETO have them, while not in RFLAGS */
 	uint32_t poll;		/* look at events before the next block */
 	uint32_t key;		/* mode that `jumps` belong to */
 	bool on;			/* this vCPU runs translated code */
-	bool local_jumps;	/* jumps[0] has targets in pages that are not global */
-	bool jumps_used[2]; /* since they were cleared */
-	uint64_t jump_pages[2][16]; /* hashed: pages that they may lead to */
+	struct jit_touched touched[2]; /* [user]; the kernel's: only in pages that are not global */
+	uint64_t jump_pages[16];	   /* a bitmap of hashes: pages that have entries */
+	void *shadow;				   /* its memory, with a guard page below */
 	bool fpu_known, fpu_masked; /* all x87 and SSE exceptions are masked */
 	uint32_t epoch;				/* of the cache when emitted code was entered */
 	struct jit_crossing crossings[JIT_CROSSINGS];

@@ -220,12 +220,13 @@ static void emit_rdtsc(struct emit *e, bool aux) {
 	fail = jump_short(e, JNE);
 	for (unsigned n = 0; n < sizeof(lost); n++)
 		e_store_gs(e, lost[n], GS_GPR(lost[n]));
-	e_lea(e, 4, 4, NOREG, 0, -8); /* aligned for C */
+	e_store_gs(e, 4, GS_JIT(shadow_rsp));
+	e_load_gs(e, 4, GS_JIT(host_rsp));
 	e_load_gs(e, RDI, GS_JIT(self));
 	e_mov_imm(e, RAX, (uintptr_t)vcpu_tsc);
 	e8(e, 0xff); /* call rax */
 	e8(e, 0xd0);
-	e_lea(e, 4, 4, NOREG, 0, 8);
+	e_load_gs(e, 4, GS_JIT(shadow_rsp));
 	e_mov(e, RDX, RAX);
 	shift(e, true, SHR, RDX, 32);
 	e_op_reg(e, false, 0x8b, RAX, RAX);

@@ -46,6 +46,7 @@ static void soft_destroy(void *self) {
 		soft_fpu_destroy(c);
 		soft_interp_destroy(c);
 		soft_spaces_destroy(c);
+		jit_vcpu_destroy(c);
 		c->v->engine = NULL;
 	}
 	jit_destroy(s);
@@ -101,8 +102,11 @@ static int soft_add_vcpu(void *self, struct vcpu *v, struct err *e) {
 		soft_interp_destroy(c);
 		return err_set(e, ERR_NOMEM, "no memory for the caches of vCPU %u", v->id);
 	}
-	if (s->jit)
-		jit_vcpu_init(c);
+	if (s->jit && jit_vcpu_init(c)) {
+		soft_fpu_destroy(c);
+		soft_interp_destroy(c);
+		return err_set(e, ERR_NOMEM, "no memory for the stacks of vCPU %u", v->id);
+	}
 	soft_tlb_flush(c, true);
 	s->vcpus[s->nvcpus++] = c;
 	soft_set_state(v);

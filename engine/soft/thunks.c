@@ -68,6 +68,78 @@ static void call_c(struct emit *e, uintptr_t fn) {
 	e8(e, 0xd0);
 }
 
+/* C runs on its own stack: the one that enter() came with. */
+static void to_c_stack(struct emit *e) {
+	e_store_gs(e, 4, GS_JIT(shadow_rsp));
+	e_load_gs(e, 4, GS_JIT(host_rsp));
+}
+
+static void from_c_stack(struct emit *e) {
+	e_load_gs(e, 4, GS_JIT(shadow_rsp));
+}
+
+void jit_emit_jump_index(struct emit *e, const struct jit *j) {
+	if (j->crc) {
+		e8(e, 0x41); /* mov r11d, 0 */
+		e8(e, 0xbb);
+		e32(e, 0);
+		static const uint8_t crc[] = {0xf2, 0x4d, 0x0f, 0x38, 0xf1, 0xda}; /* crc32 r11, r10 */
+		for (unsigned n = 0; n < sizeof(crc); n++)
+			e8(e, crc[n]);
+		e_lea(e, T1, NOREG, T1, 3, 0);
+	} else {
+		e_lea(e, T1, NOREG, T0, 3, 0);
+	}
+	e8(e, 0x45); /* movzx r11d, r11w */
+	e8(e, 0x0f);
+	e8(e, 0xb7);
+	e8(e, 0xdb);
+}
+
+/* The address in T0 is not where the code came from that brought it here. */
+static void emit_miss(struct jit *j, struct emit *e, unsigned user) {
+	uint32_t targets = GS_JIT(targets) + user * (uint32_t)sizeof(struct jit_target) * JIT_TARGETS;
+	j->miss[user] = e->at + j->exec;
+	e_store_gs(e, RAX, GS_JIT(save_rax));
+	flags_out(e);
+	e_op_reg(e, false, 0x8b, T1, T0); /* index = (rip ^ rip >> 6) * 16 */
+	static const uint8_t shift[] = {0x41, 0xc1, 0xeb, 6}, times[] = {0x41, 0xc1, 0xe3, 4};
+	for (unsigned n = 0; n < 4; n++)
+		e8(e, shift[n]);
+	e_op_reg(e, false, 0x33, T1, T0);
+	for (unsigned n = 0; n < 4; n++)
+		e8(e, times[n]);
+	e8(e, 0x41); /* and r11d, .. */
+	e8(e, 0x81);
+	e8(e, 0xe0 | (T1 & 7));
+	e32(e, (JIT_TARGETS - 1) * 16);
+	e_op_gs_index(e, 0x3b, T0, T1, targets + offsetof(struct jit_target, rip));
+	e8(e, 0x75); /* jne */
+	uint8_t *out = e->at;
+	e8(e, 0);
+	e_op_gs_index(e, 0x8b, T1, T1, targets + offsetof(struct jit_target, entry));
+	flags_in(e);
+	e_load_gs(e, RAX, GS_JIT(save_rax));
+	e8(e, 0x41); /* jmp r11 */
+	e8(e, 0xff);
+	e8(e, 0xe3);
+	*out = (uint8_t)(e->at - out - 1);
+	e_load_gs(e, RAX, GS_JIT(save_rax));
+	e_store_gs(e, T0, GS_STATE(rip));
+	e_mov_imm(e, T1, JIT_EXIT_DISPATCH);
+	e_jmp(e, j->exit_saved, j->exec);
+
+	/* A return that found another call's code, or the end of the shadow stack. */
+	j->ret_miss[user] = e->at + j->exec;
+	e_load_gs(e, 4, GS_JIT(shadow_top));
+	jit_emit_jump_index(e, j);
+	e8(e, 0x65); /* jmp gs:[r11 + jumps] */
+	e8(e, 0x41);
+	e8(e, 0xff);
+	e8(e, 0xa0 | (T1 & 7));
+	e32(e, GS_JIT(jumps) + user * 8 * JIT_JUMPS);
+}
+
 void jit_emit_thunks(struct jit *j) {
 	struct emit em = {j->hot_start, j->hot_end, false}, *e = &em;
 	intptr_t x = j->exec;
@@ -78,6 +150,7 @@ void jit_emit_thunks(struct jit *j) {
 		e8(e, pushes[n]);
 	add_rsp(e, -8);
 	e_store_gs(e, 4, GS_JIT(host_rsp));
+	e_load_gs(e, 4, GS_JIT(shadow_top));
 	e_mov(e, T1, RSI);
 	flags_in(e);
 	reload(e);
@@ -98,10 +171,12 @@ void jit_emit_thunks(struct jit *j) {
 	e_mov(e, RAX, T1);
 	leave_c(e);
 
-	j->miss = e->at + x;
+	emit_miss(j, e, 0);
+	emit_miss(j, e, 1);
+	j->far_miss = e->at + x; /* so that C fills the slot */
 	e_store_gs(e, T0, GS_STATE(rip));
 	e_mov_imm(e, T1, JIT_EXIT_DISPATCH);
-	e_jmp(e, j->exit_saved, x);
+	e_jmp(e, j->exit_code, x);
 
 	j->call_saved = e->at + x; /* flags are in jit.flags_ax already */
 	e_store_gs(e, RAX, GS_GPR(RAX));
@@ -113,7 +188,7 @@ void jit_emit_thunks(struct jit *j) {
 	flags_out(e);
 	*skip = (uint8_t)(e->at - skip - 1);
 	spill(e, false);
-	add_rsp(e, -8);
+	to_c_stack(e);
 	e_load_gs(e, RDI, GS_JIT(self));
 	e_mov(e, RSI, T1);
 	call_c(e, (uintptr_t)jit_call);
@@ -122,7 +197,7 @@ void jit_emit_thunks(struct jit *j) {
 	e8(e, 0x85);
 	uint8_t *elsewhere = e->at;
 	e32(e, 0);
-	add_rsp(e, 8);
+	from_c_stack(e);
 	flags_in(e);
 	reload(e);
 	e8(e, 0xc3);
@@ -136,9 +211,10 @@ void jit_emit_thunks(struct jit *j) {
 	e8(e, 0x84);
 	uint8_t *leave = e->at;
 	e32(e, 0);
-	add_rsp(e, 16); /* and the return address */
+	e_load_gs(e, 4, GS_JIT(shadow_top));
+	flags_in(e);
 	reload(e);
-	e8(e, 0x41); /* jmp r11: to another block, which takes the flags from jit.flags_ax */
+	e8(e, 0x41); /* jmp r11: to another block */
 	e8(e, 0xff);
 	e8(e, 0xe3);
 	rel = (int32_t)(e->at - leave - 4);
@@ -150,13 +226,13 @@ void jit_emit_thunks(struct jit *j) {
 			j->fill[write][n] = e->at + x;
 			spill(e, true);
 			e_store_gs(e, T1, GS_STATE(rip));
-			add_rsp(e, -8);
+			to_c_stack(e);
 			e_load_gs(e, RDI, GS_JIT(self));
 			e_mov(e, RSI, T0);
 			e_mov_imm(e, RDX, sizes[n] | (write ? JIT_FILL_WRITE : 0));
 			call_c(e, (uintptr_t)jit_fill);
 			e_mov(e, T0, RAX);
-			add_rsp(e, 8);
+			from_c_stack(e);
 			reload(e);
 			e8(e, 0xc3);
 		}

@@ -4,12 +4,14 @@
  *
  * What is proved:
  * - Every memory operand is either GS-relative in a slot of the table below, in the direction
- *   that the table allows; or one of the two guarded tables (TLB, jump targets) at an index that is
- *   provably inside; or lies, with its whole size, in bytes that a TLB entry of the block's
- *   privilege was found to hold, for writing if it writes.
+ *   that the table allows; or in the TLB at an index that is provably inside; or lies, with its
+ *   whole size, in bytes that a TLB entry of the block's privilege was found to hold, for writing
+ *   if it writes.
  * - Every jump goes to an instruction of the block itself, to a thunk that takes such jumps, or
- *   through the table of jump targets after a comparison that succeeded. No path runs out of
- *   the block's end.
+ *   through the tables of jump targets, which hold nothing but entries and thunks. No path runs
+ *   out of the block's end. Calls are the same: of thunks, through the tables, or at the patched
+ *   places. A ret is allowed anywhere: on the stack of return addresses there are only those of
+ *   such calls, behind which nothing is taken for granted.
  * - Thunks get what they expect in R11: a struct jit_op or jit_link of this block, an exit
  *   code, an address of the block's guest code.
  * - No instruction outside of a list: nothing privileged, no system call, no string or stack
@@ -71,7 +73,6 @@ static const struct slot {
 	{STATE(rip), 8, OPND_R | OPND_W},
 	{STATE(seg[SEG_FS].base), 8, OPND_R},
 	{STATE(seg[SEG_GS].base), 8, OPND_R},
-	{JIT(save_rax), 8, OPND_R | OPND_W},
 	{JIT(tmp), 8, OPND_R | OPND_W},
 	{JIT(flags_ax), 8, OPND_R | OPND_W},
 	{JIT(poll), 4, OPND_R},
@@ -116,7 +117,7 @@ struct region {
 #define MARK_START 1u
 #define MARK_LABEL 2u
 
-enum pending { PENDING_NONE, PENDING_TLB, PENDING_JUMP };
+enum pending { PENDING_NONE, PENDING_TLB };
 
 struct verifier {
 	const struct jit *j;
@@ -130,8 +131,6 @@ struct verifier {
 	enum pending pending; /* what the flags say */
 	struct probe compared;
 	struct probe hit;
-	struct val jump_compared, jump_hit;
-	bool jump_ok;
 
 	const uint8_t *pc; /* writable address of the instruction, and of the next one */
 	struct x86_insn insn;
@@ -235,7 +234,7 @@ static void forget_all(struct verifier *v) {
 		v->reg[n] = value(fresh_lin(v));
 	memset(v->slot_known, 0, sizeof(v->slot_known));
 	v->pending = PENDING_NONE;
-	v->hit.on = v->jump_ok = false;
+	v->hit.on = false;
 }
 
 /* ---- memory operands --------------------------------------------------------------------- */
@@ -293,9 +292,31 @@ static uint32_t tlb_table(const struct verifier *v, bool write) {
 	return JIT(tlb) + (uint32_t)((user * 2u + write) * sizeof(struct jit_tlb_entry) * JIT_TLB);
 }
 
-static uint32_t jump_table(const struct verifier *v) {
-	bool user = v->b->key & JIT_KEY_USER;
-	return JIT(jumps) + (uint32_t)(user * sizeof(struct jit_jump) * JIT_JUMPS);
+/* Low bits that are 0 whatever the unknowns are. */
+static uint64_t known_zeros(const struct lin *x) {
+	uint64_t all = x->c;
+	for (unsigned n = 0; n < x->n; n++)
+		all |= x->coef[n];
+	return all ? (all & -all) - 1 : ~0ull;
+}
+
+/* Through a table of jump targets: jmp or call gs:[r11 + jumps], gs:[far slot]. */
+static bool through_table(const struct verifier *v) {
+	const struct x86_insn *i = &v->insn;
+	uint32_t user = v->b->key & JIT_KEY_USER ? 1 : 0;
+	uint32_t jumps = JIT(jumps) + user * 8 * JIT_JUMPS, far = JIT(far);
+	if (i->seg_prefix != SEG_GS || i->addrsize != 8 || i->base == X86_REG_RIP)
+		return false;
+	if (i->base == X86_REG_NONE && i->index == X86_REG_NONE) {
+		uint64_t n = ((uint64_t)i->disp - far) / 8;
+		return (uint64_t)i->disp >= far && !(((uint64_t)i->disp - far) & 7) && n < v->j->nfar &&
+			   v->j->far_user[n] == user;
+	}
+	if (i->base >= 16 || i->index != X86_REG_NONE || (uint64_t)i->disp != jumps)
+		return false;
+	const struct val *x = &v->reg[i->base];
+	return x->bits && x->shift == 0 &&
+		   !(x->mask & ~known_zeros(&x->of) & ~(uint64_t)(8 * (JIT_JUMPS - 1)));
 }
 
 /* [address, address + size) was checked. */
@@ -329,11 +350,6 @@ static bool compare_with_table(struct verifier *v) {
 					 i->opnd[0].size == 8 && i->opnd[1].kind == OPND_MEM;
 	if (!reg_first)
 		return false;
-	if (table_half(v, jump_table(v), JIT_JUMPS) == offsetof(struct jit_jump, rip)) {
-		v->pending = PENDING_JUMP;
-		v->jump_compared = *table_index(v);
-		return true;
-	}
 	for (unsigned write = 0; write < 2; write++) {
 		if (table_half(v, tlb_table(v, write), JIT_TLB) != offsetof(struct jit_tlb_entry, tag))
 			continue;
@@ -504,6 +520,11 @@ static bool modelled(struct verifier *v) {
 			*d = wide ? v->reg[b->reg] : masked(v, &v->reg[b->reg], 0xffffffff);
 		else
 			return false;
+		return true;
+	case X86_OP_MOVZX:
+		if (b->kind != OPND_GPR || b->size != 2)
+			return false;
+		*d = masked(v, &v->reg[b->reg], 0xffff);
 		return true;
 	case X86_OP_LEA: {
 		if (i->addrsize != 8 || i->base == X86_REG_RIP)
@@ -680,9 +701,9 @@ static bool exit_argument(const struct verifier *v) {
 	uint64_t c;
 	if (!const_in(v, &c))
 		return false;
-	for (unsigned n = 0; n < 2; n++)
-		if (c == (uintptr_t)&v->b->out[n])
-			return v->b->out[n].patch != NULL;
+	for (const struct jit_link *l = v->b->out; l; l = l->own_next)
+		if (c == (uintptr_t)l)
+			return true;
 	return c <= JIT_EXIT_POLL;
 }
 
@@ -701,7 +722,8 @@ static bool leaves(struct verifier *v, const uint8_t *target) {
 	const struct jit *j = v->j;
 	unsigned op = v->insn.op;
 	uint64_t c;
-	if (target == j->miss && (op == X86_OP_JMP || op == X86_OP_JCC))
+	unsigned user = v->b->key & JIT_KEY_USER ? 1 : 0;
+	if ((target == j->miss[user] || target == j->ret_miss[user]) && op == X86_OP_JMP)
 		return true;
 	if (op == X86_OP_JMP && (target == j->exit_code || target == j->exit_saved))
 		return exit_argument(v) || refuse(v, "leaves with a wrong R11");
@@ -716,23 +738,35 @@ static bool leaves(struct verifier *v, const uint8_t *target) {
 	return refuse(v, "jump to somewhere unknown");
 }
 
+/* The instruction is one of the block's patched jumps. */
+static bool is_link(const struct verifier *v) {
+	for (const struct jit_link *l = v->b->out; l; l = l->own_next)
+		if (l->patch == v->pc + v->insn.imm_off)
+			return true;
+	return false;
+}
+
 static bool branch(struct verifier *v) {
 	const struct x86_insn *i = &v->insn;
 	size_t off;
 	if (i->opsize == 2 || i->prefix & (X86_PFX_OPSIZE | X86_PFX_ADDRSIZE))
 		return refuse(v, "odd jump");
-	if (!is_relative(i)) { /* the one indirect jump: jmp gs:[r11 + jumps.entry] */
-		if (i->op != X86_OP_JMP || !memory_operand(i) || i->seg_prefix != SEG_GS)
+	if (i->op == X86_OP_RET) {
+		if (i->len != 1)
+			return refuse(v, "odd return");
+		forget_all(v);
+		return true;
+	}
+	if (!is_relative(i)) {
+		if ((i->op != X86_OP_JMP && i->op != X86_OP_CALL) || !memory_operand(i) ||
+			!through_table(v))
 			return refuse(v, "indirect jump");
-		if (table_half(v, jump_table(v), JIT_JUMPS) != offsetof(struct jit_jump, entry) ||
-			!v->jump_ok || !same_bits(v, table_index(v), &v->jump_hit))
-			return refuse(v, "jump through the table without a comparison");
 		forget_all(v);
 		return true;
 	}
 	const uint8_t *target = v->pc + i->len + (int64_t)i->imm;
 	if (inside(v, target, &off)) { /* that it is a beginning is known */
-		if (i->op == X86_OP_CALL)
+		if (i->op == X86_OP_CALL && !is_link(v))
 			return refuse(v, "call within the block");
 	} else if (!leaves(v, target + v->j->exec)) {
 		return false;
@@ -742,20 +776,14 @@ static bool branch(struct verifier *v) {
 			forget_all(v);
 		return true;
 	}
-	if (i->cond == 5) { /* NE was not taken: equal */
-		if (v->pending == PENDING_TLB)
-			v->hit = v->compared;
-		if (v->pending == PENDING_JUMP) {
-			v->jump_hit = v->jump_compared;
-			v->jump_ok = true;
-		}
-	}
+	if (i->cond == 5 && v->pending == PENDING_TLB) /* NE was not taken: equal */
+		v->hit = v->compared;
 	return true;
 }
 
 static bool is_branch(const struct x86_insn *i) {
 	return i->op == X86_OP_JMP || i->op == X86_OP_CALL || i->op == X86_OP_JCC ||
-		   i->op == X86_OP_JCXZ;
+		   i->op == X86_OP_JCXZ || i->op == X86_OP_RET;
 }
 
 /* ---- the whole --------------------------------------------------------------------------- */
@@ -776,7 +804,7 @@ static bool sweep(struct verifier *v, struct region *r) {
 		if (len <= 0)
 			return false;
 		r->marks[at] |= MARK_START;
-		falls = v->insn.op != X86_OP_JMP;
+		falls = v->insn.op != X86_OP_JMP && v->insn.op != X86_OP_RET;
 		at += (size_t)len;
 	}
 	return !falls || refuse(v, "runs out of its end");
@@ -809,13 +837,10 @@ static bool known_places(struct verifier *v) {
 	const struct jit_block *b = v->b;
 	intptr_t x = v->j->exec;
 	v->pc = b->entry - x;
-	if (!mark_label(v, b->entry - x) || !mark_label(v, b->entry_saved - x))
+	if (!mark_label(v, b->entry - x) || !mark_label(v, b->entry_checked - x))
 		return refuse(v, "entry outside of the block");
-	for (unsigned n = 0; n < 2; n++) {
-		const struct jit_link *l = &b->out[n];
+	for (const struct jit_link *l = b->out; l; l = l->own_next) {
 		size_t off;
-		if (!l->patch)
-			continue;
 		v->pc = l->patch;
 		if (!l->stub || !mark_label(v, l->stub))
 			return refuse(v, "link without a stub");
@@ -825,7 +850,7 @@ static bool known_places(struct verifier *v) {
 		unsigned back = r->marks[off - 1] & MARK_START ? 1 : 2;
 		if (!(r->marks[off - back] & MARK_START) || fetch(v, r, off - back) <= 0 ||
 			v->insn.imm_off != back || v->insn.imm_len != 4 || !is_relative(&v->insn) ||
-			(v->insn.op != X86_OP_JMP && v->insn.op != X86_OP_JCC))
+			(v->insn.op != X86_OP_JMP && v->insn.op != X86_OP_JCC && v->insn.op != X86_OP_CALL))
 			return refuse(v, "patched place is not a jump's");
 	}
 	return true;

@@ -101,7 +101,8 @@ static const struct {
 	{1, {0xf4}},							/* hlt */
 	{1, {0x50}},							/* push */
 	{1, {0x58}},							/* pop */
-	{1, {0xc3}},							/* ret */
+	{3, {0xc2, 0x08, 0}},					/* ret 8 */
+	{2, {0xf3, 0xc3}},						/* rep ret */
 	{1, {0xa4}},							/* movsb */
 	{1, {0xec}},							/* in */
 	{1, {0xfd}},							/* std */

@@ -1,0 +1,263 @@
+/* Which guest instructions run as themselves, and which arithmetic flags are needed where: the
+ * translator's judgement, before anything is emitted. See tx.h. */
+#include "engine/soft/tx.h"
+
+/* ---- judging instructions --------------------------------------------------------------- */
+
+/* Integer instructions that run as themselves. */
+static bool copies(const struct x86_insn *i) {
+	switch (i->op) {
+	case X86_OP_ADD:
+	case X86_OP_OR:
+	case X86_OP_ADC:
+	case X86_OP_SBB:
+	case X86_OP_AND:
+	case X86_OP_SUB:
+	case X86_OP_XOR:
+	case X86_OP_CMP:
+	case X86_OP_TEST:
+	case X86_OP_NOT:
+	case X86_OP_NEG:
+	case X86_OP_INC:
+	case X86_OP_DEC:
+	case X86_OP_MUL:
+	case X86_OP_IMUL:
+	case X86_OP_MOVZX:
+	case X86_OP_MOVSX:
+	case X86_OP_MOVSXD:
+	case X86_OP_XCHG:
+	case X86_OP_XADD:
+	case X86_OP_CMPXCHG:
+	case X86_OP_CMPXCHG8B:
+	case X86_OP_CMPXCHG16B:
+	case X86_OP_BSWAP:
+	case X86_OP_BSF:
+	case X86_OP_BSR:
+	case X86_OP_TZCNT:
+	case X86_OP_LZCNT:
+	case X86_OP_POPCNT:
+	case X86_OP_ROL:
+	case X86_OP_ROR:
+	case X86_OP_RCL:
+	case X86_OP_RCR:
+	case X86_OP_SHL:
+	case X86_OP_SHR:
+	case X86_OP_SAR:
+	case X86_OP_SHLD:
+	case X86_OP_SHRD:
+	case X86_OP_CBW:
+	case X86_OP_CWD:
+	case X86_OP_LAHF:
+	case X86_OP_SAHF:
+	case X86_OP_CLC:
+	case X86_OP_STC:
+	case X86_OP_CMC:
+	case X86_OP_SETCC:
+	case X86_OP_CMOVCC:
+	case X86_OP_MOVBE:
+	case X86_OP_CRC32:
+	case X86_OP_ADCX:
+	case X86_OP_ADOX:
+	case X86_OP_ANDN:
+	case X86_OP_BEXTR:
+	case X86_OP_BLSI:
+	case X86_OP_BLSMSK:
+	case X86_OP_BLSR:
+	case X86_OP_BZHI:
+	case X86_OP_MULX:
+	case X86_OP_PDEP:
+	case X86_OP_PEXT:
+	case X86_OP_RORX:
+	case X86_OP_SARX:
+	case X86_OP_SHLX:
+	case X86_OP_SHRX:
+	case X86_OP_MOVNTI:
+	case X86_OP_LFENCE:
+	case X86_OP_MFENCE:
+	case X86_OP_SFENCE:
+		return true;
+	case X86_OP_MOV: /* but for the moffs forms */
+		return i->modrm_off || !tx_memory_operand(i);
+	case X86_OP_BT:
+	case X86_OP_BTS:
+	case X86_OP_BTR:
+	case X86_OP_BTC: /* a register offset reaches beyond the operand */
+		return !tx_memory_operand(i) || i->opnd[1].kind == OPND_IMM;
+	default:
+		return false;
+	}
+}
+
+static bool is_vector_class(const struct x86_form *f) {
+	return f->cls >= X86_CLASS_X87 && f->cls <= X86_CLASS_AVX;
+}
+
+/* A switch says so (README.md). */
+static bool switched_off(uint32_t off, const struct x86_insn *i, const struct x86_form *f) {
+	if (off & JIT_OFF_MEM && tx_memory_operand(i) && !(f->attr & X86_ATTR_NOMEM_FAULT))
+		return true;
+	switch (f->cls) {
+	case X86_CLASS_INT:
+		if (i->op == X86_OP_PUSH || i->op == X86_OP_POP || i->op == X86_OP_LEAVE)
+			return off & JIT_OFF_STACK;
+		return off & (i->op == X86_OP_LEA ? JIT_OFF_LEA : JIT_OFF_INT);
+	case X86_CLASS_BRANCH:
+		return off & JIT_OFF_BRANCH;
+	case X86_CLASS_X87:
+	case X86_CLASS_MMX:
+		return off & JIT_OFF_X87;
+	case X86_CLASS_SSE:
+		return off & JIT_OFF_SSE;
+	case X86_CLASS_AVX:
+		return off & JIT_OFF_AVX;
+	default:
+		return false;
+	}
+}
+
+/* Whether the instruction is left to its handler. */
+bool tx_needs_call(const struct tx *t, const struct x86_insn *i) {
+	const struct x86_form *f = &x86_forms[i->form];
+	if (t->j->off && switched_off(t->j->off, i, f))
+		return true;
+	if (f->feature && !soft_has_feature(t->c, f->feature))
+		return true;
+	if (i->prefix & X86_PFX_EVEX || f->attr & X86_ATTR_VSIB)
+		return true;
+	if (tx_memory_operand(i)) {
+		const struct x86_opnd *m = tx_memory_operand(i);
+		if (i->addrsize != 8 || (i->seg_prefix != X86_REG_NONE && i->seg < SEG_FS))
+			return true;
+		if (m->size != 1 && m->size != 2 && m->size != 4 && m->size != 8 && m->size != 10 &&
+			m->size != 16 && m->size != 32)
+			return i->op != X86_OP_LEA && i->op != X86_OP_NOP && i->op != X86_OP_PREFETCH;
+	}
+	if (jit_quick(t->j, t->key, i) >= 0)
+		return false;
+	switch (i->op) {
+	case X86_OP_LEA:
+	case X86_OP_NOP:
+	case X86_OP_PREFETCH:
+	case X86_OP_JCC:
+		return false;
+	case X86_OP_JMP:
+	case X86_OP_CALL:
+	case X86_OP_RET:
+	case X86_OP_PUSH:
+	case X86_OP_LEAVE:
+		return i->opsize != 8;
+	case X86_OP_POP:
+		return i->opsize != 8 || tx_memory_operand(i) != NULL;
+	case X86_OP_FLDCW:
+		return true;
+	default:
+		break;
+	}
+	if (is_vector_class(f)) {
+		if (!(t->key & JIT_KEY_FPU) || (f->cls == X86_CLASS_AVX && !(t->key & JIT_KEY_AVX)))
+			return true;
+		return soft_handlers[i->op] != NULL;
+	}
+	return !copies(i);
+}
+
+/* ---- flags ------------------------------------------------------------------------------ */
+
+/* A shift or rotation by a constant that is not 0: it writes its flags for certain. */
+static bool shifts_surely(const struct x86_insn *i) {
+	const struct x86_opnd *count = &i->opnd[i->nopnds - 1];
+	if (count->kind == OPND_ONE)
+		return true;
+	return count->kind == OPND_IMM && (i->imm & (i->opnd[0].size == 8 ? 63 : 31));
+}
+
+uint16_t tx_flags_before(const struct tx *t, const struct x86_insn *i, bool call,
+							 uint16_t after) {
+	const struct x86_form *f = &x86_forms[i->form];
+	uint16_t arith = RFLAGS_ARITH;
+	if (call || t->j->off & JIT_OFF_FLAGS)
+		return arith; /* a handler may read or push them */
+	int quick = jit_quick(t->j, t->key, i);
+	if (quick >= 0) /* a division leaves them as they are */
+		return quick == QUICK_PUSHF ? arith : after & arith;
+	uint16_t killed = f->flags_written, read = f->flags_read;
+	switch (i->op) {
+	case X86_OP_ROL:
+	case X86_OP_ROR:
+	case X86_OP_SHL:
+	case X86_OP_SHR:
+	case X86_OP_SAR:
+	case X86_OP_SHLD:
+	case X86_OP_SHRD:
+		/* The table has them read what they write, as a count of 0 leaves it. */
+		if (shifts_surely(i)) {
+			read = 0;
+			break;
+		}
+		/* fall through */
+	case X86_OP_RCL:
+	case X86_OP_RCR:
+		killed = 0;
+		break;
+	default:
+		break;
+	}
+	return (uint16_t)(((after & ~killed) | read) & arith);
+}
+
+/* Flags that are live at a guest address of the same page, by a short look ahead. */
+static uint16_t flags_at(const struct tx *t, uint64_t rip) {
+	uint64_t page = t->b->rip & ~PAGE_MASK;
+	uint16_t open = RFLAGS_ARITH, live = 0;
+	if (t->j->off & JIT_OFF_FLAGS)
+		return open;
+	for (unsigned n = 0; n < 6 && open; n++) {
+		struct x86_insn i;
+		if ((rip & ~PAGE_MASK) != page)
+			return live | open;
+		const uint8_t *host = t->b->host - (t->b->rip - rip);
+		int len = x86_decode(&i, host, PAGE_SIZE - (rip & PAGE_MASK), X86_MODE_64);
+		if (len <= 0)
+			return live | open;
+		/* A change of it changes what is dead here. */
+		t->b->peek_from = MIN(t->b->peek_from, (uint16_t)(rip & PAGE_MASK));
+		t->b->peek_to = MAX(t->b->peek_to, (uint16_t)((rip & PAGE_MASK) + (unsigned)len));
+		if (i.op == X86_OP_JMP && i.opnd[0].kind == OPND_REL) {
+			rip += (uint64_t)len + i.imm;
+			continue;
+		}
+		if (tx_needs_call(t, &i))
+			return live | open;
+		uint16_t before = tx_flags_before(t, &i, false, 0);
+		live |= before & open;
+		open &= tx_flags_before(t, &i, false, RFLAGS_ARITH) & ~before;
+		if (x86_forms[i.form].attr & X86_ATTR_ENDS)
+			return live | open;
+		rip += (uint64_t)len;
+	}
+	return live | open;
+}
+
+/* STI and POPF end an interpreter's block, which looks at events between two of them; here
+ * jit_call() sees to that. */
+bool tx_ends_block(const struct x86_insn *i) {
+	return x86_forms[i->form].attr & X86_ATTR_ENDS && i->op != X86_OP_STI && i->op != X86_OP_POPF;
+}
+
+void tx_find_live_flags(struct tx *t) {
+	const struct x86_insn *last = &t->insn[t->n - 1];
+	uint64_t next = t->rip[t->n];
+	uint16_t live = RFLAGS_ARITH;
+	if (!t->call[t->n - 1]) {
+		bool direct = last->nopnds && last->opnd[0].kind == OPND_REL;
+		if (last->op == X86_OP_JCC)
+			live = flags_at(t, next) | flags_at(t, next + last->imm);
+		else if ((last->op == X86_OP_JMP || last->op == X86_OP_CALL) && direct)
+			live = flags_at(t, next + last->imm);
+		else if (!(x86_forms[last->form].attr & X86_ATTR_ENDS))
+			live = flags_at(t, next);
+	}
+	t->live[t->n] = live;
+	for (unsigned n = t->n; n-- > 0;)
+		t->live[n] = tx_flags_before(t, &t->insn[n], t->call[n], t->live[n + 1]);
+}

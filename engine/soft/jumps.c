@@ -1,0 +1,191 @@
+/* Where translated code finds its way: each vCPU's tables of jump targets.
+ *
+ * An entry holds for the mappings of the moment: it goes when the TLB entry of its code would go.
+ * Three tables (jit_vcpu.h): `jumps` for indirect branches and returns that lost their pair, `far`
+ * with a slot for each address that code of another page jumps to directly, and `targets` for
+ * what the first two miss. C fills them here; emitted code and thunks only read. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/check.h"
+#include "engine/soft/jit.h"
+
+#define NO_RIP (1ull << 63) /* not canonical; and if it is jumped to, it leads to `miss` */
+#define FAR_HASH (2 * JIT_FAR)
+
+struct jit_far {
+	uint64_t rip;
+	uint32_t slot; /* + 1; 0: free */
+	uint32_t user;
+};
+
+/* ---- far targets --------------------------------------------------------------------------- */
+
+int jit_far_create(struct jit *j) {
+	j->far_hash = calloc(FAR_HASH, sizeof(*j->far_hash));
+	return j->far_hash ? 0 : -ERR_NOMEM;
+}
+
+void jit_far_reset(struct jit *j) {
+	if (j->nfar)
+		memset(j->far_hash, 0, FAR_HASH * sizeof(*j->far_hash));
+	j->nfar = 0;
+}
+
+static struct jit_far *far_find(const struct jit *j, uint64_t rip, unsigned user) {
+	uint32_t h = (uint32_t)((rip + user) * 0x9e3779b97f4a7c15ull >> 40);
+	for (;; h++) {
+		struct jit_far *f = &j->far_hash[h & (FAR_HASH - 1)];
+		if (!__atomic_load_n(&f->slot, __ATOMIC_ACQUIRE) || (f->rip == rip && f->user == user))
+			return f;
+	}
+}
+
+int jit_far_slot(struct jit *j, uint64_t rip, unsigned user) {
+	struct jit_far *f = far_find(j, rip, user);
+	if (!f->slot) {
+		if (j->nfar == JIT_FAR)
+			return -1;
+		j->far_user[j->nfar] = (uint8_t)user;
+		for (unsigned n = 0; n < j->soft->nvcpus; n++)
+			j->soft->vcpus[n]->jit.far[j->nfar] = j->far_miss;
+		f->rip = rip;
+		f->user = user;
+		__atomic_store_n(&f->slot, ++j->nfar, __ATOMIC_RELEASE); /* others may be looking */
+	}
+	return (int)f->slot - 1;
+}
+
+/* ---- the three tables ------------------------------------------------------------------------ */
+
+static unsigned jump_index(const struct jit *j, uint64_t rip) {
+	uint64_t h = rip;
+	if (j->crc) {
+		h = 0;
+		__asm__("crc32q %1, %0" : "+r"(h) : "r"(rip));
+	}
+	return (unsigned)h & (JIT_JUMPS - 1);
+}
+
+static unsigned target_index(uint64_t rip) {
+	return (unsigned)(rip ^ (uint32_t)rip >> 6) & (JIT_TARGETS - 1);
+}
+
+static unsigned page_bit(uint64_t rip) {
+	return (unsigned)((rip >> 12) * 0x9e3779b97f4a7c15ull >> 54);
+}
+
+static void clear_entry(struct soft_vcpu *c, unsigned user, enum jit_table table, unsigned n) {
+	const uint8_t *miss = c->soft->jit->miss[user];
+	switch (table) {
+	case JIT_TABLE_JUMPS:
+		c->jit.jumps[user][n] = miss;
+		break;
+	case JIT_TABLE_TARGETS:
+		c->jit.targets[user][n] = (struct jit_target){NO_RIP, miss};
+		break;
+	case JIT_TABLE_FAR:
+		c->jit.far[n] = c->soft->jit->far_miss;
+		break;
+	}
+}
+
+static void clear_all(struct soft_vcpu *c, unsigned user) {
+	const struct jit *j = c->soft->jit;
+	for (unsigned n = 0; n < JIT_JUMPS; n++)
+		clear_entry(c, user, JIT_TABLE_JUMPS, n);
+	for (unsigned n = 0; n < JIT_TARGETS; n++)
+		clear_entry(c, user, JIT_TABLE_TARGETS, n);
+	for (unsigned n = 0; n < j->nfar; n++)
+		if (j->far_user[n] == user)
+			clear_entry(c, user, JIT_TABLE_FAR, n);
+	c->jit.touched[user].n = 0;
+}
+
+void jit_jumps_clear(struct soft_vcpu *c) {
+	clear_all(c, 0);
+	clear_all(c, 1);
+	memset(c->jit.jump_pages, 0, sizeof(c->jit.jump_pages));
+}
+
+static void clear_local(struct soft_vcpu *c, unsigned user) {
+	struct jit_touched *t = &c->jit.touched[user];
+	if (t->n > JIT_TOUCHED) {
+		clear_all(c, user);
+		return;
+	}
+	for (unsigned n = 0; n < t->n; n++)
+		clear_entry(c, user, (enum jit_table)(t->entry[n] >> 16), t->entry[n] & 0xffff);
+	t->n = 0;
+}
+
+void jit_jumps_flush(struct soft_vcpu *c, bool global_too) {
+	if (global_too) {
+		jit_jumps_clear(c);
+	} else {
+		clear_local(c, 0);
+		clear_local(c, 1);
+	}
+}
+
+void jit_jumps_flush_page(struct soft_vcpu *c, gva_t gva) {
+	unsigned bit = page_bit(gva);
+	if (c->jit.jump_pages[bit / 64] & BIT(bit % 64))
+		jit_jumps_clear(c);
+}
+
+static void touch(struct soft_vcpu *c, unsigned user, enum jit_table table, unsigned n) {
+	struct jit_touched *t = &c->jit.touched[user];
+	if (t->n < JIT_TOUCHED)
+		t->entry[t->n++] = (uint32_t)table << 16 | n;
+	else
+		t->n = JIT_TOUCHED + 1;
+}
+
+static void learn_far(struct soft_vcpu *c, unsigned user, uint64_t rip, const uint8_t *entry,
+					  bool global) {
+	const struct jit_far *f = far_find(c->soft->jit, rip, user);
+	if (!f->slot || c->jit.far[f->slot - 1] == entry)
+		return;
+	c->jit.far[f->slot - 1] = entry;
+	if (!global)
+		touch(c, user, JIT_TABLE_FAR, f->slot - 1);
+}
+
+const uint8_t *jit_jump_known(struct soft_vcpu *c, unsigned user, uint64_t rip) {
+	unsigned n = target_index(rip);
+	const struct jit_target *t = &c->jit.targets[user][n];
+	if (t->rip != rip)
+		return NULL;
+	learn_far(c, user, rip, t->entry, c->jit.target_global[user][n]);
+	return t->entry;
+}
+
+void jit_jump_learn(struct soft_vcpu *c, unsigned user, const struct jit_block *b, bool global) {
+	const struct jit *j = c->soft->jit;
+	unsigned jump = jump_index(j, b->rip), target = target_index(b->rip);
+	unsigned bit = page_bit(b->rip);
+	global &= !user;
+	c->jit.jump_pages[bit / 64] |= BIT(bit % 64);
+	c->jit.jumps[user][jump] = b->entry_checked;
+	c->jit.targets[user][target] = (struct jit_target){b->rip, b->entry};
+	c->jit.target_global[user][target] = global;
+	learn_far(c, user, b->rip, b->entry, global);
+	if (global)
+		return;
+	touch(c, user, JIT_TABLE_JUMPS, jump);
+	touch(c, user, JIT_TABLE_TARGETS, target);
+}
+
+void jit_jump_forget(struct soft_vcpu *c, const struct jit_block *b) {
+	const struct jit *j = c->soft->jit;
+	unsigned user = b->key & JIT_KEY_USER ? 1 : 0;
+	unsigned jump = jump_index(j, b->rip), target = target_index(b->rip);
+	const struct jit_far *f = far_find(j, b->rip, user);
+	if (c->jit.jumps[user][jump] == b->entry_checked)
+		clear_entry(c, user, JIT_TABLE_JUMPS, jump);
+	if (c->jit.targets[user][target].entry == b->entry)
+		clear_entry(c, user, JIT_TABLE_TARGETS, target);
+	if (f->slot && c->jit.far[f->slot - 1] == b->entry)
+		clear_entry(c, user, JIT_TABLE_FAR, f->slot - 1);
+}

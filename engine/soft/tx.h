@@ -1,0 +1,128 @@
+/* What the translator's files share while one block is made; private to them.
+ *
+ *   judge.c      which instructions run as themselves; which flags are needed where
+ *   tx_mem.c     flags put aside, access checks, what is out of line
+ *   tx_copy.c    an instruction with its registers renamed
+ *   tx_flow.c    calls of handlers, branches, the ways in and out
+ *   translate.c  all of it together
+ *
+ * jit->lock is held throughout, on the vCPU's thread, FPU unloaded. */
+#ifndef ENGINE_SOFT_TX_H
+#define ENGINE_SOFT_TX_H
+
+#include "core/base/check.h"
+#include "core/base/string.h"
+#include "core/x86/decode_table.h"
+#include "engine/soft/emit.h"
+#include "engine/soft/fast.h"
+
+#define TX_INSNS 32
+#define TX_COLD (3 * TX_INSNS + 8)
+
+enum tx_cold_kind {
+	COLD_PROBE, /* fill the TLB for an instruction's memory operand and try again */
+	COLD_STACK, /* the same for [stack_reg + stack_disp] */
+	COLD_INTERP,
+	COLD_POLL,
+	COLD_POLL_RCX, /* with guest RCX in T0 */
+	COLD_LINK,	   /* a jump within the page that is not linked yet */
+	COLD_FAR	   /* a conditional jump to another page */
+};
+
+/* What waits to be emitted out of line. */
+struct tx_cold {
+	uint8_t *from;		  /* the rel32 that leads here */
+	const uint8_t *retry; /* where the probe begins */
+	uint64_t rip;
+	const struct x86_insn *insn;
+	enum tx_cold_kind kind;
+	unsigned size;
+	bool write;
+	unsigned stack_reg;
+	int32_t stack_disp;
+	struct jit_link *link;
+};
+
+struct tx {
+	struct emit e; /* hot */
+	struct jit *j;
+	struct soft_vcpu *c;
+	struct jit_block *b;
+	uint32_t key;
+	unsigned n;
+	struct x86_insn insn[TX_INSNS];
+	uint64_t rip[TX_INSNS + 1];	  /* of each; the last one: behind the block */
+	bool call[TX_INSNS];		  /* by its handler */
+	uint16_t live[TX_INSNS + 1]; /* arithmetic flags that are needed before it */
+	/* Where the guest's flags are between two instructions: in the host's, or (those of the
+	 * host being spoilt by a probe) in jit.flags_ax until somebody wants them. */
+	bool saved;
+	bool crossing; /* the block's one instruction reaches into the next page */
+	bool failed;   /* no room */
+	unsigned ncold;
+	struct tx_cold cold[TX_COLD];
+};
+
+enum tx_emitted { EMIT_OK, EMIT_END, EMIT_CALL };
+
+static inline const uint8_t *tx_here(const struct tx *t) {
+	return t->e.at + t->j->exec;
+}
+
+static inline unsigned tx_user(const struct tx *t) {
+	return t->key & JIT_KEY_USER ? 1 : 0;
+}
+
+static inline const struct x86_opnd *tx_memory_operand(const struct x86_insn *i) {
+	for (unsigned n = 0; n < i->nopnds; n++)
+		if (i->opnd[n].kind == OPND_MEM)
+			return &i->opnd[n];
+	return NULL;
+}
+
+static inline bool tx_resident(unsigned reg) { /* lives in memory */
+	return reg == R10 || reg == R11 || reg == R14;
+}
+
+static inline unsigned tx_host_reg(unsigned reg) {
+	return reg == RSP ? H_RSP : reg;
+}
+
+/* ---- judge.c ---- */
+bool tx_needs_call(const struct tx *t, const struct x86_insn *i);
+bool tx_ends_block(const struct x86_insn *i);
+/* Flags needed before i if `after` are behind it. */
+uint16_t tx_flags_before(const struct tx *t, const struct x86_insn *i, bool call, uint16_t after);
+void tx_find_live_flags(struct tx *t);
+
+/* ---- tx_mem.c ---- */
+struct tx_cold *tx_add_cold(struct tx *t);
+void tx_flags_aside(struct tx *t, unsigned n);
+void tx_flags_for(struct tx *t, unsigned n);
+void tx_flags_back(struct tx *t);
+/* RAX survives; T1 does not. */
+void tx_restore_flags(struct emit *e);
+uint64_t tx_const_ea(const struct x86_insn *i, uint64_t rip);
+bool tx_is_const_ea(const struct x86_insn *i);
+struct emem tx_operand(struct emit *e, const struct x86_insn *i);
+void tx_ea(struct emit *e, const struct x86_insn *i, uint64_t rip);
+/* The whole access check of instruction n's memory operand; afterwards *m addresses it, T1 is
+ * free. */
+void tx_access(struct tx *t, unsigned n, struct emem *m);
+/* The same for 8 bytes at [reg + disp], of the stack kind; afterwards [reg + T0 + disp]. */
+void tx_stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, bool write);
+
+/* ---- tx_copy.c ---- */
+/* false: emit a call instead; then nothing was emitted. */
+bool tx_native(struct tx *t, unsigned n);
+
+/* ---- tx_flow.c ---- */
+bool tx_emit_call(struct tx *t, unsigned n);
+enum tx_emitted tx_special(struct tx *t, unsigned n);
+void tx_goto(struct tx *t, uint64_t target);
+void tx_poll(struct tx *t, unsigned n);
+/* Code at e that goes on at t->b->entry if T0 is the block's address, else looks T0 up. */
+void tx_checked_entry(struct tx *t, struct emit *e);
+void tx_far_jump(struct tx *t, struct emit *e, uint64_t target, bool call);
+
+#endif

@@ -1,0 +1,175 @@
+/* A guest instruction as host instruction: its bytes with registers renamed and, for a memory
+ * operand, the checked address. See tx.h. */
+#include "engine/soft/tx.h"
+
+/* Where its GPR operands are encoded, as host registers; NOREG where the field is none. */
+struct fields {
+	unsigned reg, rm, vvvv, opcode;
+	bool high; /* AH, CH, DH or BH: no REX possible */
+};
+
+static bool is_prefix(uint8_t b) {
+	return b == 0x66 || b == 0x67 || b == 0xf2 || b == 0xf3 || b == 0xf0 || b == 0x2e ||
+		   b == 0x36 || b == 0x3e || b == 0x26 || b == 0x64 || b == 0x65;
+}
+
+/* Emits the instruction with other registers and, if m is not NULL, another memory operand.
+ * false: cannot be encoded (nothing emitted). */
+static bool emit_copy(struct emit *e, const struct x86_insn *i, const struct fields *f,
+					  const struct emem *m) {
+	const uint8_t *raw = i->raw;
+	unsigned at = 0;
+	bool vex = i->prefix & X86_PFX_VEX;
+	unsigned reg = f->reg != NOREG ? f->reg : (i->modrm >> 3 & 7) | (i->rex & 4) << 1;
+	unsigned rm = f->rm != NOREG ? f->rm : (i->modrm & 7) | (i->rex & 1) << 3;
+	unsigned rex = i->rex & 8;
+	if (i->modrm_off) {
+		rex |= (reg & 8) >> 1;
+		if (m)
+			rex |= rex_bits(false, 0, m->index, m->base);
+		else
+			rex |= (rm & 8) >> 3;
+	} else {
+		unsigned op = f->opcode != NOREG ? f->opcode : (unsigned)(i->rex & 1) << 3;
+		rex |= (op & 8) >> 3;
+	}
+	if (f->high && rex)
+		return false;
+	if (vex) {
+		while (raw[at] != 0xc4 && raw[at] != 0xc5)
+			at++;
+		bool three = raw[at] == 0xc4;
+		unsigned map = three ? raw[at + 1] & 31 : 1, last = raw[at + (three ? 2 : 1)];
+		unsigned vvvv = f->vvvv != NOREG ? f->vvvv : i->vvvv;
+		e8(e, 0xc4);
+		e8(e, (~rex & 7) << 5 | map);
+		e8(e, (three ? last & 0x80 : 0) | (~vvvv & 15) << 3 | (last & 7));
+		at += three ? 3 : 2;
+	} else {
+		bool had_rex = false; /* one that counts: directly before the opcode */
+		for (;; at++) {
+			if (is_prefix(raw[at])) {
+				had_rex = false;
+				if (raw[at] == 0x66 || raw[at] == 0xf2 || raw[at] == 0xf3 || raw[at] == 0xf0)
+					e8(e, raw[at]);
+			} else if ((raw[at] & 0xf0) == 0x40) {
+				had_rex = true;
+			} else {
+				break;
+			}
+		}
+		if (rex || (had_rex && !f->high))
+			e8(e, 0x40 | rex);
+	}
+	unsigned opcode_end = i->modrm_off ? i->modrm_off : i->imm_off ? i->imm_off : i->len;
+	for (; at < opcode_end; at++) {
+		uint8_t b = raw[at];
+		if (at + 1 == opcode_end && f->opcode != NOREG)
+			b = (uint8_t)((b & 0xf8) | (f->opcode & 7));
+		e8(e, b);
+	}
+	if (i->modrm_off) {
+		if (m)
+			e_modrm_mem(e, reg, m);
+		else
+			e8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+	}
+	if (i->imm_off)
+		for (at = i->imm_off; at < i->len; at++)
+			e8(e, raw[at]);
+	return true;
+}
+
+/* Renames the GPR fields; loads residents into scratch registers. `free_regs`: how many there
+ * are (1: T1 only). Stores go to `store`. false: does not fit. */
+struct temp {
+	unsigned guest, host;
+	bool load, store;
+};
+
+static bool plan_fields(const struct x86_insn *i, unsigned free_regs, struct fields *f,
+						struct temp temps[2], unsigned *ntemps) {
+	const struct x86_dec *dec = &x86_decs[i->form];
+	const struct x86_opspec *spec = &x86_opspecs[dec->ops];
+	*f = (struct fields){NOREG, NOREG, NOREG, NOREG, false};
+	*ntemps = 0;
+	for (unsigned n = 0; n < i->nopnds; n++) {
+		const struct x86_opnd *o = &i->opnd[n];
+		if (o->kind != OPND_GPR)
+			continue;
+		unsigned at = spec[n].at, host;
+		if (o->reg & X86_REG_HIGH) {
+			f->high = true;
+			host = (o->reg & 3) + 4;
+		} else if (tx_resident(o->reg)) {
+			if (at == AT_FIXED_GPR)
+				return false;
+			unsigned k = 0;
+			while (k < *ntemps && temps[k].guest != o->reg)
+				k++;
+			if (k == *ntemps) {
+				if (k == free_regs)
+					return false;
+				temps[k] = (struct temp){.guest = o->reg, .host = k ? T0 : T1};
+				(*ntemps)++;
+			}
+			temps[k].load |= (o->access & OPND_R) || o->size < 4;
+			temps[k].store |= !!(o->access & OPND_W);
+			host = temps[k].host;
+		} else {
+			host = tx_host_reg(o->reg);
+		}
+		switch (at) {
+		case AT_REG_GPR:
+			f->reg = host;
+			break;
+		case AT_RM_GPR:
+			f->rm = host;
+			break;
+		case AT_VVVV_GPR:
+			f->vvvv = host;
+			break;
+		case AT_OPCODE_GPR:
+			f->opcode = host;
+			break;
+		case AT_FIXED_GPR:
+			break;
+		default:
+			return false;
+		}
+	}
+	/* SPL..DIL against AH..BH: R14 for RSP changes nothing, but a byte of RSP needs REX. */
+	return true;
+}
+
+bool tx_native(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	struct emit *e = &t->e;
+	struct fields f;
+	struct temp temps[2];
+	unsigned ntemps;
+	bool mem = tx_memory_operand(i) != NULL;
+	if (!plan_fields(i, mem ? 1 : 2, &f, temps, &ntemps))
+		return false;
+	if (mem && f.high)
+		return false; /* T0 in the address takes a REX */
+	if (!mem) {		  /* try it out, so that failing leaves nothing behind */
+		uint8_t scratch[32];
+		struct emit dry = {scratch, scratch + sizeof(scratch), false};
+		if (!emit_copy(&dry, i, &f, NULL))
+			return false;
+	}
+	struct emem m;
+	if (mem)
+		tx_access(t, n, &m);
+	tx_flags_for(t, n); /* takes T1 */
+	for (unsigned k = 0; k < ntemps; k++)
+		if (temps[k].load)
+			e_load_gs(e, temps[k].host, GS_GPR(temps[k].guest));
+	emit_copy(e, i, &f, mem ? &m : NULL);
+	for (unsigned k = 0; k < ntemps; k++)
+		if (temps[k].store)
+			e_store_gs(e, temps[k].host, GS_GPR(temps[k].guest));
+	return true;
+}
+

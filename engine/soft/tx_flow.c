@@ -1,0 +1,399 @@
+/* The translator's control flow: calls of handlers, branches, the stack instructions that go with
+ * them, the ways into and out of a block. See tx.h and README.md, Jumps.
+ *
+ * A guest's near CALL is a host call, whose return address lies on the vCPU's shadow stack; its RET
+ * is a host ret, so that the CPU predicts it. The guest's own return address is what counts: it
+ * travels in T0, and the code behind the call compares. Nothing here changes the host's flags
+ * but on purpose. */
+#include "engine/soft/tx.h"
+
+/* ---- calls of handlers ------------------------------------------------------------------ */
+
+bool tx_emit_call(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	struct jit_op *op = jit_arena(t->j, sizeof(*op));
+	if (!op)
+		return false;
+	op->insn = *i;
+	op->rip = t->rip[n];
+	op->last = n + 1 == t->n;
+	op->handler = t->crossing ? jit_cross_pages : soft_handler_of(t->c, i);
+	e_mov_imm(&t->e, T1, (uintptr_t)op);
+	e_call(&t->e, t->saved ? t->j->call_saved : t->j->call, t->j->exec);
+	t->saved = false;
+	return true;
+}
+
+/* ---- where to ---------------------------------------------------------------------------- */
+
+/* jmp or call gs:[reg + off]; reg NOREG: gs:[off] */
+static void indirect_gs(struct emit *e, bool call, unsigned reg, uint32_t off) {
+	unsigned op = (call ? 2 : 4) << 3;
+	e8(e, 0x65);
+	if (reg == NOREG) {
+		e8(e, 0xff);
+		e8(e, op | 4);
+		e8(e, 0x25);
+	} else {
+		e8(e, 0x41);
+		e8(e, 0xff);
+		e8(e, 0x80 | op | (reg & 7));
+	}
+	e32(e, off);
+}
+
+/* To the address in T0, through the vCPU's table of jump targets. Its index is a hash that changes
+ * no flags; whoever is in the table compares T0 with its own address. */
+static void look_up(struct tx *t, bool call) {
+	struct emit *e = &t->e;
+	jit_emit_jump_index(e, t->j);
+	indirect_gs(e, call, T1, GS_JIT(jumps) + tx_user(t) * (uint32_t)sizeof(t->c->jit.jumps[0]));
+}
+
+/* To an address whose page may be mapped elsewhere next time: a slot of its own in each vCPU, which
+ * is filled for the current mappings only. */
+void tx_far_jump(struct tx *t, struct emit *e, uint64_t target, bool call) {
+	int slot = jit_far_slot(t->j, target, tx_user(t));
+	e_mov_imm(e, T0, target);
+	if (slot >= 0) {
+		indirect_gs(e, call, NOREG, GS_JIT(far[0]) + 8 * (uint32_t)slot);
+	} else {
+		struct emit hot = t->e;
+		t->e = *e;
+		look_up(t, call);
+		*e = t->e;
+		t->e = hot;
+	}
+}
+
+static bool same_page(const struct tx *t, uint64_t target) {
+	return (target & ~PAGE_MASK) == (t->b->rip & ~PAGE_MASK);
+}
+
+enum jump { JUMP_ALWAYS = 16, JUMP_CALL }; /* below: a condition */
+
+/* A direct jump. Within the page: its rel32 lies within 4 aligned bytes, so that it can be changed
+ * while others execute it. */
+static void jump_to(struct tx *t, unsigned how, uint64_t target) {
+	struct emit *e = &t->e;
+	bool near = same_page(t, target);
+	if (!near && how >= JUMP_ALWAYS) {
+		struct emit hot = *e;
+		tx_far_jump(t, &hot, target, how == JUMP_CALL);
+		*e = hot;
+		return;
+	}
+	unsigned op = how < JUMP_ALWAYS ? 2 : 1;
+	while (near && !e->full && (((uintptr_t)e->at + op) & 3))
+		e8(e, 0x90);
+	if (how < JUMP_ALWAYS) {
+		e8(e, 0x0f);
+		e8(e, 0x80 | how);
+	} else {
+		e8(e, how == JUMP_CALL ? 0xe8 : 0xe9);
+	}
+	struct tx_cold *k = tx_add_cold(t);
+	*k = (struct tx_cold){.from = e->at, .kind = near ? COLD_LINK : COLD_FAR, .rip = target};
+	if (near) {
+		struct jit_link *l = k->link = jit_arena(t->j, sizeof(*l));
+		if (l) {
+			*l = (struct jit_link){
+				.rip = target, .host = t->b->host, .patch = e->at, .own_next = t->b->out};
+			t->b->out = l;
+		} else {
+			t->failed = true;
+		}
+	}
+	e32(e, 0);
+}
+
+void tx_goto(struct tx *t, uint64_t target) {
+	tx_flags_back(t);
+	jump_to(t, JUMP_ALWAYS, target);
+}
+
+/* ---- ways in ----------------------------------------------------------------------------- */
+
+/* Goes on if T0 is `rip`, else to `other`; changes no flags. Uses T1. */
+static void expect(struct emit *e, uint64_t rip, const uint8_t *other, intptr_t exec) {
+	static const uint8_t exchange[] = {0x49, 0x87, 0xcb}; /* xchg r11, rcx */
+	int64_t neg = -(int64_t)rip;
+	if (neg == (int32_t)neg) {
+		e_lea(e, T1, T0, NOREG, 0, (int32_t)neg);
+	} else {
+		e_mov_imm(e, T1, (uint64_t)neg);
+		e_lea(e, T1, T1, T0, 0, 0);
+	}
+	for (unsigned n = 0; n < 3; n++)
+		e8(e, exchange[n]);
+	e8(e, 0xe3); /* jrcxz over the other way */
+	e8(e, 8);
+	for (unsigned n = 0; n < 3; n++)
+		e8(e, exchange[n]);
+	e_jmp(e, other, exec);
+	e_mov(e, RCX, T1);
+}
+
+void tx_checked_entry(struct tx *t, struct emit *e) {
+	t->b->entry_checked = e->at + t->j->exec;
+	expect(e, t->b->rip, t->j->miss[tx_user(t)], t->j->exec);
+	e_jmp(e, t->b->entry, t->j->exec);
+}
+
+/* A look at jit.poll before instruction n. */
+void tx_poll(struct tx *t, unsigned n) {
+	struct emit *e = &t->e;
+	bool live = t->live[n] && !t->saved;
+	struct tx_cold *k = tx_add_cold(t);
+	*k = (struct tx_cold){.rip = t->rip[n], .kind = live ? COLD_POLL_RCX : COLD_POLL};
+	if (live) { /* one that leaves the flags alone */
+		e_mov(e, T0, RCX);
+		e_op_gs(e, false, 0x8b, RCX, GS_JIT(poll));
+		e8(e, 0xe3); /* jrcxz over the jump */
+		e8(e, 5);
+		e8(e, 0xe9);
+		k->from = e->at;
+		e32(e, 0);
+		e_mov(e, RCX, T0);
+	} else {
+		e8(e, 0x65); /* cmp dword gs:[poll], 0 */
+		e8(e, 0x83);
+		e8(e, 0x3c);
+		e8(e, 0x25);
+		e32(e, GS_JIT(poll));
+		e8(e, 0);
+		e8(e, 0x0f);
+		e8(e, 0x85);
+		k->from = e->at;
+		e32(e, 0);
+	}
+}
+
+/* ---- the stack --------------------------------------------------------------------------- */
+
+static void gpr_to(struct emit *e, unsigned host, unsigned guest) {
+	if (tx_resident(guest))
+		e_load_gs(e, host, GS_GPR(guest));
+	else
+		e_mov(e, host, tx_host_reg(guest));
+}
+
+enum push { PUSH_IMM, PUSH_REG, PUSH_TMP };
+
+static void push_value(struct tx *t, unsigned n, enum push what, uint64_t val) {
+	struct emit *e = &t->e;
+	tx_stack_access(t, n, H_RSP, -8, true);
+	struct emem slot = {H_RSP, T0, 0, -8};
+	if (what == PUSH_IMM && (int64_t)val == (int32_t)val) {
+		e_op_mem(e, true, 0xc7, 0, &slot);
+		e32(e, (uint32_t)val);
+	} else if (what == PUSH_REG && !tx_resident((unsigned)val)) {
+		e_op_mem(e, true, 0x89, tx_host_reg((unsigned)val), &slot);
+	} else {
+		if (what == PUSH_REG)
+			e_load_gs(e, T1, GS_GPR(val));
+		else if (what == PUSH_TMP)
+			e_load_gs(e, T1, GS_JIT(tmp));
+		else
+			e_mov_imm(e, T1, val);
+		e_op_mem(e, true, 0x89, T1, &slot);
+	}
+	e_lea(e, H_RSP, H_RSP, NOREG, 0, -8);
+}
+
+/* tmp = the 8-byte operand 0 from memory. */
+static void load_tmp(struct tx *t, unsigned n) {
+	struct emem m;
+	tx_access(t, n, &m);
+	e_op_mem(&t->e, true, 0x8b, T1, &m);
+	e_store_gs(&t->e, T1, GS_JIT(tmp));
+}
+
+static void pop(struct tx *t, unsigned n) {
+	struct emit *e = &t->e;
+	unsigned d = t->insn[n].opnd[0].reg, host = tx_resident(d) || d == RSP ? T1 : d;
+	tx_stack_access(t, n, H_RSP, 0, false);
+	struct emem slot = {H_RSP, T0, 0, 0};
+	e_op_mem(e, true, 0x8b, host, &slot);
+	e_lea(e, H_RSP, H_RSP, NOREG, 0, 8);
+	if (d == RSP)
+		e_mov(e, H_RSP, T1);
+	else if (tx_resident(d))
+		e_store_gs(e, T1, GS_GPR(d));
+}
+
+/* ---- branches ---------------------------------------------------------------------------- */
+
+static void call(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	struct emit *e = &t->e;
+	uint64_t next = t->rip[n] + i->len;
+	bool direct = i->opnd[0].kind == OPND_REL, paired = !(t->j->off & JIT_OFF_RET);
+	if (i->opnd[0].kind == OPND_GPR) {
+		gpr_to(e, T1, i->opnd[0].reg);
+		e_store_gs(e, T1, GS_JIT(tmp));
+	} else if (!direct) {
+		load_tmp(t, n);
+	}
+	push_value(t, n, PUSH_IMM, next);
+	tx_flags_back(t);
+	if (direct) {
+		jump_to(t, paired ? JUMP_CALL : JUMP_ALWAYS, next + i->imm);
+	} else {
+		e_load_gs(e, T0, GS_JIT(tmp));
+		look_up(t, paired);
+	}
+	if (!paired)
+		return;
+	expect(e, next, t->j->ret_miss[tx_user(t)], t->j->exec);
+	jump_to(t, JUMP_ALWAYS, next);
+}
+
+static void ret(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	struct emit *e = &t->e;
+	tx_stack_access(t, n, H_RSP, 0, false);
+	struct emem slot = {H_RSP, T0, 0, 0};
+	e_op_mem(e, true, 0x8b, T0, &slot);
+	e_lea(e, H_RSP, H_RSP, NOREG, 0, 8 + (i->nopnds ? (uint16_t)i->imm : 0));
+	tx_flags_back(t);
+	if (t->j->off & JIT_OFF_RET)
+		look_up(t, false);
+	else
+		e8(e, 0xc3);
+}
+
+static void jump(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	struct emit *e = &t->e;
+	if (i->opnd[0].kind == OPND_REL) {
+		tx_goto(t, t->rip[n] + i->len + i->imm);
+		return;
+	}
+	if (i->opnd[0].kind == OPND_GPR) {
+		gpr_to(e, T0, i->opnd[0].reg);
+	} else {
+		struct emem m;
+		tx_access(t, n, &m);
+		e_op_mem(e, true, 0x8b, T0, &m);
+	}
+	tx_flags_back(t);
+	look_up(t, false);
+}
+
+/* A call of the thunk that executes the instruction. */
+static enum tx_emitted quick_thunk(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	const struct x86_opnd *o = &i->opnd[0];
+	struct emit *e = &t->e;
+	int quick = jit_quick(t->j, t->key, i);
+	unsigned traits = jit_quick_traits(quick);
+	/* The instruction behind STI comes before the next look at events: it must be in the block. */
+	if (quick == QUICK_STI && n + 1 == t->n)
+		return EMIT_CALL;
+	if (traits & JIT_QUICK_SPOILS)
+		tx_flags_aside(t, n);
+	if (traits & JIT_QUICK_OPERAND) {
+		if (o->kind == OPND_MEM) {
+			struct emem m;
+			tx_access(t, n, &m);
+			e_op_mem(e, o->size == 8, 0x8b, T1, &m);
+		} else {
+			gpr_to(e, T1, o->reg);
+		}
+	}
+	e_call(e, t->j->quick[quick], t->j->exec);
+	if (traits & JIT_QUICK_FAILS) {
+		struct tx_cold *k = tx_add_cold(t);
+		*k = (struct tx_cold){.rip = t->rip[n], .kind = COLD_INTERP};
+		e_op_reg(e, false, 0x85, T0, T0); /* test r10d, r10d */
+		e8(e, 0x0f);					  /* jnz */
+		e8(e, 0x85);
+		k->from = e->at;
+		e32(e, 0);
+	}
+	if (traits & JIT_QUICK_RESULT) {
+		if (tx_resident(o->reg))
+			e_store_gs(e, T1, GS_GPR(o->reg));
+		else
+			e_mov(e, tx_host_reg(o->reg), T1);
+	}
+	if (quick == QUICK_PUSHF)
+		push_value(t, n, PUSH_TMP, 0);
+	return EMIT_OK;
+}
+
+/* ---- instructions with code of their own --------------------------------------------------- */
+
+static void lea(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	struct emit *e = &t->e;
+	unsigned d = i->opnd[0].reg, size = i->opnd[0].size;
+	unsigned host = tx_resident(d) ? T0 : tx_host_reg(d);
+	if (i->base == X86_REG_RIP || tx_is_const_ea(i)) {
+		uint64_t v = tx_const_ea(i, t->rip[n]);
+		e_mov_imm(e, host, size == 4 ? (uint32_t)v : v);
+	} else {
+		struct emem m = tx_operand(e, i);
+		e_op_mem(e, size == 8, 0x8d, host, &m);
+	}
+	if (tx_resident(d))
+		e_store_gs(e, T0, GS_GPR(d));
+}
+
+/* EMIT_END: the block is complete. */
+enum tx_emitted tx_special(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	struct emit *e = &t->e;
+	uint64_t next = t->rip[n] + i->len;
+	switch (i->op) {
+	case X86_OP_NOP:
+	case X86_OP_PREFETCH:
+		return EMIT_OK;
+	case X86_OP_LEA:
+		if (i->opnd[0].size == 2)
+			return EMIT_CALL;
+		lea(t, n);
+		return EMIT_OK;
+	case X86_OP_PUSH:
+		if (i->opnd[0].kind == OPND_GPR)
+			push_value(t, n, PUSH_REG, i->opnd[0].reg);
+		else if (i->opnd[0].kind == OPND_IMM)
+			push_value(t, n, PUSH_IMM, i->imm);
+		else if (i->opnd[0].kind == OPND_MEM) {
+			load_tmp(t, n);
+			push_value(t, n, PUSH_TMP, 0);
+		} else
+			return EMIT_CALL;
+		return EMIT_OK;
+	case X86_OP_POP:
+		pop(t, n);
+		return EMIT_OK;
+	case X86_OP_LEAVE: {
+		tx_stack_access(t, n, RBP, 0, false);
+		struct emem slot = {RBP, T0, 0, 0};
+		e_op_mem(e, true, 0x8b, T1, &slot);
+		e_lea(e, H_RSP, RBP, NOREG, 0, 8);
+		e_mov(e, RBP, T1);
+		return EMIT_OK;
+	}
+	case X86_OP_JCC:
+		tx_flags_for(t, n);
+		jump_to(t, i->cond, next + i->imm);
+		tx_goto(t, next);
+		return EMIT_END;
+	case X86_OP_JMP:
+		jump(t, n);
+		return EMIT_END;
+	case X86_OP_CALL:
+		call(t, n);
+		return EMIT_END;
+	case X86_OP_RET:
+		ret(t, n);
+		return EMIT_END;
+	default:
+		if (jit_quick(t->j, t->key, i) >= 0)
+			return quick_thunk(t, n);
+		return tx_native(t, n) ? EMIT_OK : EMIT_CALL;
+	}
+}

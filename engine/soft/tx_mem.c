@@ -1,0 +1,224 @@
+/* The translator's memory accesses: flags put aside before a check that spoils them, the linear
+ * address, the probe of the software TLB. See tx.h and README.md, Memory. */
+#include "engine/soft/tx.h"
+
+/* ---- flags put aside ---------------------------------------------------------------------- */
+
+static void save_flags(struct tx *t) {
+	struct emit *e = &t->e;
+	e_mov(e, T1, RAX);
+	e8(e, 0x9f); /* lahf */
+	e8(e, 0x0f); /* seto al */
+	e8(e, 0x90);
+	e8(e, 0xc0);
+	/* 32 bits of which 16 count: a narrower store would not be forwarded to the wider load. */
+	e_op_gs(e, false, 0x89, RAX, GS_JIT(flags_ax));
+	e_mov(e, RAX, T1);
+}
+
+void tx_restore_flags(struct emit *e) {
+	e_mov(e, T1, RAX);
+	e_op_gs(e, false, 0x8b, RAX, GS_JIT(flags_ax));
+	e8(e, 0x04); /* add al, 0x7f: OF */
+	e8(e, 0x7f);
+	e8(e, 0x9e); /* sahf */
+	e_mov(e, RAX, T1);
+}
+
+/* Before a probe, which spoils the host's flags. */
+void tx_flags_aside(struct tx *t, unsigned n) {
+	if (t->live[n] && !t->saved) {
+		save_flags(t);
+		t->saved = true;
+	}
+}
+
+/* Before instruction n itself: brings the flags back if it reads them or keeps some of them. */
+void tx_flags_for(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	uint16_t read = tx_flags_before(t, i, false, 0);
+	uint16_t kept = tx_flags_before(t, i, false, t->live[n + 1]);
+	if (!read && !(x86_forms[i->form].flags_written & RFLAGS_ARITH))
+		return;
+	if (t->saved && (read || kept))
+		tx_restore_flags(&t->e);
+	t->saved = false;
+}
+
+/* Before leaving to code that takes the host's flags. */
+void tx_flags_back(struct tx *t) {
+	if (t->saved && t->live[t->n])
+		tx_restore_flags(&t->e);
+	t->saved = false;
+}
+
+/* ---- memory ----------------------------------------------------------------------------- */
+
+struct tx_cold *tx_add_cold(struct tx *t) {
+	check(t->ncold < TX_COLD);
+	struct tx_cold *k = &t->cold[t->ncold++];
+	*k = (struct tx_cold){0};
+	return k;
+}
+
+uint64_t tx_const_ea(const struct x86_insn *i, uint64_t rip) {
+	return (uint64_t)i->disp + (i->base == X86_REG_RIP ? rip + i->len : 0);
+}
+
+bool tx_is_const_ea(const struct x86_insn *i) {
+	return i->index >= 16 && i->base >= 16;
+}
+
+/* The memory operand's own registers, scale and displacement; residents are loaded: a base into
+ * T0, an index into T1. */
+struct emem tx_operand(struct emit *e, const struct x86_insn *i) {
+	struct emem m = {NOREG, NOREG, i->scale, (int32_t)i->disp};
+	if (i->base < 16) {
+		m.base = tx_host_reg(i->base);
+		if (tx_resident(i->base)) {
+			e_load_gs(e, T0, GS_GPR(i->base));
+			m.base = T0;
+		}
+	}
+	if (i->index < 16) {
+		m.index = i->index;
+		if (tx_resident(i->index)) {
+			e_load_gs(e, T1, GS_GPR(i->index));
+			m.index = T1;
+		}
+	}
+	return m;
+}
+
+/* T0 = linear address of the memory operand. Uses T1; flags are lost with FS and GS. */
+void tx_ea(struct emit *e, const struct x86_insn *i, uint64_t rip) {
+	if (tx_is_const_ea(i)) {
+		e_mov_imm(e, T0, tx_const_ea(i, rip));
+	} else {
+		struct emem m = tx_operand(e, i);
+		if (m.index == NOREG && !m.disp)
+			e_mov(e, T0, m.base);
+		else
+			e_op_mem(e, true, 0x8d, T0, &m);
+	}
+	if (i->seg >= SEG_FS)
+		e_op_gs(e, true, 0x03, T0, GS_SEG(i->seg)); /* add */
+}
+
+/* With the linear address in T0: T0 = addend of its page, or off to cold code. Flags lost. */
+static void emit_probe(struct tx *t, unsigned size, bool write, struct tx_cold *k) {
+	struct emit *e = &t->e;
+	bool user = t->key & JIT_KEY_USER;
+	uint32_t tlb = GS_JIT(tlb) + (user ? sizeof(struct jit_tlb_entry) * JIT_TLB * 2 : 0) +
+				   (write ? sizeof(struct jit_tlb_entry) * JIT_TLB : 0);
+	e_op_reg(e, false, 0x8b, T1, T0); /* mov r11d, r10d */
+	e8(e, 0x41);					  /* shr r11d, 8 */
+	e8(e, 0xc1);
+	e8(e, 0xe8 | (T1 & 7));
+	e8(e, 8);
+	e8(e, 0x41); /* and r11d, (JIT_TLB - 1) * 16 */
+	e8(e, 0x81);
+	e8(e, 0xe0 | (T1 & 7));
+	e32(e, (JIT_TLB - 1) * 16);
+	if (size > 1) { /* a crossing access meets the wrong page in the compare */
+		e8(e, 0x49);
+		e8(e, 0x83);
+		e8(e, 0xc0 | (T0 & 7));
+		e8(e, size - 1);
+	}
+	e8(e, 0x49); /* and r10, -4096 */
+	e8(e, 0x81);
+	e8(e, 0xe0 | (T0 & 7));
+	e32(e, 0xfffff000u);
+	e_op_gs_index(e, 0x3b, T0, T1, tlb + offsetof(struct jit_tlb_entry, tag)); /* cmp */
+	e8(e, 0x0f);
+	e8(e, 0x85); /* jne */
+	k->from = e->at;
+	e32(e, 0);
+	e_op_gs_index(e, 0x8b, T0, T1, tlb + offsetof(struct jit_tlb_entry, addend));
+}
+
+void tx_access(struct tx *t, unsigned n, struct emem *m) {
+	const struct x86_insn *i = &t->insn[n];
+	uint64_t rip = t->rip[n];
+	struct emit *e = &t->e;
+	const struct x86_opnd *o = tx_memory_operand(i);
+	bool write = o->access & OPND_W;
+	tx_flags_aside(t, n);
+	struct tx_cold *k = tx_add_cold(t);
+	*k = (struct tx_cold){.retry = tx_here(t),
+					   .rip = rip,
+					   .insn = i,
+					   .kind = COLD_PROBE,
+					   .size = o->size,
+					   .write = write};
+	tx_ea(e, i, rip);
+	if (x86_forms[i->form].attr & X86_ATTR_ALIGN && o->size > 1) {
+		e8(e, 0x41); /* test r10b, size - 1 */
+		e8(e, 0xf6);
+		e8(e, 0xc0 | (T0 & 7));
+		e8(e, o->size - 1);
+		struct tx_cold *a = tx_add_cold(t);
+		*a = (struct tx_cold){.rip = rip, .kind = COLD_INTERP};
+		e8(e, 0x0f);
+		e8(e, 0x85);
+		a->from = e->at;
+		e32(e, 0);
+	}
+	emit_probe(t, o->size, write, k);
+	if (i->seg >= SEG_FS) {
+		e_load_gs(e, T1, GS_SEG(i->seg));
+		e_lea(e, T0, T0, T1, 0, 0);
+	}
+	*m = (struct emem){T0, NOREG, 0, 0};
+	if (tx_is_const_ea(i)) {
+		uint64_t ea = tx_const_ea(i, rip);
+		if ((int64_t)ea == (int32_t)ea) {
+			m->disp = (int32_t)ea;
+		} else {
+			e_mov_imm(e, T1, ea);
+			e_lea(e, T0, T0, T1, 0, 0);
+		}
+	} else {
+		m->disp = (int32_t)i->disp;
+		if (i->index < 16) {
+			if (tx_resident(i->index)) {
+				e_load_gs(e, T1, GS_GPR(i->index));
+				e_lea(e, T0, T0, T1, i->scale, 0);
+			} else {
+				m->index = i->index;
+				m->scale = i->scale;
+			}
+		}
+		if (i->base < 16 && tx_resident(i->base)) {
+			e_load_gs(e, T1, GS_GPR(i->base));
+			e_lea(e, T0, T0, T1, 0, 0);
+		} else if (i->base < 16) {
+			if (m->index == NOREG) {
+				m->base = tx_host_reg(i->base);
+				m->index = T0;
+			} else {
+				e_lea(e, T0, T0, tx_host_reg(i->base), 0, 0);
+			}
+		}
+	}
+}
+
+void tx_stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, bool write) {
+	struct emit *e = &t->e;
+	tx_flags_aside(t, n);
+	struct tx_cold *k = tx_add_cold(t);
+	*k = (struct tx_cold){.retry = tx_here(t),
+					   .rip = t->rip[n],
+					   .kind = COLD_STACK,
+					   .size = 8,
+					   .write = write,
+					   .stack_reg = reg,
+					   .stack_disp = disp};
+	if (disp)
+		e_lea(e, T0, reg, NOREG, 0, disp);
+	else
+		e_mov(e, T0, reg);
+	emit_probe(t, 8, write, k);
+}
+
