@@ -15,12 +15,12 @@ struct jit_block;
 
 /* One way out of a block to a known address; its jump is patched once the target exists. */
 struct jit_link {
-	uint64_t rip;		   /* of the target */
-	const uint8_t *host;   /* guest code of the block that it leaves */
-	uint8_t *patch;		   /* the rel32, writable address; NULL: never patched */
-	uint8_t *stub;		   /* where it goes when not linked */
-	struct jit_block *to;  /* linked to, or NULL */
-	struct jit_link *next; /* others that are linked to the same block */
+	uint64_t rip;			   /* of the target */
+	const uint8_t *host;	   /* guest code of the block that it leaves */
+	uint8_t *patch;			   /* the rel32, writable address; NULL: never patched */
+	uint8_t *stub;			   /* where it goes when not linked */
+	struct jit_block *to;	   /* linked to, or NULL */
+	struct jit_link *next;	   /* others that are linked to the same block */
 	struct jit_link *own_next; /* others of the same block */
 };
 
@@ -37,10 +37,10 @@ struct jit_block {
 	uint64_t rip;
 	uint32_t key;
 	uint16_t len, ninsns;
-	uint16_t peek_from, peek_to; /* offsets in the page: code that it was looked into for flags */
+	uint16_t peek_from, peek_to;  /* offsets in the page: code that it was looked into for flags */
 	const uint8_t *entry;		  /* flags in the host's flags */
 	const uint8_t *entry_checked; /* the same, for whoever comes with an address in R10 */
-	const uint8_t *hot, *cold;	 /* its code, writable addresses */
+	const uint8_t *hot, *cold;	  /* its code, writable addresses */
 	uint32_t hot_len, cold_len;
 	struct jit_block *hash_next, *page_next;
 	struct jit_link *incoming;
@@ -137,8 +137,8 @@ struct jit {
 	const uint8_t *quick[JIT_QUICKS];
 	const uint8_t *enter, *exit_code, *exit_saved, *call, *call_saved, *fill[2][7];
 	const uint8_t *miss[2], *ret_miss[2], *far_miss; /* [user] */
-	bool crc;							  /* the host has CRC32: the better hash */
-	struct jit_far *far_hash;			  /* far targets and their slots, see jumps.c */
+	bool crc;										 /* the host has CRC32: the better hash */
+	struct jit_far *far_hash;						 /* far targets and their slots, see jumps.c */
 	uint8_t far_user[JIT_FAR];
 	unsigned nfar;
 	gpa_t written[64];
@@ -173,7 +173,7 @@ void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 #define JIT_OFF_TLB 0x1000u		/* more than one entry in the TLB */
 #define JIT_OFF_CACHE 0x2000u	/* what was translated is kept */
 #define JIT_OFF_POLL 0x4000u	/* each block is first entered with a request to leave it */
-#define JIT_OFF_RET 0x8000u	/* calls are host calls, returns are host returns */
+#define JIT_OFF_RET 0x8000u		/* calls are host calls, returns are host returns */
 #define JIT_OFF_PCID 0x10000u	/* address spaces are forgotten when they are left */
 #define JIT_OFF_NEXT 0x20000u	/* from a handler to another block without the loop */
 #define JIT_OFF_SYSTEM 0x40000u /* system instructions and divisions by short thunks */

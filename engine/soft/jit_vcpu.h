@@ -51,20 +51,20 @@ struct jit_vcpu {
 	const uint8_t *jumps[2][JIT_JUMPS];		 /* [user] */
 	struct jit_target targets[2][JIT_TARGETS];
 	bool target_global[2][JIT_TARGETS];
-	const uint8_t *far[JIT_FAR];	/* a slot for each far target: its entry, or `miss` */
-	uint64_t self;					/* the struct vcpu itself */
-	uint64_t host_rsp;				/* the C stack while emitted code runs */
+	const uint8_t *far[JIT_FAR];	 /* a slot for each far target: its entry, or `miss` */
+	uint64_t self;					 /* the struct vcpu itself */
+	uint64_t host_rsp;				 /* the C stack while emitted code runs */
 	uint64_t shadow_top, shadow_rsp; /* the stack of return addresses in emitted code */
 	uint64_t save_rax, tmp;
-	uint64_t flags_ax;	/* arithmetic flags as LAHF and SETO have them, while not in RFLAGS */
-	uint32_t poll;		/* look at events before the next block */
-	uint32_t key;		/* mode that `jumps` belong to */
-	bool on;			/* this vCPU runs translated code */
+	uint64_t flags_ax; /* arithmetic flags as LAHF and SETO have them, while not in RFLAGS */
+	uint32_t poll;	   /* look at events before the next block */
+	uint32_t key;	   /* mode that `jumps` belong to */
+	bool on;		   /* this vCPU runs translated code */
 	struct jit_touched touched[2]; /* [user]; the kernel's: only in pages that are not global */
 	uint64_t jump_pages[16];	   /* a bitmap of hashes: pages that have entries */
 	void *shadow;				   /* its memory, with a guard page below */
-	bool fpu_known, fpu_masked; /* all x87 and SSE exceptions are masked */
-	uint32_t epoch;				/* of the cache when emitted code was entered */
+	bool fpu_known, fpu_masked;	   /* all x87 and SSE exceptions are masked */
+	uint32_t epoch;				   /* of the cache when emitted code was entered */
 	struct jit_crossing crossings[JIT_CROSSINGS];
 	uint64_t enters, polls, interpreted, calls, fills, links;
 	uint64_t direct;				 /* went on from a handler to another block */

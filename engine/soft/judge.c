@@ -171,8 +171,7 @@ static bool shifts_surely(const struct x86_insn *i) {
 	return count->kind == OPND_IMM && (i->imm & (i->opnd[0].size == 8 ? 63 : 31));
 }
 
-uint16_t tx_flags_before(const struct tx *t, const struct x86_insn *i, bool call,
-							 uint16_t after) {
+uint16_t tx_flags_before(const struct tx *t, const struct x86_insn *i, bool call, uint16_t after) {
 	const struct x86_form *f = &x86_forms[i->form];
 	uint16_t arith = RFLAGS_ARITH;
 	if (call || t->j->off & JIT_OFF_FLAGS)

@@ -51,8 +51,8 @@ struct tx {
 	uint32_t key;
 	unsigned n;
 	struct x86_insn insn[TX_INSNS];
-	uint64_t rip[TX_INSNS + 1];	  /* of each; the last one: behind the block */
-	bool call[TX_INSNS];		  /* by its handler */
+	uint64_t rip[TX_INSNS + 1];	 /* of each; the last one: behind the block */
+	bool call[TX_INSNS];		 /* by its handler */
 	uint16_t live[TX_INSNS + 1]; /* arithmetic flags that are needed before it */
 	/* Where the guest's flags are between two instructions: in the host's, or (those of the
 	 * host being spoilt by a probe) in jit.flags_ax until somebody wants them. */

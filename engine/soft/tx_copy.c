@@ -172,4 +172,3 @@ bool tx_native(struct tx *t, unsigned n) {
 			e_store_gs(e, temps[k].host, GS_GPR(temps[k].guest));
 	return true;
 }
-

@@ -147,11 +147,11 @@ void tx_access(struct tx *t, unsigned n, struct emem *m) {
 	tx_flags_aside(t, n);
 	struct tx_cold *k = tx_add_cold(t);
 	*k = (struct tx_cold){.retry = tx_here(t),
-					   .rip = rip,
-					   .insn = i,
-					   .kind = COLD_PROBE,
-					   .size = o->size,
-					   .write = write};
+						  .rip = rip,
+						  .insn = i,
+						  .kind = COLD_PROBE,
+						  .size = o->size,
+						  .write = write};
 	tx_ea(e, i, rip);
 	if (x86_forms[i->form].attr & X86_ATTR_ALIGN && o->size > 1) {
 		e8(e, 0x41); /* test r10b, size - 1 */
@@ -209,16 +209,15 @@ void tx_stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, bool 
 	tx_flags_aside(t, n);
 	struct tx_cold *k = tx_add_cold(t);
 	*k = (struct tx_cold){.retry = tx_here(t),
-					   .rip = t->rip[n],
-					   .kind = COLD_STACK,
-					   .size = 8,
-					   .write = write,
-					   .stack_reg = reg,
-					   .stack_disp = disp};
+						  .rip = t->rip[n],
+						  .kind = COLD_STACK,
+						  .size = 8,
+						  .write = write,
+						  .stack_reg = reg,
+						  .stack_disp = disp};
 	if (disp)
 		e_lea(e, T0, reg, NOREG, 0, disp);
 	else
 		e_mov(e, T0, reg);
 	emit_probe(t, 8, write, k);
 }
-
