@@ -90,11 +90,16 @@ static int option(struct cli_args *a, int argc, char **argv, int *i) {
 		if (arg[2 + n])
 			value = arg + 2 + n + 1;
 	} else {
-		o = find(a->verb, NULL, 0, arg[1]);
-		if (o && arg[2])
-			value = arg[2] == '=' ? arg + 3 : arg + 2;
-		if (o && value && o->kind == CLI_FLAG)
-			o = NULL; /* no clusters of letters: there are too few to need them */
+		/* -aq: flags may stand together, and the last may have a value. */
+		const char *letter = arg + 1;
+		while ((o = find(a->verb, NULL, 0, *letter)) != NULL && o->kind == CLI_FLAG && letter[1]) {
+			int r = take(a, o, NULL);
+			if (r)
+				return r;
+			letter++;
+		}
+		if (o && letter[1])
+			value = letter[1] == '=' ? letter + 2 : letter + 1;
 	}
 	if (!o)
 		return unknown(a->verb, arg);

@@ -87,6 +87,18 @@ int disk_copy(const char *from, const char *to, struct err *e) {
 	return 0;
 }
 
+bool disk_is_foreign(const uint8_t head[8]) {
+	static const char *const magics[] = {"QFI\xfb", "KDMV", "vhdxfile", "conectix", "<<< "};
+	for (unsigned i = 0; i < ARRAY_LEN(magics); i++)
+		if (memcmp(head, magics[i], strlen(magics[i])) == 0)
+			return true;
+	return false;
+}
+
+int disk_import(struct image *i, const char *path, struct err *e) {
+	return err_set(e, ERR_NOTSUP, "%s is no raw disk; image import takes only raw ones yet", path);
+}
+
 static int set_size(const char *path, uint64_t size, bool create, struct err *e) {
 	int fd = open(path, O_WRONLY | O_CLOEXEC | (create ? O_CREAT | O_EXCL : 0), 0600);
 	if (fd < 0)

@@ -196,14 +196,65 @@ static void op_agent(struct client *c, const json_t *q) {
 		client_error(c, CLI_FAILED, "too many requests wait for the guest's agent");
 }
 
+static struct host_net *first_net(struct client *c) {
+	struct host_net *n = machine_net(c->p->machine, 0);
+	if (!n)
+		client_error(c, CLI_WRONG_STATE, "VM %s has no network", c->p->vm.name);
+	return n;
+}
+
+static void op_port_ls(struct client *c, const json_t *q) {
+	static struct host_net_forward f[HOST_NET_FORWARDS];
+	struct host_net *n = first_net(c);
+	if (!n)
+		return;
+	unsigned count = host_net_forwards(n, f, HOST_NET_FORWARDS);
+	json_t *list = json_array();
+	for (unsigned i = 0; i < MIN(count, (unsigned)HOST_NET_FORWARDS); i++) {
+		char text[HOST_NET_FORWARD_TEXT];
+		host_net_forward_text(&f[i], text);
+		json_array_append_new(list, json_string(text));
+	}
+	client_reply(c, json_pack("{s:b, s:o}", "ok", 1, "ports", list));
+}
+
+static void change_port(struct client *c, const json_t *q,
+						int (*change)(struct host_net *, const struct host_net_forward *,
+									  struct err *),
+						const char *event) {
+	const char *text = json_string_value(json_object_get(q, "port"));
+	struct host_net_forward f = {0};
+	struct err e;
+	struct host_net *n = first_net(c);
+	if (!n)
+		return;
+	if (!text || host_net_read_forward(text, &f, &e))
+		client_error(c, CLI_USAGE, "%s", text ? e.text : "which port?");
+	else if (change(n, &f, &e))
+		client_error(c, CLI_FAILED, "%s", e.text);
+	else {
+		server_event(c->p, event, json_pack("{s:s}", "port", text));
+		client_reply(c, ok());
+	}
+}
+
+static void op_port_add(struct client *c, const json_t *q) {
+	change_port(c, q, host_net_add_forward, "port-added");
+}
+
+static void op_port_rm(struct client *c, const json_t *q) {
+	change_port(c, q, host_net_remove_forward, "port-removed");
+}
+
 static const struct {
 	const char *name;
 	void (*run)(struct client *c, const json_t *q);
 } ops[] = {
-	{"status", op_status},	 {"counters", op_counters}, {"power-button", op_powerbutton},
-	{"quit", op_quit},		 {"pause", op_pause},		{"resume", op_resume},
-	{"console", op_console}, {"events", op_events},		{"renamed", op_renamed},
-	{"update", op_update},	 {"agent", op_agent},
+	{"status", op_status},	   {"counters", op_counters}, {"power-button", op_powerbutton},
+	{"quit", op_quit},		   {"pause", op_pause},		  {"resume", op_resume},
+	{"console", op_console},   {"events", op_events},	  {"renamed", op_renamed},
+	{"update", op_update},	   {"agent", op_agent},		  {"port-ls", op_port_ls},
+	{"port-add", op_port_add}, {"port-rm", op_port_rm},
 };
 
 void ops_handle(struct client *c, const json_t *request) {

@@ -1,0 +1,97 @@
+/* What a limit writes into a control group, here a folder that looks like one; and what
+ * texts say. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "ctl/proc/limit.h"
+
+static void percents(void **state) {
+	assert_int_equal(limit_read_percent("150%"), 150);
+	assert_int_equal(limit_read_percent("1.5"), 150);
+	assert_int_equal(limit_read_percent("2"), 200);
+	assert_int_equal(limit_read_percent("0%"), 0);
+	assert_int_equal(limit_read_percent("0"), 0);
+	assert_int_equal(limit_read_percent("-5%"), 0);
+	assert_int_equal(limit_read_percent("5%x"), 0);
+	assert_int_equal(limit_read_percent("nan"), 0);
+	assert_int_equal(limit_read_percent("1e99"), 0);
+	assert_int_equal(limit_read_percent(""), 0);
+}
+
+static void touch(const char *dir, const char *name) {
+	char path[300];
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	FILE *f = fopen(path, "w");
+	assert_non_null(f);
+	fclose(f);
+}
+
+static const char *content(const char *dir, const char *name) {
+	static char text[100];
+	char path[300];
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	FILE *f = fopen(path, "r");
+	assert_non_null(f);
+	if (!fgets(text, sizeof(text), f))
+		text[0] = 0;
+	fclose(f);
+	return text;
+}
+
+static void control_group(void **state) {
+	char root[] = "/tmp/joist-limit-XXXXXX", group[100], command[200], pid[20];
+	struct loop loop;
+	struct limit l;
+	struct err e;
+	assert_int_equal(loop_create(&loop, &e), 0);
+	assert_non_null(mkdtemp(root));
+	touch(root, "cgroup.subtree_control");
+	snprintf(group, sizeof(group), "%s/joist-abc", root);
+	mkdir(group, 0755);
+	static const char *const files[] = {"cpu.max", "cpu.weight", "memory.high", "cgroup.procs"};
+	for (unsigned i = 0; i < 4; i++)
+		touch(group, files[i]);
+	limit_create(&l, &loop, "abc", root);
+	assert_string_equal(l.group, group);
+	snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
+	assert_string_equal(content(group, "cgroup.procs"), pid);
+	assert_string_equal(limit_set_cpu(&l, 150), "cgroup");
+	assert_string_equal(content(group, "cpu.max"), "150000 100000\n");
+	assert_string_equal(limit_set_shares(&l, 400), "cgroup");
+	assert_string_equal(content(group, "cpu.weight"), "400\n");
+	assert_string_equal(limit_set_memory(&l, 1 << 30), "cgroup");
+	assert_string_equal(content(group, "memory.high"), "1073741824\n");
+	limit_destroy(&l);
+	snprintf(command, sizeof(command), "rm -r %s", root);
+	assert_int_equal(system(command), 0);
+	loop_destroy(&loop);
+}
+
+static void without_groups(void **state) {
+	struct loop loop;
+	struct limit l;
+	struct err e;
+	assert_int_equal(loop_create(&loop, &e), 0);
+	limit_create(&l, &loop, "abc", "/nonexistent");
+	assert_string_equal(l.group, "");
+	assert_string_equal(limit_set_memory(&l, 1), "none");
+	limit_destroy(&l);
+	loop_destroy(&loop);
+}
+
+int main(void) {
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(percents),
+		cmocka_unit_test(control_group),
+		cmocka_unit_test(without_groups),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,362 @@
+#!/usr/bin/env python3
+"""Kept VMs from outside, with the small busybox guest: lifecycle, definitions, console, death.
+
+usage: vm.py JOIST [CASE]...
+"""
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+import termios
+
+import vmlib
+from vmlib import (Skip, alive, busybox, case, folder, guest_file, has, inspect, joist, refused,
+                   same, until, until_log)
+
+UP = "joist-guest: up"
+
+
+def run(name, *extra, append=""):
+    p = joist("run", "-d", "--name", name, *busybox(*extra, append=append))
+    same(p.stdout, name + "\n", "what run -d prints")
+
+
+@case
+def life_of_a_vm():
+    run("web")
+    refused(4, "run", "-d", "--name", "web", *busybox(), says="there is a VM web already")
+    refused(4, "start", "web", says="running already")
+    until_log("web", UP)
+    j = inspect("web")
+    same((j["name"], j["state"], j["memory"]), ("web", "running", 128 << 20), "inspect")
+    assert alive(j["pid"]), j
+    has(joist("ps").stdout, "web")
+    same(joist("ls", "-q").stdout, "web\n", "ls -q")
+    joist("pause", "web")
+    same(inspect("web")["state"], "paused", "state")
+    refused(4, "pause", "web", says="paused already")
+    joist("resume", "web")
+    refused(4, "resume", "web", says="not paused")
+    refused(4, "rm", "web", says=("is running", "rm -f web"))
+    joist("stop", "-f", "web")
+    assert not alive(j["pid"]), "its process is there yet"
+    j = inspect("web")
+    same((j["state"], j["end"]), ("stopped", "forced off"), "after stop")
+    same(joist("ls", "-q").stdout, "", "ls without -a")
+    same(joist("ls", "-aq").stdout, "web\n", "ls -a")
+    refused(4, "stop", "web", says="not running")
+    joist("start", "web")
+    joist("restart", "-f", "web")
+    same(inspect("web")["state"], "running", "after restart")
+    joist("rm", "-f", "web")
+    same(os.listdir(os.path.dirname(folder("web"))), [], "what is left")
+    same([x for x in os.listdir(os.path.join(vmlib.home, "run/joist")) if "." in x], [],
+         "sockets left")
+
+
+@case
+def names():
+    run("alpha")
+    joist("create", "--name", "alto", *busybox())
+    made = joist("create", *busybox()).stdout.strip()
+    assert "-" in made, made
+    id_ = inspect("alto")["id"]
+    same(inspect(id_[:6])["name"], "alto", "by id")
+    same(inspect("alp")["name"], "alpha", "by the beginning")
+    refused(1, "inspect", "al", says="fits several VMs")
+    refused(3, "inspect", "alpah", says="did you mean alpha?")
+    refused(3, "stop", "nothing-like-it", says="no VM")
+    joist("rename", "alpha", "omega")  # while it runs
+    same(inspect("omega")["state"], "running", "after rename")
+    same(json.loads(joist("stats", "--json", "omega").stdout)[0]["name"], "omega",
+         "what its process says")
+    refused(4, "rename", "omega", "alto", says="there is a VM alto already")
+    refused(2, "rename", "omega", "Not_Good", says="not a name")
+    joist("stop", "-f", "omega")
+    same(sorted(joist("prune", "--force").stdout.split()), sorted(["alto", "omega", made]), "pruned")
+
+
+@case
+def guest_ends_by_itself():
+    run("off", append='joist.run="echo said"')
+    until("its end", lambda: inspect("off")["state"] == "stopped")
+    j = inspect("off")
+    same((j["end"], j["exit-code"]), ("powered off", 0), "how it ended")
+    has(joist("logs", "off").stdout, "said")
+    run("bad", append="joist.end=panic joist.run=true")
+    until("its end", lambda: inspect("bad")["state"] == "stopped")
+    j = inspect("bad")
+    same((j["end"], j["exit-code"]), ("panicked", 1), "how it ended")
+    has(j["why"], "sysrq")
+    joist("run", "-d", "--rm", "--name", "gone", *busybox(append="joist.run=true"))
+    until("its removal", lambda: "gone" not in joist("ls", "-aq").stdout)
+
+
+@case
+def restart_policy():
+    run("again", "--restart", "on-failure", append="joist.end=panic joist.run=true")
+    first = inspect("again")["started"]
+    until("a second boot", lambda: joist("logs", "again").stdout.count(UP) >= 2)
+    joist("rm", "-f", "again")
+    return f"first start {first}"
+
+
+@case
+def killed_and_started_again():
+    disk = os.path.join(vmlib.home, "disk.img")
+    with open(disk, "wb") as f:
+        f.truncate(16 << 20)
+    script = 'joist.modules=1 joist.run="echo FLUSHED-DATA | dd of=/dev/vda conv=fsync 2>/dev/null; ' \
+             'echo it-is-written; sleep 1000"'
+    run("victim", "--disk", disk, append=script)
+    until_log("victim", "it-is-written")
+    pid = inspect("victim")["pid"]
+    os.kill(pid, signal.SIGKILL)
+    until("its death", lambda: not alive(pid))
+    same(inspect("victim")["state"], "died", "state")
+    has(joist("ps").stdout, "died")
+    refused(4, "console", "victim", says="not running")
+    with open(disk, "rb") as f:
+        same(f.read(12), b"FLUSHED-DATA", "what was flushed")
+    joist("start", "victim")
+    same(inspect("victim")["state"], "running", "state")
+
+
+@case
+def starter_may_die():
+    """Killing the command that started a VM kills nothing."""
+    p = subprocess.Popen(["sh", "-c", f"{vmlib.joist_path} run -d --name child "
+                          + " ".join(f"'{x}'" for x in busybox()) + "; sleep 100"],
+                         stdout=subprocess.PIPE, start_new_session=True, text=True)
+    same(p.stdout.readline(), "child\n", "what it says")
+    os.killpg(p.pid, signal.SIGKILL)
+    p.wait()
+    until_log("child", UP)
+    same(inspect("child")["state"], "running", "state")
+
+
+@case
+def definitions():
+    path = os.path.join(vmlib.home, "vm.yaml")
+
+    def write(text):
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+
+    kernel, initrd = guest_file("vmlinuz-cloud"), guest_file("initramfs.cpio.gz")
+    write(f"name: fromfile\nkernel: {kernel}\ninitrd: {initrd}\nmemory: 96M\n"
+          "append: \"console=ttyS0 quiet \\\"x=1\\\"\"\nno-reboot: true\ndisk: []\n")
+    joist("validate", path)
+    joist("create", "-f", path, "--memory", "160M")
+    out = joist("inspect", "-o", "yaml", "fromfile").stdout
+    has(out, "memory: 160M")
+    has(out, "no-reboot: true")
+    joist("rm", "fromfile")
+    write(out)
+    joist("create", "-f", path)
+    same(joist("inspect", "-o", "yaml", "fromfile").stdout, out, "the same again")
+    for text, says in (
+            ("memroy: 1G\n", f"{path}:1:1: unknown key memroy (did you mean memory?)"),
+            ("cpus: 1\nmemory: lots\n", f"{path}:2:9: memory lots: not a size"),
+            ("cpus: 1\ncpus: 2\n", f"{path}:2:1: a second cpus"),
+            ("cpus: [1, 2]\n", f"{path}:1:7: one value is wanted for cpus"),
+            ("disk:\n  - a\n  - {b: c}\n", f"{path}:3:5: only plain values"),
+            ("- a\n", f"{path}:1:1: a definition is"),
+            ("cpus: 1\n---\ncpus: 2\n", "only one document"),
+            ("a: [\n", f"{path}:1:1: unknown key a"),
+            ("cpus: \"1\n", path + ":"),
+            ("no-reboot: perhaps\n", f"{path}:1:12: neither true nor false: perhaps"),
+            ("joist: 2\n", f"{path}:1:8: joist: only version 1"),
+            ("cpus: &a 1\nmemory: *a\n", f"{path}:2:9: one value is wanted for memory")):
+        write(text)
+        refused(2, "validate", path, says=says)
+    refused(3, "create", "-f", "/nowhere.yaml", says="No such file")
+    refused(2, "create", "--kernel", kernel, "--cpu-limit", "lots", says="--cpu-limit lots")
+    refused(3, "create", "no-such-image", says="no image no-such-image")
+
+
+@case
+def limits():
+    run("busy", append='joist.run="while :; do :; done"')
+    until_log("busy", UP)
+
+    def cpu():
+        return json.loads(joist("stats", "--json", "--interval", "2", "busy").stdout)[0]
+
+    joist("update", "busy", "--cpu-limit", "20%")
+    j = until("a throttled sample", lambda: (lambda s: s if s["throttled-ns"] or s["cpu-percent"] < 30
+                                             else None)(cpu()), 30)
+    j = cpu()
+    assert j["cpu-percent"] < 45, j  # one CPU busy would be 100, were it not for the limit
+    has(joist("inspect", "-o", "yaml", "busy").stdout, 'cpu-limit: "20%"')
+    has(joist("update", "busy", "--memory", "192M").stderr, "when VM busy is started again")
+    joist("update", "busy", "--cpu-limit", "none", "--cpu-shares", "50")
+    refused(2, "update", "busy", "--cpu-limit", "much", says="--cpu-limit much")
+    refused(2, "update", "busy", says="what to change?")
+    return f"limit 20%: {j['cpu-percent']:.0f}% used"
+
+
+class Console:
+    """joist console on a pseudo terminal."""
+
+    def __init__(self, name):
+        self.master, slave = pty.openpty()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+            for fd in (0, 1, 2):
+                os.dup2(slave, fd)
+            os.execv(vmlib.joist_path, ["joist", "console", name])
+        os.close(slave)
+        self.text = b""
+
+    def wait_for(self, what):
+        def look():
+            if select.select([self.master], [], [], 0.1)[0]:
+                try:
+                    self.text += os.read(self.master, 4096)
+                except OSError:
+                    pass
+            return what in self.text
+        until(f"{what!r} on the console, not {self.text!r}", look)
+
+    def say(self, data):
+        os.write(self.master, data)
+
+    def end(self):
+        self.wait_for(b"left " if self.text else b"")
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        os.close(self.master)
+        return code
+
+
+@case
+def several_at_one_console():
+    run("shared")
+    until_log("shared", "shell (poweroff to leave)")
+    a, b = Console("shared"), Console("shared")
+    a.wait_for(UP.encode())  # the replay
+    b.wait_for(UP.encode())
+    a.say(b"echo one$((1+1))three\n")
+    a.wait_for(b"one2three")
+    b.wait_for(b"one2three")
+    b.say(b"\x1d")
+    same(b.end(), 0, "exit code")
+    a.say(b"echo still-$((40+2))\n")
+    a.wait_for(b"still-42")
+    a.say(b"\x1d")
+    same(a.end(), 0, "exit code")
+    same(inspect("shared")["state"], "running", "after both have left")
+    has(joist("logs", "-n", "5", "shared").stdout, "still-42")
+
+
+@case
+def log_follows_to_the_end():
+    run("talker", append='joist.run="for i in 1 2 3; do echo line-$i; sleep 0.2; done"')
+    p = joist("logs", "-f", "talker")
+    has(p.stdout, "line-3")
+    has(p.stdout, "power off")
+
+
+@case
+def strangers_at_the_socket():
+    """What is no request gets an answer or a closed connection, and hurts nobody."""
+    run("open")
+    path = os.path.join(vmlib.home, "run/joist", inspect("open")["id"] + ".sock")
+    same(os.stat(path).st_mode & 0o077, 0, "others' permissions")
+    for data in (b"\n", b"[]\n", b"{}\n", b'{"op": 7}\n', b'{"op": "no"}\n', b"\0\xff\n", b"{" * 5000 + b"\n",
+                 b'{"op": "agent"}\n', b'{"op": "renamed", "name": "../x"}\n',
+                 b'{"op": "port-add", "port": "x"}\n', b'{"op":"console","replay":-1}\n'):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(20)
+        s.connect(path)
+        s.sendall(data)
+        line = s.makefile("rb").readline()
+        if b"console" not in data:
+            assert b"error" in line, (data, line)
+        s.close()
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(20)
+    s.connect(path)
+    try:
+        for _ in range(40):
+            s.sendall(b"x" * (1 << 20))
+        raise AssertionError("an endless line is taken")
+    except OSError:
+        pass  # it hung up
+    s.close()
+    same(inspect("open")["state"], "running", "after all that")
+
+
+@case
+def ports():
+    run("net", "-p", "18080:80")
+    has(joist("port", "ls", "net").stdout, "18080:80")
+    joist("port", "add", "net", "18443:443")
+    has(joist("port", "ls", "net").stdout, "18443:443")
+    has(joist("inspect", "-o", "yaml", "net").stdout, "18443:443")
+    with socket.create_connection(("127.0.0.1", 18443), timeout=10):
+        pass
+    joist("port", "rm", "net", "18443")
+    assert "18443" not in joist("port", "ls", "net").stdout
+    refused(2, "port", "add", "net", "nonsense", says="nonsense")
+    joist("stop", "-f", "net")
+    has(joist("port", "ls", "net").stdout, "18080:80")
+
+
+@case
+def events():
+    run("seen")
+    p = subprocess.Popen([vmlib.joist_path, "events", "--json"], stdout=subprocess.PIPE, text=True)
+    try:
+        def something_seen():  # it may not listen yet
+            joist("pause", "seen")
+            joist("resume", "seen")
+            return select.select([p.stdout], [], [], 0.2)[0]
+        until("an event", something_seen)
+        joist("stop", "-f", "seen")
+        got = []
+        while not got or got[-1] != "ended":
+            got.append(json.loads(p.stdout.readline())["event"])
+        assert "paused" in got and "resumed" in got, got
+    finally:
+        p.kill()
+        p.wait()
+
+
+@case
+def images():
+    disk = os.path.join(vmlib.home, "base.img")
+    with open(disk, "wb") as f:
+        f.write(b"BASE" * 128)
+        f.truncate(8 << 20)
+    joist("image", "import", disk, "--name", "small", "--kernel", guest_file("vmlinuz-cloud"),
+          "--initrd", guest_file("initramfs.cpio.gz"), "--append",
+          'console=ttyS0 quiet joist.modules=1 joist.run="head -c 4 /dev/vda; echo; blockdev '
+          '--getsize64 /dev/vda; echo OWN >/dev/vda; sync"')
+    refused(4, "image", "import", disk, "--name", "small", says="there is an image small already")
+    same(json.loads(joist("image", "ls", "--json").stdout)[0]["name"], "small", "image ls")
+    joist("run", "-d", "--name", "one", "small", "-m", "128M", "--disk-size", "12M")
+    until("its end", lambda: inspect("one")["state"] == "stopped")
+    has(joist("logs", "one").stdout, "BASE")
+    has(joist("logs", "one").stdout, str(12 << 20))
+    joist("start", "one")
+    until("its second end", lambda: joist("logs", "one").stdout.count("power off") == 2)
+    has(joist("logs", "one").stdout, "OWN")  # its own disk, and it is kept
+    refused(4, "image", "rm", "small", says="in use by VM one")
+    refused(3, "run", "-d", "smal", says="did you mean small?")
+    refused(1, "create", "small", "--disk-size", "1M", says="image small has 8 MiB")
+    until("its end", lambda: inspect("one")["state"] == "stopped")
+    joist("rm", "one")
+    joist("image", "rm", "small")
+    same(joist("image", "ls", "-q").stdout, "", "images left")
+
+
+if __name__ == "__main__":
+    sys.exit(vmlib.main(sys.argv))

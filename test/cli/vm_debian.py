@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""From Debian's packages to a served page, and what may go wrong on the way. Long: minutes a boot.
+
+usage: vm_debian.py JOIST [CASE]...
+JOIST_IMAGES=FOLDER: where an image "debian" lies already, as `joist image build` makes it (its
+folder's name is the image's); then it is not built anew. LIMIT: seconds for a boot.
+"""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import vmlib
+from vmlib import (Skip, alive, busybox, case, folder, has, inspect, joist, refused, same, until,
+                   until_log)
+
+LIMIT = int(os.environ.get("LIMIT", "900"))
+
+
+def image():
+    """The image debian, built or taken over once."""
+    if "debian" in joist("image", "ls", "-q").stdout.split():
+        return "debian"
+    given = os.environ.get("JOIST_IMAGES")
+    if given:
+        target = os.path.join(vmlib.home, "data/joist/images/debian")
+        subprocess.run(["cp", "-a", "--sparse=always", "--reflink=auto",
+                        os.path.join(given, "debian"), target], check=True)
+        return "debian"
+    if not shutil.which("mmdebstrap"):
+        raise Skip("no mmdebstrap (apt-get install mmdebstrap)")
+    joist("image", "build", "debian", timeout=1800)
+    return "debian"
+
+
+def keep(fn):
+    fn.keeps = True
+    return fn
+
+
+def fetch(url):
+    with urllib.request.urlopen(url, timeout=60) as r:
+        return r.read().decode()
+
+
+@case
+@keep
+def image_build_and_first_boot():
+    name = image()
+    began = time.monotonic()
+    joist("run", "-d", "--name", "web", name, "-m", "512M", "-c", "2", "-p", "18081:80")
+    created = time.monotonic() - began
+    joist("start", "web", code=4)
+    began = time.monotonic()
+    while joist("exec", "web", "--", "true", code=None, timeout=120).returncode:
+        if time.monotonic() - began > LIMIT:
+            raise AssertionError("no agent; the log ends: " + joist("logs", "-n", "20", "web").stdout)
+        time.sleep(2)
+    return f"made in {created:.1f} s, its agent answered {time.monotonic() - began:.0f} s later"
+
+
+def need_web():
+    if "web" not in joist("ls", "-q").stdout.split():
+        raise Skip("there is no VM web (the first case makes it)")
+
+
+@case
+@keep
+def exec_and_cp():
+    need_web()
+    same(joist("exec", "web", "hostname").stdout, "web\n", "its name, from cloud-init or the agent")
+    same(joist("exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 7", code=7).stderr,
+         "err\n", "stderr")
+    same(joist("exec", "-i", "web", "--", "tr", "a-z", "A-Z", stdin="hello\n").stdout, "HELLO\n",
+         "stdin to stdout")
+    joist("exec", "web", "--", "no-such-program", code=127)
+    same(joist("exec", "web", "--", "sh", "-c", "kill -9 $$", code=None).returncode, 137, "by a signal")
+    p = joist("exec", "--timeout", "3", "web", "--", "sleep", "1000", code=124)
+    has(p.stderr, "--timeout")
+    data = os.urandom(300000)
+    path = os.path.join(vmlib.home, "blob")
+    with open(path, "wb") as f:
+        f.write(data)
+    joist("cp", path, "web:/root/")
+    joist("cp", "web:/root/blob", path + ".back")
+    with open(path + ".back", "rb") as f:
+        same(f.read() == data, True, "the file after both ways")
+    refused(1, "cp", "web:/no/such", path, says="No such file")
+    refused(2, "cp", path, "web:relative", says="from its root on")
+
+
+@case
+@keep
+def addresses_and_ssh():
+    need_web()
+    until("an address in ps", lambda: inspect("web").get("addresses"), LIMIT)
+    if not shutil.which("ssh"):
+        raise Skip("no ssh here")
+    until("ssh", lambda: joist("ssh", "web", "--", "id -un", code=None, timeout=120).stdout ==
+          "joist\n", LIMIT)
+    has(joist("ssh-config", "web").stdout, "Host web")
+    return "addresses " + ", ".join(inspect("web")["addresses"])
+
+
+@case
+@keep
+def nginx_through_the_forward():
+    need_web()
+    joist("exec", "web", "--", "apt-get", "update", timeout=LIMIT)
+    p = joist("exec", "web", "--", "env", "DEBIAN_FRONTEND=noninteractive",
+              "apt-get", "install", "-y", "--no-install-recommends", "nginx-light", timeout=LIMIT)
+    has(p.stdout, "nginx")
+    until("a page", lambda: "nginx" in fetch("http://127.0.0.1:18081/"), LIMIT)
+    joist("port", "add", "web", "18082:80")
+    has(fetch("http://127.0.0.1:18082/"), "nginx")
+
+
+@case
+@keep
+def killed_with_flushed_data():
+    need_web()
+    joist("exec", "web", "--", "sh", "-c", "echo kept >/root/kept; sync")
+    pid = inspect("web")["pid"]
+    os.kill(pid, signal.SIGKILL)
+    until("its death", lambda: not alive(pid))
+    same(inspect("web")["state"], "died", "state")
+    joist("start", "--wait", "--timeout", str(LIMIT), "web", timeout=LIMIT + 60)
+    same(joist("exec", "web", "cat", "/root/kept").stdout, "kept\n", "what was flushed")
+    refused(4, "image", "rm", "debian", says="in use by VM web")
+
+
+@case
+def guest_shuts_down():
+    need_web()
+    p = joist("stop", "--timeout", str(LIMIT), "web", timeout=LIMIT + 60)
+    same(inspect("web")["end"], "powered off", "how it ended: " + p.stderr)
+
+
+@case
+def five_at_once():
+    """Five guests, each serving something else through its own port."""
+    net = ("for m in failover net_failover virtio_net; do insmod /lib/modules/*/$m.ko; done "
+           "2>/dev/null; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; "
+           "ip route add default via 10.0.2.2; ")
+    serve = {
+        "web": "mkdir /www; echo page-of-web >/www/index.html; httpd -f -p 80 -h /www",
+        "db": "while :; do echo row-1 | nc -l -p 80; done",
+        "mail": "while :; do echo '220 mail ready' | nc -l -p 80; done",
+        "cache": "while :; do echo +PONG | nc -l -p 80; done",
+        "git": "while :; do echo 0000-refs | nc -l -p 80; done",
+    }
+    want = {"web": "page-of-web", "db": "row-1", "mail": "220 mail ready", "cache": "+PONG",
+            "git": "0000-refs"}
+    for i, (name, command) in enumerate(serve.items()):
+        joist("run", "-d", "--name", name, "-p", f"{18100 + i}:80",
+              *busybox(append=f'joist.modules=1 joist.run="{net}{command}"'))
+    same(len(joist("ls", "-q").stdout.split()), 5, "how many run")
+
+    def answer(i):
+        import socket
+        try:
+            with socket.create_connection(("127.0.0.1", 18100 + i), timeout=5) as s:
+                s.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                return s.makefile().read()
+        except OSError:
+            return ""
+    for i, name in enumerate(serve):
+        until(f"the answer of {name}", lambda: want[name] in answer(i), 120)
+    rows = joist("ps").stdout
+    for name in serve:
+        has(rows, name)
+    stats = joist("stats", "--no-stream").stdout.splitlines()
+    same(len(stats), 6, "lines of stats")
+    resident = sum(v["resident"] for v in map(inspect, serve)) >> 20
+    return f"five of 128 MiB each use {resident} MiB of the host"
+
+
+@case
+def host_disk_full():
+    """A host that runs full: the guest gets errors, the VM lives, others are not hurt."""
+    where = os.path.join(vmlib.home, "small")
+    os.mkdir(where)
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24M", "none", where],
+                                      capture_output=True).returncode:
+        raise Skip("only root can mount a small file system")
+    try:
+        disk = os.path.join(where, "disk.img")
+        with open(disk, "wb") as f:
+            f.truncate(64 << 20)
+        joist("run", "-d", "--name", "full", *busybox(
+            "--disk", disk,
+            append='joist.modules=1 joist.end=shell joist.run="dd if=/dev/zero of=/dev/vda bs=1M count=64 '
+                   'conv=fsync && echo all-written || echo write-failed"'))
+        until_log("full", "write-failed", 120)
+        same(inspect("full")["state"], "running", "state")
+        joist("stop", "-f", "full")
+        env = dict(os.environ, XDG_DATA_HOME=where)
+        with open(os.path.join(where, "fill"), "wb") as f:
+            try:
+                while True:
+                    f.write(b"x" * 4096)
+                    f.flush()
+            except OSError:
+                pass
+        p = subprocess.run([vmlib.joist_path, "create", "--name", "none", *busybox()], env=env,
+                           capture_output=True, text=True)
+        same(p.returncode, 1, "exit code without room for a VM")
+        has(p.stderr, "No space left")
+        joist("rm", "full")
+    finally:
+        joist("rm", "-f", "full", code=None)
+        subprocess.run(["umount", where], check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(vmlib.main(sys.argv))
