@@ -41,18 +41,18 @@ static void parse_ip6(struct packet *p, const uint8_t *data, size_t len) {
 	p->end = at + payload;
 	p->protocol = h[6];
 	for (unsigned i = 0; i < IP6_EXTENSIONS; i++) {
-		if (p->protocol == IP6_FRAGMENT)
-			p->fragment = true;
-		if (p->protocol != IP6_HOP_BY_HOP && p->protocol != IP6_ROUTING &&
+		p->fragment = p->protocol == IP6_FRAGMENT;
+		if (!p->fragment && p->protocol != IP6_HOP_BY_HOP && p->protocol != IP6_ROUTING &&
 			p->protocol != IP6_DESTINATION)
 			break;
 		if (at + 8 > p->end)
 			return;
 		p->protocol = data[at];
+		if (p->fragment)
+			return;
 		at += 8u + data[at + 1] * 8u;
 	}
-	if (!p->fragment)
-		set_l4(p, at);
+	set_l4(p, at);
 }
 
 bool packet_parse(struct packet *p, const uint8_t *data, size_t len) {
