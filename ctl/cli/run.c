@@ -136,6 +136,12 @@ static int configure_nets(const struct cli_args *a, struct machine_config *c) {
 		if (n->kind != HOST_NET_NONE)
 			c->nnets++;
 	}
+	text = cli_text(a, "net-limit");
+	struct host_net_limits limits;
+	if (text && host_net_read_limits(text, &limits, &e))
+		return cli_usage(a->verb, "--net-limit %s", e.text);
+	for (unsigned i = 0; text && i < c->nnets; i++)
+		c->nets[i].config.limits = limits;
 	struct machine_net *first = &c->nets[0];
 	while ((text = cli_nth(a, "publish", first->nforwards)) != NULL) {
 		if (!c->nnets)
@@ -300,8 +306,12 @@ const struct cli_option cli_machine_options[] = {
 	 "serial virtio", false},
 	{"net", 0, CLI_TEXT, "KIND[,KEY=VALUE]",
 	 "A network card and its network: user (NAT, the default; with ,loopback the guest reaches the "
-	 "host's 127.0.0.1 as 10.0.2.2) or none; ,mac= and ,mtu=",
-	 NULL, "user none", true},
+	 "host's 127.0.0.1 as 10.0.2.2), a network made with joist network create, tap[=DEVICE], "
+	 "bridge=BRIDGE, or none; ,mac= and ,mtu=",
+	 NULL, "user none tap", true},
+	{"net-limit", 0, CLI_TEXT, "RATE[,burst=SIZE][,packets=N]",
+	 "Bytes a second each network card may send and receive, 10M or 100Mbit, and packets", NULL,
+	 NULL, false},
 	{"publish", 'p', CLI_TEXT, "[ADDR:]HOST:GUEST[/udp]",
 	 "Forward a port of the host, on 127.0.0.1 if no address is given, to one of the guest", NULL,
 	 NULL, true},

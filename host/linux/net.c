@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/base/bits.h"
@@ -17,6 +18,8 @@
 /* With this much waiting for the guest, nothing more is read from the link. */
 #define RX_ENOUGH KIB(512)
 #define TX_BATCH 64
+/* Until a link that had no room is asked again. */
+#define BUSY_NS 500000
 
 /* What another thread wants done on the network's. */
 struct request {
@@ -40,7 +43,8 @@ struct host_net {
 	pthread_cond_t served;
 	struct frame_fifo tx; /* from the guest; pushed by VM lock holders, popped by the thread */
 	bool asleep, quit;
-	bool tx_full; /* the device waits for room */
+	bool tx_full;	 /* the device waits for room */
+	bool new_limits; /* in config.limits */
 	struct request *request;
 	struct host_net_counters counters;
 
@@ -53,6 +57,10 @@ struct host_net {
 	struct host_net_forward forwards[HOST_NET_FORWARDS];
 	unsigned nforwards; /* under `lock`, with the above */
 	struct net_poll poll;
+	struct net_bucket tx_bytes, tx_frames, rx_bytes, rx_frames;
+	int64_t wait_ns; /* for a limit or a busy link, before it goes on; -1: for nothing */
+	bool tx_held;	 /* so: frames of the guest wait */
+	bool rx_held;
 };
 
 int net_poll_add(struct net_poll *p, int fd, short events) {
@@ -68,9 +76,15 @@ int net_poll_add(struct net_poll *p, int fd, short events) {
 	return (int)p->n++;
 }
 
-void net_poll_within(struct net_poll *p, int64_t ms) {
-	if (p->timeout_ms < 0 || ms < p->timeout_ms)
-		p->timeout_ms = MAX(ms, 0);
+void net_poll_within(struct net_poll *p, int64_t ns) {
+	if (p->timeout_ns < 0 || ns < p->timeout_ns)
+		p->timeout_ns = MAX(ns, 0);
+}
+
+static uint64_t now_ns(void) {
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 static void lock_vm(struct host_net *n) {
@@ -138,16 +152,59 @@ void net_to_guest(struct host_net *n, const struct frame *f) {
 	pthread_mutex_unlock(&n->lock);
 }
 
+static void take_limits(struct host_net *n) {
+	uint64_t now = now_ns();
+	pthread_mutex_lock(&n->lock);
+	struct host_net_limits l = n->config.limits;
+	bool fresh = n->new_limits;
+	n->new_limits = false;
+	pthread_mutex_unlock(&n->lock);
+	if (!fresh)
+		return;
+	bucket_init(&n->tx_bytes, l.tx_bytes, now);
+	bucket_init(&n->tx_frames, l.tx_frames, now);
+	bucket_init(&n->rx_bytes, l.rx_bytes, now);
+	bucket_init(&n->rx_frames, l.rx_frames, now);
+}
+
+/* May a frame go on? If not, notes when to ask again. */
+static bool allowed(struct host_net *n, struct net_bucket *bytes, struct net_bucket *frames) {
+	if (!bytes->limit.rate && !frames->limit.rate)
+		return true;
+	uint64_t now = now_ns(), a = bucket_wait(bytes, now), b = bucket_wait(frames, now);
+	int64_t wait = (int64_t)MAX(a, b);
+	if (wait && (n->wait_ns < 0 || wait < n->wait_ns))
+		n->wait_ns = wait;
+	return !wait;
+}
+
+/* What a large frame is on the wire: its segments count, not the one piece. */
+static unsigned frames_in(const struct frame *f) {
+	return f->gso == FRAME_GSO_NONE ? 1 : (unsigned)(f->len / f->gso_size + 1);
+}
+
 static void send_waiting(struct host_net *n) {
 	struct frame f;
 	bool room = false;
+	n->tx_held = false;
 	for (unsigned i = 0; i < TX_BATCH; i++) {
 		pthread_mutex_lock(&n->lock);
 		bool any = fifo_peek(&n->tx, &f);
 		pthread_mutex_unlock(&n->lock);
 		if (!any)
 			break;
-		n->link.ops->send(n->link.self, &f, (uint8_t *)(uintptr_t)f.data);
+		if (!allowed(n, &n->tx_bytes, &n->tx_frames)) {
+			n->tx_held = true;
+			break;
+		}
+		if (!n->link.ops->send(n->link.self, &f, (uint8_t *)(uintptr_t)f.data)) {
+			n->tx_held = true;
+			if (n->wait_ns < 0 || n->wait_ns > BUSY_NS)
+				n->wait_ns = BUSY_NS;
+			break;
+		}
+		bucket_take(&n->tx_bytes, f.len);
+		bucket_take(&n->tx_frames, frames_in(&f));
 		pthread_mutex_lock(&n->lock);
 		fifo_pop(&n->tx);
 		/* Not at the first free byte: the guest shall send in batches, too. */
@@ -174,11 +231,17 @@ static void send_waiting(struct host_net *n) {
 
 static void deliver_waiting(struct host_net *n) {
 	struct frame f;
+	n->rx_held = false;
 	if (!n->rx.count || n->rx_blocked)
 		return;
 	lock_vm(n);
 	n->rx_blocked = n->paused;
 	while (!n->rx_blocked && fifo_peek(&n->rx, &f)) {
+		n->rx_held = !allowed(n, &n->rx_bytes, &n->rx_frames);
+		if (n->rx_held)
+			break;
+		bucket_take(&n->rx_bytes, f.len);
+		bucket_take(&n->rx_frames, frames_in(&f));
 		if (n->device.receive(n->device.dev, &f))
 			fifo_pop(&n->rx);
 		else
@@ -202,7 +265,7 @@ static void serve_request(struct host_net *n) {
 static bool wait_ready(struct host_net *n) {
 	struct net_poll *p = &n->poll;
 	p->n = 0;
-	p->timeout_ms = -1;
+	p->timeout_ns = n->wait_ns;
 	net_poll_add(p, n->wake, POLLIN);
 	bool listen = n->rx.bytes < RX_ENOUGH;
 	if (listen)
@@ -212,18 +275,19 @@ static bool wait_ready(struct host_net *n) {
 	serve_request(n);
 	if (n->readable) {
 		n->readable = n->rx_blocked = false;
-		if (n->rx.count)
-			p->timeout_ms = 0;
+		if (n->rx.count && !n->rx_held)
+			p->timeout_ns = 0;
 	}
-	if (n->tx.count)
-		p->timeout_ms = 0;
-	n->asleep = p->timeout_ms != 0;
+	if (n->tx.count && !n->tx_held)
+		p->timeout_ns = 0;
+	n->asleep = p->timeout_ns != 0;
 	bool quit = n->quit;
 	pthread_mutex_unlock(&n->lock);
 	if (quit)
 		return false;
 
-	int r = poll(p->fds, p->n, (int)MIN(p->timeout_ms, 60000));
+	struct timespec t = {p->timeout_ns / 1000000000, p->timeout_ns % 1000000000};
+	int r = ppoll(p->fds, p->n, p->timeout_ns < 0 ? NULL : &t, NULL);
 	pthread_mutex_lock(&n->lock);
 	n->asleep = false;
 	pthread_mutex_unlock(&n->lock);
@@ -240,6 +304,8 @@ static bool wait_ready(struct host_net *n) {
 static void *net_main(void *opaque) {
 	struct host_net *n = opaque;
 	do {
+		n->wait_ns = -1;
+		take_limits(n);
 		send_waiting(n);
 		deliver_waiting(n);
 	} while (wait_ready(n));
@@ -319,6 +385,14 @@ unsigned host_net_forwards(struct host_net *n, struct host_net_forward *out, uns
 	return count;
 }
 
+void host_net_set_limits(struct host_net *n, const struct host_net_limits *limits) {
+	pthread_mutex_lock(&n->lock);
+	n->config.limits = *limits;
+	n->new_limits = true;
+	wake(n);
+	pthread_mutex_unlock(&n->lock);
+}
+
 void host_net_set_link(struct host_net *n, bool up) {
 	lock_vm(n);
 	n->up = up;
@@ -366,6 +440,20 @@ static int make_mac(uint8_t mac[6]) {
 	return getrandom(mac + 3, 3, 0) == 3 ? 0 : -EIO;
 }
 
+static int make_link(struct host_net *n, struct err *e) {
+	struct net_user_config alone = net_user_alone(n);
+	int r = 0;
+	if (n->config.kind == HOST_NET_LAN)
+		r = net_lan_create(&n->link, n, &n->config, e);
+	else if (n->config.kind == HOST_NET_TAP)
+		r = net_tap_create(&n->link, n, &n->config, e);
+	else
+		r = net_user_create(&n->link, &alone, &n->config, e);
+	if (!r && (r = make_mac(n->config.mac)))
+		err_set(e, -r, "no random numbers for a network card's address");
+	return r;
+}
+
 int host_net_create(struct host_net **out, const struct host_net_config *c,
 					const struct vm_host *vm, struct err *e) {
 	struct host_net *n = calloc(1, sizeof(*n));
@@ -382,16 +470,12 @@ int host_net_create(struct host_net **out, const struct host_net_config *c,
 	n->config = *c;
 	n->vm = vm;
 	n->wake = wake_fd;
-	n->up = true;
+	n->up = n->new_limits = true;
 	fifo_init(&n->tx, tx, FIFO_SIZE);
 	fifo_init(&n->rx, rx, FIFO_SIZE);
 	pthread_mutex_init(&n->lock, NULL);
 	pthread_cond_init(&n->served, NULL);
-	int r = make_mac(n->config.mac);
-	if (r)
-		err_set(e, -r, "no random numbers for a network card's address");
-	else
-		r = net_user_create(&n->link, n, &n->config, e);
+	int r = make_link(n, e);
 	if (r) {
 		host_net_destroy(n);
 		return r;

@@ -3,6 +3,8 @@
  * when full; frames for the guest wait in another, from which they are dropped when it is.
  *
  *   user   NAT through libslirp, without any privilege: DHCP, DNS, IPv6, forwarded ports
+ *   lan    the same, and a switch that joins it to the user's other VMs in a named network
+ *   tap    a tap device, perhaps of a bridge; for who may
  *
  * Functions may be called from any thread without the VM lock unless they say otherwise. */
 #ifndef HOST_LINUX_NET_H
@@ -11,12 +13,13 @@
 #include <netinet/in.h>
 
 #include "core/base/err.h"
+#include "core/net/limit.h"
 #include "core/vm/backend.h"
 #include "core/vm/vm.h"
 
 struct host_net;
 
-enum host_net_kind { HOST_NET_NONE, HOST_NET_USER };
+enum host_net_kind { HOST_NET_NONE, HOST_NET_USER, HOST_NET_LAN, HOST_NET_TAP };
 
 /* A port of the host that leads to one of the guest. */
 struct host_net_forward {
@@ -27,11 +30,21 @@ struct host_net_forward {
 
 #define HOST_NET_FORWARDS 64
 
+/* How much may go through, a second and at once: bytes of frames, and frames. The zero value has
+ * no limits. */
+struct host_net_limits {
+	struct net_rate tx_bytes, tx_frames; /* from the guest */
+	struct net_rate rx_bytes, rx_frames; /* to it */
+};
+
 struct host_net_config {
 	enum host_net_kind kind;
+	char name[64];		  /* lan: of the network; tap: of the device, empty: any new one */
+	char bridge[16];	  /* tap: to put it into; empty: none */
 	const char *hostname; /* told by DHCP; may be NULL */
 	uint8_t mac[6];		  /* all zero: one is made up */
 	uint16_t mtu;
+	struct host_net_limits limits;
 	bool loopback; /* user: the gateway's address leads to the host's 127.0.0.1 */
 };
 
@@ -53,6 +66,9 @@ int host_net_remove_forward(struct host_net *n, const struct host_net_forward *f
 /* Copies up to `max` of them and returns how many there are. */
 unsigned host_net_forwards(struct host_net *n, struct host_net_forward *out, unsigned max);
 
+/* From now on; waiting frames are under it, too. */
+void host_net_set_limits(struct host_net *n, const struct host_net_limits *limits);
+
 /* Pulls the cable and plugs it in again. After the start; takes the VM lock. */
 void host_net_set_link(struct host_net *n, bool up);
 bool host_net_link(const struct host_net *n);
@@ -64,9 +80,13 @@ void host_net_counters(struct host_net *n, struct host_net_counters *out);
 void host_net_destroy(struct host_net *n);
 
 /* net_text.c: what users write. 0, or -ERR_INVAL with a sentence.
- *   --net KIND[,KEY=VALUE]...: user[,mac=52:54:00:..][,mtu=N][,loopback], none
+ *   --net KIND[,KEY=VALUE]...: user, none, a network's name, tap[=DEVICE], bridge=BRIDGE, with
+ *     mac=52:54:00:.., mtu=N, loopback (user)
+ *   --net-limit RATE[,KEY=VALUE]...: bytes a second both ways (10M, 100Mbit), with burst=SIZE,
+ *     packets=N a second, packet-burst=N; or "none"
  *   -p [ADDR:]HOST:GUEST[/tcp|/udp]; ADDR is 127.0.0.1 if not given */
 int host_net_read(const char *text, struct host_net_config *c, struct err *e);
+int host_net_read_limits(const char *text, struct host_net_limits *l, struct err *e);
 int host_net_read_forward(const char *text, struct host_net_forward *f, struct err *e);
 /* As above, into a buffer of at least HOST_NET_FORWARD_TEXT bytes. */
 #define HOST_NET_FORWARD_TEXT 64

@@ -13,16 +13,16 @@
 struct net_poll {
 	struct pollfd *fds;
 	unsigned n, size;
-	int64_t timeout_ms; /* -1: for ever */
+	int64_t timeout_ns; /* -1: for ever */
 };
 /* Returns an index into `fds`; -1: out of memory. */
 int net_poll_add(struct net_poll *p, int fd, short events);
-void net_poll_within(struct net_poll *p, int64_t ms);
+void net_poll_within(struct net_poll *p, int64_t ns);
 
 struct net_link_ops {
 	/* A frame of the guest, judged but with checksum and segments left to do; the bytes are
-	 * the link's to change. */
-	void (*send)(void *self, const struct frame *f, uint8_t *data);
+	 * the link's to change. false: it has no room, and comes again soon. */
+	bool (*send)(void *self, const struct frame *f, uint8_t *data);
 	void (*fill)(void *self, struct net_poll *p);
 	void (*ready)(void *self, const struct net_poll *p, bool failed);
 	int (*add_forward)(void *self, const struct host_net_forward *f, struct err *e);
@@ -38,7 +38,23 @@ struct net_link {
 /* For links: a frame for the guest. Dropped if too many wait. */
 void net_to_guest(struct host_net *n, const struct frame *f);
 
-int net_user_create(struct net_link *out, struct host_net *n, const struct host_net_config *c,
-					struct err *e);
+/* The addresses of a libslirp (network order), and who gets what it sends. */
+struct net_user_config {
+	uint32_t network, gateway, dns, guest; /* a /24 */
+	uint16_t prefix;					   /* the fourth group of fd6a:6f69:7374:x::/64 */
+	bool no_dhcp;
+	void (*deliver)(void *opaque, const struct frame *f);
+	void *opaque;
+};
+int net_user_create(struct net_link *out, const struct net_user_config *u,
+					const struct host_net_config *c, struct err *e);
+/* Those of a network for one guest: 10.0.2.0/24. */
+struct net_user_config net_user_alone(struct host_net *n);
+
+/* Fills in the card's address if none is given. */
+int net_lan_create(struct net_link *out, struct host_net *n, struct host_net_config *c,
+				   struct err *e);
+int net_tap_create(struct net_link *out, struct host_net *n, const struct host_net_config *c,
+				   struct err *e);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "core/base/fmt.h"
 #include "host/linux/net.h"
+#include "host/linux/net_store.h"
 
 #define MTU_MIN 68 /* of IPv4 */
 #define MTU_MAX 65535
@@ -66,18 +67,80 @@ int host_net_read(const char *text, struct host_net_config *c, struct err *e) {
 	if (strlen(text) >= sizeof(copy))
 		return err_set(e, ERR_INVAL, "a network's description is too long");
 	strcpy(copy, text);
-	const char *kind = strtok_r(copy, ",", &save);
-	if (kind && !strcmp(kind, "user"))
+	char *kind = strtok_r(copy, ",", &save), *value = kind ? strchr(kind, '=') : NULL;
+	if (value)
+		*value++ = 0;
+	if (kind && !strcmp(kind, "user") && !value) {
 		c->kind = HOST_NET_USER;
-	else if (kind && !strcmp(kind, "none"))
+	} else if (kind && !strcmp(kind, "none") && !value) {
 		c->kind = HOST_NET_NONE;
-	else
-		return err_set(e, ERR_INVAL, "%s: no such kind of network; there are user and none",
+	} else if (kind && (!strcmp(kind, "tap") || (!strcmp(kind, "bridge") && value))) {
+		c->kind = HOST_NET_TAP;
+		if (value && (!*value || strlen(value) >= sizeof(c->bridge) || strchr(value, '/')))
+			return err_set(e, ERR_INVAL, "%s=%s: not a network device's name", kind, value);
+		strcpy(kind[0] == 't' ? c->name : c->bridge, value ? value : "");
+	} else if (kind && !value && net_store_valid_name(kind)) {
+		c->kind = HOST_NET_LAN;
+		strcpy(c->name, kind);
+	} else {
+		return err_set(e, ERR_INVAL,
+					   "%s: no such kind of network; there are user, none, tap[=DEVICE], "
+					   "bridge=BRIDGE, and names of networks made with joist network create",
 					   kind ? kind : "");
+	}
 	int r = 0;
 	for (char *key; !r && (key = strtok_r(NULL, ",", &save)) != NULL;)
 		r = read_key(key, c, e);
 	return r;
+}
+
+/* 10M, 1500, 100Mbit: bytes, with binary suffixes, or decimal ones of bits. */
+static bool read_amount(const char *text, uint64_t *n) {
+	static const char units[] = "KMG";
+	char *end;
+	if (*text < '0' || *text > '9')
+		return false;
+	unsigned long long v = strtoull(text, &end, 10);
+	const char *unit = *end ? strchr(units, *end) : NULL;
+	unsigned power = unit ? (unsigned)(unit - units) + 1 : 0;
+	end += unit != NULL;
+	bool bits = !strcmp(end, "bit");
+	if ((*end && !bits) || v > 1ull << 30)
+		return false;
+	for (; power; power--)
+		v *= bits ? 1000 : 1024;
+	*n = bits ? v / 8 : v;
+	return *n > 0;
+}
+
+int host_net_read_limits(const char *text, struct host_net_limits *l, struct err *e) {
+	char copy[256], *save = NULL;
+	uint64_t rate = 0, burst = 0, packets = 0, packet_burst = 0;
+	*l = (struct host_net_limits){{0, 0}, {0, 0}, {0, 0}, {0, 0}};
+	if (!strcmp(text, "none"))
+		return 0;
+	if (strlen(text) >= sizeof(copy))
+		return err_set(e, ERR_INVAL, "a limit's description is too long");
+	strcpy(copy, text);
+	for (char *key = strtok_r(copy, ",", &save); key; key = strtok_r(NULL, ",", &save)) {
+		char *value = strchr(key, '=');
+		uint64_t *to = &rate;
+		if (value) {
+			*value++ = 0;
+			to = !strcmp(key, "burst")			? &burst
+				 : !strcmp(key, "packets")		? &packets
+				 : !strcmp(key, "packet-burst") ? &packet_burst
+												: NULL;
+		}
+		if (!to || !read_amount(value ? value : key, to))
+			return err_set(e, ERR_INVAL,
+						   "%s: not RATE[,burst=SIZE][,packets=N][,packet-burst=N] with bytes a "
+						   "second like 10M or 100Mbit",
+						   text);
+	}
+	l->tx_bytes = l->rx_bytes = (struct net_rate){rate, burst};
+	l->tx_frames = l->rx_frames = (struct net_rate){packets, packet_burst};
+	return 0;
 }
 
 int host_net_read_forward(const char *text, struct host_net_forward *f, struct err *e) {

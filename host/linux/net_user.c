@@ -32,9 +32,8 @@ struct user_timer {
 };
 
 struct net_user {
-	struct host_net *net;
+	struct net_user_config config;
 	Slirp *slirp;
-	bool loopback;
 	struct user_timer timers[TIMERS];
 	struct net_poll *filling;
 	const struct net_poll *filled;
@@ -54,7 +53,8 @@ static int64_t now_ns(void *opaque) {
 static ssize_t on_packet(const void *buf, size_t len, void *opaque) {
 	struct net_user *u = opaque;
 	if (len <= FRAME_MAX)
-		net_to_guest(u->net, &(struct frame){.data = buf, .len = len, .csum_ok = true});
+		u->config.deliver(u->config.opaque,
+						  &(struct frame){.data = buf, .len = len, .csum_ok = true});
 	return (ssize_t)len;
 }
 
@@ -154,15 +154,16 @@ static bool forbidden(const uint8_t *data, size_t len) {
 	return false;
 }
 
-static void user_send(void *self, const struct frame *f, uint8_t *data) {
+static bool user_send(void *self, const struct frame *f, uint8_t *data) {
 	struct net_user *u = self;
 	struct frame whole = *f;
 	if (forbidden(data, f->len))
-		return;
+		return true;
 	frame_complete(&whole, data);
 	pthread_mutex_lock(&slirp_lock);
 	slirp_input(u->slirp, data, (int)whole.len);
 	pthread_mutex_unlock(&slirp_lock);
+	return true;
 }
 
 static void user_fill(void *self, struct net_poll *p) {
@@ -173,10 +174,10 @@ static void user_fill(void *self, struct net_poll *p) {
 	slirp_pollfds_fill(u->slirp, &timeout, on_add_poll, u);
 	pthread_mutex_unlock(&slirp_lock);
 	if (timeout != UINT32_MAX)
-		net_poll_within(p, timeout);
+		net_poll_within(p, (int64_t)timeout * 1000000);
 	for (unsigned i = 0; i < TIMERS; i++)
 		if (u->timers[i].used && u->timers[i].at_ms >= 0)
-			net_poll_within(p, u->timers[i].at_ms - now_ns(NULL) / 1000000);
+			net_poll_within(p, u->timers[i].at_ms * 1000000 - now_ns(NULL));
 }
 
 static void user_ready(void *self, const struct net_poll *p, bool failed) {
@@ -241,31 +242,52 @@ static const struct net_link_ops ops = {
 	.destroy = user_destroy,
 };
 
-int net_user_create(struct net_link *out, struct host_net *n, const struct host_net_config *c,
-					struct err *e) {
+static void to_guest(void *opaque, const struct frame *f) {
+	net_to_guest(opaque, f);
+}
+
+struct net_user_config net_user_alone(struct host_net *n) {
+	return (struct net_user_config){.network = inet_addr("10.0.2.0"),
+									.gateway = inet_addr("10.0.2.2"),
+									.dns = inet_addr("10.0.2.3"),
+									.guest = inet_addr("10.0.2.15"),
+									.deliver = to_guest,
+									.opaque = n};
+}
+
+static struct in6_addr address6(uint16_t prefix, uint8_t host) {
+	struct in6_addr a = {{{0xfd, 0x6a, 0x6f, 0x69, 0x73, 0x74}}};
+	a.s6_addr[6] = (uint8_t)(prefix >> 8);
+	a.s6_addr[7] = (uint8_t)prefix;
+	a.s6_addr[15] = host;
+	return a;
+}
+
+int net_user_create(struct net_link *out, const struct net_user_config *config,
+					const struct host_net_config *c, struct err *e) {
 	struct net_user *u = calloc(1, sizeof(*u));
 	if (!u)
 		return err_set(e, ERR_NOMEM, "no memory for a network");
-	u->net = n;
-	u->loopback = c->loopback;
+	u->config = *config;
 	SlirpConfig s = {
 		.version = 4,
 		.in_enabled = true,
+		.vnetwork.s_addr = config->network,
+		.vnetmask.s_addr = htonl(0xffffff00),
+		.vhost.s_addr = config->gateway,
+		.vdhcp_start.s_addr = config->guest,
+		.vnameserver.s_addr = config->dns,
 		.in6_enabled = true,
 		.vprefix_len = 64,
+		.vprefix_addr6 = address6(config->prefix, 0),
+		.vhost6 = address6(config->prefix, 2),
+		.vnameserver6 = address6(config->prefix, 3),
 		.vhostname = c->hostname,
 		.if_mtu = 1500,
 		.if_mru = 1500,
 		.disable_host_loopback = !c->loopback,
+		.disable_dhcp = config->no_dhcp,
 	};
-	inet_pton(AF_INET, "10.0.2.0", &s.vnetwork);
-	inet_pton(AF_INET, "255.255.255.0", &s.vnetmask);
-	inet_pton(AF_INET, "10.0.2.2", &s.vhost);
-	inet_pton(AF_INET, "10.0.2.15", &s.vdhcp_start);
-	inet_pton(AF_INET, "10.0.2.3", &s.vnameserver);
-	inet_pton(AF_INET6, "fd6a:6f69:7374::", &s.vprefix_addr6);
-	inet_pton(AF_INET6, "fd6a:6f69:7374::2", &s.vhost6);
-	inet_pton(AF_INET6, "fd6a:6f69:7374::3", &s.vnameserver6);
 	pthread_mutex_lock(&slirp_lock);
 	u->slirp = slirp_new(&s, &callbacks, u);
 	pthread_mutex_unlock(&slirp_lock);

@@ -218,6 +218,87 @@ def user_loopback():
         v.fail("the guest reached the host's loopback")
 
 
+# ---- named networks --------------------------------------------------------------------
+
+MEMBER = DHCP + """
+echo 'hello from db' >/tmp/hello
+[ $hostname ] || hostname -F /dev/null 2>/dev/null
+httpd -p 80 -h /tmp
+echo ready
+while read line; do sh -c "$line"; echo "done: $?"; done
+"""
+
+
+def joist_ok(*args):
+    code, out, err = joist(*args)
+    if code:
+        raise AssertionError(f"joist {' '.join(args)}: exit code {code}: {err}")
+    return out
+
+
+def ask(v, command, seconds=60):
+    v.say(command + "\n")
+    return v.wait_for(r"^done: (\d+)$", seconds).group(1)
+
+
+@case("lan")
+def lan():
+    """Two VMs in a named network: addresses, names, 8 MB of TCP, pretending refused; one killed."""
+    os.environ["XDG_DATA_HOME"] = os.path.join(folder.name, "data")
+    joist_ok("network", "create", "lab", "--subnet", "10.77.0.0/24")
+    common = {"script": MEMBER, "append": "joist.modules=1"}
+    port = free_port()
+    with Live(**common, extra=["--net", "lab", "--name", "db", "-p", f"{port}:80"]) as db, \
+            Live(**common, extra=["--net", "lab", "--name", "web"]) as web:
+        a = db.wait_for(r"^lease: (10\.77\.0\.\d+)/24 router 10\.77\.0\.1 dns 10\.77\.0\.2 host db$")
+        b = web.wait_for(r"^lease: (10\.77\.0\.\d+)/24 router 10\.77\.0\.1 dns 10\.77\.0\.2 host web$")
+        db.wait_for(r"^ready$")
+        web.wait_for(r"^ready$")
+        if not re.search(r"^lab +10\.77\.0\.0/24 +2$", joist_ok("network", "ls"), re.MULTILINE):
+            raise AssertionError("network ls does not show two VMs")
+        for command in ("ping -c 2 db.lab.internal", "ping -c 2 db", "ping -c 1 10.77.0.1",
+                        "wget -q -O - http://db/hello | grep 'hello from db'"):
+            if ask(web, command) != "0":
+                web.fail(f"{command} fails")
+        if ask(web, "ping -c 1 nobody.lab.internal") == "0":
+            web.fail("a name that nobody has")
+        ask(db, "seq 1200000 >/tmp/numbers")
+        if ask(web, "wget -q -O - http://db/numbers | md5sum") != "0":
+            web.fail("no download")
+        want = hashlib.md5("".join(f"{i}\n" for i in range(1, 1200001)).encode()).hexdigest()
+        web.wait_for("") if want in web.out else web.fail("what came is not what was sent")
+        with socket.create_connection(("127.0.0.1", port), timeout=30 * options.factor) as s:
+            s.sendall(b"GET /hello HTTP/1.0\r\n\r\n")
+            data = b""
+            while more := s.recv(4096):
+                data += more
+            if b"hello from db" not in data:
+                db.fail("the forwarded port does not lead to the guest")
+        # Somebody else's addresses, of IP and of Ethernet.
+        ask(web, f"ip addr add {a.group(1)[:-2]}99/24 dev eth0")
+        if ask(web, f"ping -c 2 -W 1 -I {a.group(1)[:-2]}99 {a.group(1)}") == "0":
+            web.fail("an address that is not its own works")
+        ask(web, f"ip addr del {a.group(1)[:-2]}99/24 dev eth0")
+        if ask(web, "ping -c 1 db") != "0":
+            web.fail("afterwards its own address does not work")
+        code, _, err = joist("network", "rm", "lab")
+        if code != 4 or "2 VMs are in it" not in err:
+            raise AssertionError(f"network rm of one in use: {code} {err}")
+        os.kill(db.pid, 9)
+        os.waitpid(db.pid, 0)
+        db.code = -9
+        if ask(web, "ping -c 1 -W 1 db") == "0":
+            web.fail("the dead answer")
+        if not re.search(r" 1$", joist_ok("network", "ls"), re.MULTILINE):
+            raise AssertionError("network ls counts the dead")
+        again = Run(script=DHCP, append="joist.modules=1", extra=["--net", "lab", "--name", "db"])
+        again.want(0, [rf"^lease: {re.escape(a.group(1))}/24"])
+    joist_ok("network", "rm", "lab")
+    code, _, err = joist("run", "--kernel", guest_file("vmlinuz-cloud"), "--net", "lab")
+    if code != 3 or "network create lab" not in err:
+        raise AssertionError(f"a network that is not there: {code} {err}")
+
+
 @case("none")
 def no_net():
     Run(script="ls /sys/class/net; echo $?", append="joist.modules=1",
@@ -232,7 +313,9 @@ def bad_network():
         s.listen(1)
         used = s.getsockname()[1]
         for args, code, why in (
-                (["--net", "nat"], 2, "there are user"),
+                (["--net", "NAT"], 2, "there are user"),
+                (["--net", "nat"], 3, "no network nat"),
+                (["--net-limit", "fast"], 2, "not RATE"),
                 (["--net", "user,mac=1"], 2, "six bytes"),
                 (["--net", "user,mac=01:00:00:00:00:00"], 2, "the first even"),
                 (["--net", "user,mtu=10"], 2, "not a number from"),
