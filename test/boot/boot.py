@@ -79,7 +79,8 @@ for engine in ("soft", "soft,interp"):
                 def one(a=(kernel, board, cpus, engine)):
                     return boots(*a)
                 name = f"{kernel}-{board}-{cpus}"
-                case(f"{name}/{engine}", long=name not in QUICK or engine != "soft")(one)
+                tier = engine.split(",")[-1]
+                case(f"{name}/{tier}", long=name not in QUICK or tier != "soft")(one)
 
 
 def in_a_row(count):

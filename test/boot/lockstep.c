@@ -120,7 +120,7 @@ static void host_lock(void *opaque) {
 	struct machine *m = opaque;
 	struct x86_state *s = &m->vm.vcpus[0]->state;
 	if (m->npoints < CHUNK + 64)
-		m->points[m->npoints++] = (struct point){s->rip, hash_of(s)};
+		m->points[m->npoints++] = (struct point){s->rip, mix(hash_of(s), m->now)};
 	if (m == &machines[1] && m->exits == options.break_at)
 		s->gpr[RBX] ^= 1, s->gpr[RSP] ^= 8;
 	m->exits++;
@@ -322,6 +322,7 @@ static bool state_equal(void) {
 		const char *name;
 		uint64_t a, b;
 	} one[] = {
+		{"clock", machines[0].now, machines[1].now},
 		{"rip", a->rip, b->rip},
 		{"rflags", a->rflags & ~(uint64_t)RFLAGS_ARITH, b->rflags & ~(uint64_t)RFLAGS_ARITH},
 		{"cr0", a->cr0, b->cr0},
@@ -418,7 +419,7 @@ static struct machine *machine_of(const struct vcpu *v) {
 	return &machines[v->vm == &machines[1].vm];
 }
 
-#define LOST 20000000ul /* so many instructions behind the last equal state */
+#define LOST 2000000000ul /* so many instructions behind the last equal state */
 
 /* true: this is the state to stop at, and it was the last to be written down. */
 static bool write_down(struct vcpu *v) {
@@ -581,6 +582,8 @@ static bool lockstep_dense(void) {
 			printf("# stop %lu, exit %lu: %zu of %zu states reached; %u of %u and %u exits; %s\n",
 				   (unsigned long)stops, (unsigned long)b->exits, matched, ntrace, n, a->npoints,
 				   b->npoints, why);
+			if (n < a->npoints && n < b->npoints)
+				printf("# interp exit at %lx, jit at %lx\n", a->points[n].rip, b->points[n].rip);
 			if (matched < ntrace && matched)
 				print_parting();
 			return false;

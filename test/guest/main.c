@@ -76,8 +76,8 @@ static bool run_case(const struct options *o, const struct guest_case *c, struct
 	unsigned differences = bad ? explained_report(&o->known, c->name, verdict, r.report) : 0;
 	if (differences)
 		bad = NULL;
-	printf("%sok %u - %s/%s%s%s%s\n", bad ? "not " : "", number, c->name, o->engine,
-		   o->tier ? "-" : "", o->tier ? o->tier : "",
+	bool interp = o->tier && !strcmp(o->tier, "interp");
+	printf("%sok %u - %s/%s%s\n", bad ? "not " : "", number, c->name, interp ? o->tier : o->engine,
 		   differences ? " (explained differences)" : "");
 	if (bad)
 		printf("# %s%s%s\n", bad, r.why[0] ? "; " : "", r.why);

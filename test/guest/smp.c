@@ -1,8 +1,8 @@
 /* Several processors: starting them, IPIs, memory order, locked access, translations that
- * others keep, code that others change. Runs with 2 and 4. [SDM3 8.2, 8.4, 10.6] */
+ * others keep, code that others change. Runs with 2, 4 and 8. [SDM3 8.2, 8.4, 10.6] */
 #include "test/guest/guest.h"
 
-#define MAX 4
+#define MAX 8
 static unsigned cpus;
 static void (*volatile job)(unsigned cpu);
 static volatile u32 round_no, done_count, entered;
