@@ -20,11 +20,12 @@
  * so that interrupts come anywhere. JOIST_SOFT_OFF=link,jumps or link,jumps,block makes the steps
  * smaller.
  *
- * What may differ, is counted, and is made equal again: arithmetic flags that were dead at a
- * fault, in the frames and saved registers that keep them (engine/soft/README.md), and accessed and
- * dirty bits, which depend on what the TLB holds. The FPU's last instruction and operand pointers
- * are host addresses, in saved states too. `--break N` damages a register of the translator's at
- * exit N, to show that the test sees it. */
+ * What may differ: copies of RFLAGS in registers and memory, by arithmetic flags, which may have
+ * been dead at a fault (engine/soft/README.md) or undefined (AF behind a shift; Linux saves them
+ * with PUSHF), and accessed and dirty bits, which depend on what the TLB holds. In RAM these are
+ * counted and made equal again. The FPU's last instruction and operand pointers are host addresses,
+ * in saved states too. `--break N` damages a register of the translator's at exit N, to show that
+ * the test sees it. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,8 +46,13 @@
 #define DENSE (1u << 15)
 #define KEPT 24 /* instructions to print */
 
-struct point { /* where an exit found the vCPU */
-	uint64_t rip, hash;
+struct traced {
+	uint64_t gpr[16], rip, rflags;
+};
+
+struct point { /* how an exit found the vCPU */
+	uint64_t rip, hash, now;
+	struct traced state;
 };
 
 struct machine {
@@ -107,20 +113,41 @@ static uint64_t mix(uint64_t h, uint64_t v) {
 	return h ^ h >> 29;
 }
 
+/* What is not in struct traced. */
 static uint64_t hash_of(const struct x86_state *s) {
-	uint64_t h = mix(s->rip, s->rflags & ~(uint64_t)RFLAGS_ARITH);
-	for (unsigned n = 0; n < 16; n++)
-		h = mix(h, s->gpr[n]);
-	h = mix(mix(h, s->cr3), s->cr0);
+	uint64_t h = mix(mix(s->cr0, s->cr3), s->cr4);
 	return mix(mix(h, s->seg[SEG_FS].base), s->seg[SEG_GS].base);
+}
+
+static void take(struct traced *t, const struct vcpu *v) {
+	memcpy(t->gpr, v->state.gpr, sizeof(t->gpr));
+	t->rip = v->state.rip;
+	t->rflags = v->state.rflags;
+}
+
+/* A copy of RFLAGS, whose arithmetic flags may be dead or undefined ones. */
+static bool is_flags(uint64_t a, uint64_t b) {
+	return !((a ^ b) & ~(uint64_t)RFLAGS_ARITH) && (a & RFLAGS_FIXED) && !(a >> 22);
+}
+
+static bool same(const struct traced *a, const struct traced *b) {
+	if (a->rip != b->rip || ((a->rflags ^ b->rflags) & ~(uint64_t)RFLAGS_ARITH))
+		return false;
+	for (unsigned n = 0; n < 16; n++)
+		if (a->gpr[n] != b->gpr[n] && !is_flags(a->gpr[n], b->gpr[n]))
+			return false;
+	return true;
 }
 
 /* Each exit begins here. */
 static void host_lock(void *opaque) {
 	struct machine *m = opaque;
 	struct x86_state *s = &m->vm.vcpus[0]->state;
-	if (m->npoints < CHUNK + 64)
-		m->points[m->npoints++] = (struct point){s->rip, mix(hash_of(s), m->now)};
+	if (m->npoints < CHUNK + 64) {
+		struct point *p = &m->points[m->npoints++];
+		*p = (struct point){.rip = s->rip, .hash = mix(hash_of(s), m->now), .now = m->now};
+		take(&p->state, m->vm.vcpus[0]);
+	}
 	if (m == &machines[1] && m->exits == options.break_at)
 		s->gpr[RBX] ^= 1, s->gpr[RSP] ^= 8;
 	m->exits++;
@@ -334,7 +361,7 @@ static bool state_equal(void) {
 		{"shadow", a->shadow, b->shadow},
 	};
 	for (unsigned n = 0; n < 16; n++)
-		if (a->gpr[n] != b->gpr[n]) {
+		if (a->gpr[n] != b->gpr[n] && !is_flags(a->gpr[n], b->gpr[n])) {
 			snprintf(why, sizeof(why), "register %u: interp %lx jit %lx at %lx", n, a->gpr[n],
 					 b->gpr[n], a->rip);
 			return false;
@@ -371,7 +398,7 @@ static bool ram_equal(void) {
 				continue;
 			if (!(differ & ~(uint64_t)(PTE_A | PTE_D)) && a[n] & PTE_P)
 				bits_differed++;
-			else if (!(differ & ~(uint64_t)RFLAGS_ARITH) && (a[n] & 2) && !(a[n] >> 22))
+			else if (is_flags(a[n], b[n]))
 				flags_differed++;
 			else if (host_address(a[n]) && host_address(b[n]) && n % 8 % 2 == 1)
 				pointers_differed++;
@@ -390,7 +417,8 @@ static bool ram_equal(void) {
 static unsigned first_difference(void) {
 	const struct machine *a = &machines[0], *b = &machines[1];
 	unsigned n = 0;
-	while (n < a->npoints && n < b->npoints && a->points[n].hash == b->points[n].hash)
+	while (n < a->npoints && n < b->npoints && a->points[n].hash == b->points[n].hash &&
+		   same(&a->points[n].state, &b->points[n].state))
 		n++;
 	return n;
 }
@@ -398,20 +426,10 @@ static unsigned first_difference(void) {
 /* ---- pinning down ------------------------------------------------------------------------------
  */
 
-struct traced {
-	uint64_t gpr[16], rip, rflags;
-};
-
 static struct traced *trace; /* the translator's states */
 static size_t ntrace, matched;
 static struct traced steps[KEPT]; /* the interpreter's last ones */
 static unsigned long nsteps;
-
-static void take(struct traced *t, const struct vcpu *v) {
-	memcpy(t->gpr, v->state.gpr, sizeof(t->gpr));
-	t->rip = v->state.rip;
-	t->rflags = v->state.rflags;
-}
 
 static size_t trace_limit = TRACE_MAX;
 
@@ -438,8 +456,7 @@ static bool follow(struct vcpu *v) {
 	struct traced now;
 	take(&now, v);
 	const struct traced *t = &trace[matched];
-	if (now.rip == t->rip && !memcmp(now.gpr, t->gpr, sizeof(now.gpr)) &&
-		!((now.rflags ^ t->rflags) & ~(uint64_t)RFLAGS_ARITH)) {
+	if (same(&now, t)) {
 		matched++;
 		nsteps = 0;
 	}
@@ -455,22 +472,26 @@ static void set_trace(struct machine *m, bool (*fn)(struct vcpu *v)) {
 	((struct soft *)m->engine.self)->trace = fn;
 }
 
-/* The instruction of a step. */
-static void print_insn(const struct traced *t) {
+/* The instruction of a step. The address of the next one, or 0. */
+static uint64_t print_insn(const struct traced *t) {
 	struct soft_vcpu *c = machines[0].vm.vcpus[0]->engine;
 	uint8_t bytes[X86_MAX_LEN] = {0};
 	struct x86_insn i;
 	char text[96] = "(not mapped any more)";
+	uint64_t next = 0;
 	for (unsigned user = 0; user < 2; user++) {
 		const struct soft_tlb_entry *e = &c->tlb[user][(t->rip >> 12) & (SOFT_TLB - 1)];
 		if (e->tag[ACCESS_EXEC] != (t->rip & ~PAGE_MASK) || !e->host)
 			continue;
 		unsigned room = PAGE_SIZE - (unsigned)(t->rip & PAGE_MASK);
 		memcpy(bytes, e->host + (t->rip & PAGE_MASK), room < 15 ? room : 15);
-		if (x86_decode(&i, bytes, 15, c->mode) > 0)
+		if (x86_decode(&i, bytes, 15, c->mode) > 0) {
 			x86_format(text, sizeof(text), &i, t->rip);
+			next = t->rip + i.len;
+		}
 	}
 	printf("#   %lx: %s\n", (unsigned long)t->rip, text);
+	return next;
 }
 
 static void print_registers(const char *who, const struct traced *t) {
@@ -478,6 +499,12 @@ static void print_registers(const char *who, const struct traced *t) {
 	for (unsigned n = 0; n < 16; n += 4)
 		printf("#     %016lx %016lx %016lx %016lx\n", t->gpr[n], t->gpr[n + 1], t->gpr[n + 2],
 			   t->gpr[n + 3]);
+}
+
+static void print_points(const struct point *a, const struct point *b) {
+	printf("#  clocks: interp %lu jit %lu\n", (unsigned long)a->now, (unsigned long)b->now);
+	print_registers("interpreter, at the exit", &a->state);
+	print_registers("translator, at the exit", &b->state);
 }
 
 static void make_both(void) {
@@ -494,6 +521,9 @@ static void end_both(void) {
 static void print_parting(void) {
 	printf("#  the block at %lx leads to a state where the interpreter never comes:\n",
 		   trace[matched - 1].rip);
+	struct traced at = trace[matched - 1];
+	for (unsigned n = 0; n < 12 && at.rip; n++)
+		at.rip = print_insn(&at);
 	print_registers("translator, before", &trace[matched - 1]);
 	print_registers("translator, behind", &trace[matched]);
 	unsigned long n = nsteps > KEPT ? nsteps - KEPT : 0;
@@ -546,6 +576,8 @@ static bool lockstep(void) {
 		if (n < a->npoints || n < b->npoints) {
 			printf("# exit %lu differs: interp at %lx, jit at %lx\n", (unsigned long)(from + n),
 				   n < a->npoints ? a->points[n].rip : 0, n < b->npoints ? b->points[n].rip : 0);
+			if (n < a->npoints && n < b->npoints)
+				print_points(&a->points[n], &b->points[n]);
 			stop = from + n + 1;
 			from += n > 1 ? n - 1 : 0;
 		} else if (state_equal() && ram_equal()) {
@@ -583,7 +615,7 @@ static bool lockstep_dense(void) {
 				   (unsigned long)stops, (unsigned long)b->exits, matched, ntrace, n, a->npoints,
 				   b->npoints, why);
 			if (n < a->npoints && n < b->npoints)
-				printf("# interp exit at %lx, jit at %lx\n", a->points[n].rip, b->points[n].rip);
+				print_points(&a->points[n], &b->points[n]);
 			if (matched < ntrace && matched)
 				print_parting();
 			return false;

@@ -3,12 +3,14 @@
  * memory and vector state. Run with each part of the translator switched off, too: the outcome
  * must not change.
  *
- * Usage: lockstep [--count STREAMS] [--first N] [--seed N] [--off PARTS] [--verbose]
+ * Usage: lockstep [--count STREAMS] [--first N] [--seed N] [--off PARTS]
+ *        [--mode MODE] [--verbose]
  *
- * A stream is 50 to 200 instructions of user mode: random bytes that decode to a form marked
- * NATIVE, most of them with pointers made to fit just before; conditional and other jumps, calls,
- * returns, loops, and stores into the stream itself. A fault stops it at HLT; after the comparison
- * both go on behind the instruction that faulted, so one stream sees many faults.
+ * A stream (stream.c) is 50 to 200 instructions of user mode. A fault stops it at HLT; after the
+ * comparison both go on behind the instruction that faulted, so one stream sees many faults. MODE
+ * is what the code is written in: 64 (default), compat32 and compat16 in long mode, 32 and 16 in
+ * legacy protected mode; -based: with segments that do not begin at 0. Real and virtual-8086 mode
+ * are left to vectors286.c and test/guest.
  *
  * Not compared: flags that the table calls undefined, followed through the stream, which defines
  * them before it reads them; and at a fault those that are dead, because the code behind writes
@@ -31,14 +33,8 @@
 #include "core/x86/insn.h"
 #include "core/x86/regs.h"
 #include "test/insn/bench_vm.h"
-
-#define CODE 0x10000000ull /* two pages */
-#define CODE_SIZE 0x2000u
-#define DATA 0x10010000ull /* four pages; before and behind: nothing */
-#define DATA_SIZE 0x4000u
-#define RODATA 0x10020000ull
-#define COUNTER 0x10030000ull /* one page: what is left of the loops */
-#define XSTATE 832
+#include "test/insn/gen.h"
+#include "test/insn/stream.h"
 
 #define G_PML4 0x1000u
 #define G_PDPT 0x2000u
@@ -53,6 +49,11 @@
 #define G_DATA 0x20000u
 #define G_RO 0x30000u
 #define G_COUNTER 0x31000u
+/* For legacy protected mode. */
+#define G_PDPT32 0x40000u
+#define G_GDT32 0x41000u
+#define G_IDT32 0x42000u
+#define G_TSS32 0x43000u
 #define G_SYS 0x20000000ull
 #define RAM_SIZE 0x100000u
 
@@ -106,6 +107,34 @@ static void machine_create(struct bench_vm *b, const char *tier) {
 		put64(b, G_IDT + n * 16 + 8, at >> 32);
 	}
 	put64(b, G_TSS + 4, G_SYS + G_STACK);
+	put64(b, G_PDPT32, G_PD | PTE_P);
+	put64(b, G_GDT32 + 0x08, 0x00cf9a000000ffffull);
+	put64(b, G_GDT32 + 0x10, 0x00cf92000000ffffull);
+	for (unsigned n = 0; n < 256; n++) {
+		uint64_t at = G_SYS + G_HLT + n;
+		put64(b, G_IDT32 + n * 8,
+			  (at & 0xffff) | 8ull << 16 | 0xeeull << 40 | (at >> 16 & 0xffff) << 48);
+	}
+	put64(b, G_TSS32 + 4, (G_SYS + G_STACK) | 0x10ull << 32); /* ESP0, SS0 */
+}
+
+static void load_segments(struct x86_state *s) {
+	const struct stream_mode *m = stream_mode;
+	bool long_mode = m->long_mode, is_16 = m->mode == X86_MODE_16;
+	uint16_t attr = is_16 ? 0x00f3 : 0xc0f3;
+	uint32_t limit = is_16 ? 0xffff : 0xffffffff;
+	for (unsigned n = 0; n < 6; n++)
+		s->seg[n] = (struct x86_segment){0x2b, attr, limit, m->data_base};
+	s->seg[SEG_CS] = (struct x86_segment){0x33, is_16 ? 0x00fb : 0xc0fb, limit, m->code_base};
+	if (m->mode == X86_MODE_64)
+		s->seg[SEG_CS].attr = 0xa0fb;
+	s->seg[SEG_FS].base += 0x40;
+	s->seg[SEG_GS].base += 0x88;
+	s->seg[SEG_TR] = (struct x86_segment){0x18, 0x8b, 0x67, G_SYS + (long_mode ? G_TSS : G_TSS32)};
+	s->gdtr = (struct x86_dtable){G_SYS + (long_mode ? G_GDT : G_GDT32), 0x2f};
+	s->idtr = (struct x86_dtable){G_SYS + (long_mode ? G_IDT : G_IDT32), long_mode ? 0xfff : 0x7ff};
+	s->cr3 = long_mode ? G_PML4 : G_PDPT32;
+	s->efer = long_mode ? EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE : EFER_NXE;
 }
 
 static void load_point(struct bench_vm *b, const struct point *p) {
@@ -119,18 +148,9 @@ static void load_point(struct bench_vm *b, const struct point *p) {
 	s->activity = CPU_RUNNING;
 	s->shadow = 0;
 	s->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
-	s->cr3 = G_PML4;
 	s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
-	s->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
 	s->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX;
-	for (unsigned n = 0; n < 6; n++)
-		s->seg[n] = (struct x86_segment){0x2b, 0xc0f3, 0xffffffff, 0};
-	s->seg[SEG_CS] = (struct x86_segment){0x33, 0xa0fb, 0xffffffff, 0};
-	s->seg[SEG_FS].base = 0x40;
-	s->seg[SEG_GS].base = 0x88;
-	s->seg[SEG_TR] = (struct x86_segment){0x18, 0x8b, 0x67, G_SYS + G_TSS};
-	s->gdtr = (struct x86_dtable){G_SYS + G_GDT, 0x2f};
-	s->idtr = (struct x86_dtable){G_SYS + G_IDT, 0xfff};
+	load_segments(s);
 	memcpy(s->gpr, p->cpu.gpr, sizeof(s->gpr));
 	s->rip = p->cpu.rip;
 	s->rflags = p->cpu.rflags;
@@ -174,402 +194,27 @@ static void run_from(struct bench_vm *b, const struct point *p, struct cpu *out)
 	uint32_t sp = (uint32_t)(s->gpr[RSP] - G_SYS);
 	if (kind != EXIT_HALT || out->vector < 0 || out->vector > 31 || sp > RAM_SIZE - 64)
 		return;
-	uint64_t frame[6] = {0};
+	uint64_t f[6] = {0};
 	bool has_error = (1u << out->vector & 0x27d00u) != 0;
-	memcpy(frame, b->ram + sp, has_error ? 48 : 40);
-	uint64_t *f = has_error ? frame + 1 : frame;
-	out->error = has_error ? (uint32_t)frame[0] : 0;
-	out->rip = f[0];
-	out->rflags = f[2];
-	out->gpr[RSP] = f[3];
+	unsigned size = stream_mode->long_mode ? 8 : 4;
+	for (unsigned n = 0; n < 5u + has_error; n++)
+		memcpy(&f[n + !has_error], b->ram + sp + n * size, size);
+	out->error = (uint32_t)f[0];
+	out->rip = f[1];
+	out->rflags = f[3];
+	out->gpr[RSP] = f[4];
 }
 
-/* ---- making streams ---------------------------------------------------------------------- */
-
-static uint64_t seed_state;
-
-static uint64_t rnd(void) { /* xorshift64* */
-	seed_state ^= seed_state >> 12;
-	seed_state ^= seed_state << 25;
-	seed_state ^= seed_state >> 27;
-	return seed_state * 0x2545f4914f6cdd1dull;
+static gva_t rip_of(unsigned off) {
+	return CODE - stream_mode->code_base + off;
 }
 
-static unsigned below(unsigned n) {
-	return (unsigned)(rnd() >> 33) % n;
-}
-
-static uint64_t edgy(void) {
-	switch (below(5)) {
-	case 0:
-		return 1ull << below(64);
-	case 1:
-		return (1ull << below(64)) - 1;
-	case 2:
-		return below(256);
-	default:
-		return rnd();
-	}
-}
-
-#define PROTOS 8
-static struct form_protos {
-	unsigned n;
-	uint8_t bytes[PROTOS][16];
-} * protos;
-static unsigned int_forms[X86_FORM_COUNT], n_int, all_forms[X86_FORM_COUNT], n_all;
-
-static bool usable(const struct x86_insn *i, const struct cpuid_policy *p) {
-	const struct x86_form *f = &x86_forms[i->form];
-	if (!(f->attr & X86_ATTR_NATIVE) || (f->feature && !cpuid_has(p, f->feature)) ||
-		f->attr & X86_ATTR_VSIB || f->cls == X86_CLASS_AVX512 || i->prefix & X86_PFX_EVEX)
-		return false;
-	switch (i->op) { /* host addresses in memory; control words from anywhere */
-	case X86_OP_FNSTENV:
-	case X86_OP_FNSAVE:
-	case X86_OP_FLDENV:
-	case X86_OP_FRSTOR:
-	case X86_OP_FXSAVE:
-	case X86_OP_FXRSTOR:
-	case X86_OP_LDMXCSR:
-	case X86_OP_VLDMXCSR:
-		return false;
-	default:
-		return strncmp(f->mnemonic, "xsave", 5) != 0 && strncmp(f->mnemonic, "xrstor", 6) != 0;
-	}
-}
-
-static void random_bytes(uint8_t *b) {
-	unsigned n = 0;
-	for (unsigned k = 0; k < 16; k++)
-		b[k] = (uint8_t)rnd();
-	if (below(3) == 0)
-		b[n++] = (uint8_t[]){0x66, 0xf2, 0xf3, 0x67, 0xf0, 0x64, 0x65, 0xf3}[below(8)];
-	if (below(8) == 0)
-		b[n++] = (uint8_t[]){0x66, 0xf2, 0xf3, 0x64}[below(4)];
-	switch (below(8)) {
-	case 0:
-	case 1:
-		break;
-	case 2:
-		b[n++] = 0x0f;
-		break;
-	case 3:
-		b[n++] = 0x40 + below(16);
-		if (below(2))
-			b[n++] = 0x0f;
-		break;
-	case 4:
-		if (below(2))
-			b[n++] = 0x40 + below(16);
-		b[n++] = 0x0f;
-		b[n++] = below(2) ? 0x38 : 0x3a;
-		break;
-	case 5:
-		n = 0;
-		b[n++] = 0xc5;
-		break;
-	case 6:
-		n = 0;
-		b[n++] = 0xc4;
-		b[n] = (uint8_t)((b[n] & 0xe0) | (1 + below(3)));
-		break;
-	default:
-		b[n++] = 0xd8 + below(8);
-	}
-}
-
-static void collect(const struct cpuid_policy *p) {
-	protos = calloc(X86_FORM_COUNT, sizeof(*protos));
-	for (unsigned k = 0; k < 2500000; k++) {
-		uint8_t b[16];
-		struct x86_insn i;
-		random_bytes(b);
-		if (x86_decode(&i, b, 15, X86_MODE_64) <= 0 || !usable(&i, p))
-			continue;
-		struct form_protos *fp = &protos[i.form];
-		memcpy(fp->bytes[fp->n < PROTOS ? fp->n++ : below(PROTOS)], b, 16);
-	}
-	for (unsigned f = 0; f < X86_FORM_COUNT; f++) {
-		if (!protos[f].n)
-			continue;
-		all_forms[n_all++] = f;
-		if (x86_forms[f].cls == X86_CLASS_INT)
-			int_forms[n_int++] = f;
-	}
-}
-
-#define MAX_INSNS 900
-static struct stream {
-	unsigned n, len;
-	struct {
-		uint16_t off, undefined; /* flags that are, before it */
-		struct x86_insn insn;
-	} at[MAX_INSNS];
-	unsigned nfix;
-	struct {
-		unsigned off, target; /* of a rel32 or abs32; an index into `at` */
-		bool absolute;
-	} fix[MAX_INSNS];
-	unsigned patchable[MAX_INSNS], npatchable; /* MOV r32, imm32 */
-	uint16_t undefined;
-	uint8_t code[CODE_SIZE];
-} st;
-
-static void emit(const void *bytes, bool branch) {
-	struct x86_insn i;
-	static const uint8_t cmp[] = {0x39, 0xc8};
-	int len = x86_decode(&i, bytes, 15, X86_MODE_64);
-	if (len <= 0 || st.n + 2 >= MAX_INSNS || st.len + 64 > CODE_SIZE)
-		return;
-	const struct x86_form *f = &x86_forms[i.form];
-	if (st.undefined && (branch || st.undefined & f->flags_read)) {
-		uint8_t padded[16] = {0};
-		memcpy(padded, cmp, 2);
-		st.undefined = 0;
-		emit(padded, false);
-	}
-	st.at[st.n].off = (uint16_t)st.len;
-	st.at[st.n].undefined = st.undefined;
-	st.at[st.n++].insn = i;
-	memcpy(st.code + st.len, bytes, (size_t)len);
-	st.len += (unsigned)len;
-	st.undefined =
-		(uint16_t)(((st.undefined & ~f->flags_written) | f->flags_undefined) & RFLAGS_ARITH);
-}
-
-static void emit_mov64(unsigned reg, uint64_t v) {
-	uint8_t b[16] = {(uint8_t)(0x48 | reg >> 3), (uint8_t)(0xb8 | (reg & 7))};
-	memcpy(b + 2, &v, 8);
-	emit(b, false);
-}
-
-static void emit_mov32(unsigned reg, uint32_t v) {
-	uint8_t b[16] = {(uint8_t)(0xb8 | (reg & 7))};
-	memcpy(b + 1, &v, 4);
-	if (st.n < MAX_INSNS - 4)
-		st.patchable[st.npatchable++] = st.len + 1;
-	emit(b, false);
-}
-
-static gva_t target(unsigned size) {
-	size = size ? size : 64;
-	switch (below(24)) {
-	case 0:
-	case 1:
-		return DATA + 0x2000 - below(size);
-	case 2:
-		return DATA + DATA_SIZE - below(size + 1);
-	case 3:
-		return RODATA + (below(4096) & ~63u);
-	case 4:
-		return rnd();
-	case 5:
-	case 6:
-	case 7:
-		return DATA + below(DATA_SIZE - 128);
-	default:
-		return DATA + (below(DATA_SIZE - 4096) & ~63u) + 0x800;
-	}
-}
-
-static void fix_stack(void) {
-	if (below(10))
-		emit_mov64(RSP, DATA + 0x2000 + (below(64) & ~7u));
-}
-
-/* A jump of some kind to the instruction of index `to`. */
-static void emit_jump(unsigned kind, unsigned to) {
-	uint8_t b[16] = {0};
-	unsigned n = 0;
-	bool absolute = false;
-	switch (kind) {
-	case 0: /* jcc */
-		b[n++] = 0x0f;
-		b[n++] = (uint8_t)(0x80 | below(16));
-		break;
-	case 1:
-		b[n++] = 0xe9;
-		break;
-	case 2:
-		fix_stack();
-		b[n++] = 0xe8;
-		break;
-	case 3: /* push, ret */
-		fix_stack();
-		b[n++] = 0x68;
-		absolute = true;
-		break;
-	default: /* mov eax, jmp rax or call rax */
-		fix_stack();
-		b[n++] = 0xb8;
-		absolute = true;
-	}
-	if (st.undefined) { /* so that no CMP comes between */
-		static const uint8_t cmp[16] = {0x39, 0xc8};
-		emit(cmp, false);
-	}
-	if (st.n + 8 >= MAX_INSNS || st.len + 128 > CODE_SIZE)
-		return;
-	st.fix[st.nfix].off = st.len + n;
-	st.fix[st.nfix].absolute = absolute;
-	st.fix[st.nfix++].target = to;
-	emit(b, true);
-	static const uint8_t ret[16] = {0xc3}, jmp[16] = {0xff, 0xe0}, call[16] = {0xff, 0xd0};
-	if (kind == 3)
-		emit(ret, true);
-	if (kind > 3)
-		emit(kind == 4 ? jmp : call, true);
-}
-
-static void emit_loop(void) {
-	uint8_t sub[16] = {0x83, 0x2c, 0x25, 0, 0, 0, 0, 1};
-	uint32_t at = (uint32_t)COUNTER;
-	memcpy(sub + 3, &at, 4);
-	unsigned to = st.n - below(st.n < 30 ? st.n : 30);
-	emit(sub, false);
-	if (st.n + 8 >= MAX_INSNS || st.len + 128 > CODE_SIZE)
-		return;
-	uint8_t jns[16] = {0x0f, 0x89};
-	st.fix[st.nfix].off = st.len + 2;
-	st.fix[st.nfix].absolute = false;
-	st.fix[st.nfix++].target = to;
-	emit(jns, true);
-}
-
-/* A store into the immediate of some MOV of the stream. */
-static void emit_patch(void) {
-	uint8_t b[16] = {0xc6, 0x04, 0x25};
-	unsigned off = below(2) && st.npatchable ? st.patchable[below(st.npatchable)] : st.len + 9;
-	uint32_t at = (uint32_t)CODE + off + (off == st.len + 9 ? 0 : below(4));
-	memcpy(b + 3, &at, 4);
-	b[7] = (uint8_t)rnd();
-	unsigned before = st.len;
-	emit(b, false);
-	if (st.len == before + 8)
-		emit_mov32(below(3), (uint32_t)rnd());
-}
-
-static void emit_random(void) {
-	unsigned form = below(10) < 6 ? int_forms[below(n_int)] : all_forms[below(n_all)];
-	const struct form_protos *fp = &protos[form];
-	uint8_t b[16];
-	struct x86_insn i;
-	memcpy(b, fp->bytes[below(fp->n)], 16);
-	if (x86_decode(&i, b, 15, X86_MODE_64) <= 0)
-		return;
-	if (i.modrm_off && below(2)) { /* other registers */
-		uint8_t old = b[i.modrm_off];
-		b[i.modrm_off] = (uint8_t)((old & 0xc0) | (rnd() & 0x3f));
-		struct x86_insn j;
-		if (x86_decode(&j, b, 15, X86_MODE_64) != i.len || j.form != i.form)
-			b[i.modrm_off] = old;
-		if (x86_decode(&i, b, 15, X86_MODE_64) <= 0)
-			return;
-	}
-	if (i.imm_off && below(2))
-		for (unsigned n = 0; n < i.imm_len; n++)
-			b[i.imm_off + n] = (uint8_t)edgy();
-	if (x86_decode(&i, b, 15, X86_MODE_64) != i.len)
-		return;
-	if (x86_forms[form].cls == X86_CLASS_STRING || i.op == X86_OP_XLAT) {
-		emit_mov64(RSI, target(16));
-		emit_mov64(RDI, target(16));
-		emit_mov64(RCX, below(40));
-		emit_mov64(RBX, target(16));
-	}
-	if (x86_forms[form].attr & X86_ATTR_STACK)
-		fix_stack();
-	for (unsigned n = 0; n < i.nopnds; n++) {
-		if (i.opnd[n].kind != OPND_MEM || below(16) == 0)
-			continue;
-		uint64_t idx = 0;
-		gva_t t = target(i.opnd[n].size);
-		if (i.index < 16 && i.index != i.base) {
-			uint64_t v = below(2) ? below(64) : (uint64_t) - (int64_t)below(64);
-			if (i.index == RSP)
-				return;
-			emit_mov64(i.index, v);
-			idx = v << i.scale;
-		}
-		if (i.base < 16)
-			emit_mov64(i.base, t - (uint64_t)i.disp - idx);
-		else if (i.base == X86_REG_RIP && i.disp_len == 4) {
-			int32_t d = (int32_t)(t - (CODE + st.len + i.len));
-			if (st.undefined & x86_forms[i.form].flags_read)
-				return; /* a CMP would come between */
-			memcpy(b + i.disp_off, &d, 4);
-		} else if (i.base == X86_REG_NONE && i.disp_len >= 4 && t < 0x7fffffff) {
-			uint64_t d = t - idx;
-			memcpy(b + i.disp_off, &d, i.disp_len);
-		}
-	}
-	emit(b, false);
-}
-
-static void make_stream(struct point *p) {
-	st.n = st.len = st.nfix = st.npatchable = 0;
-	st.undefined = 0;
-	memset(st.code, 0xcc, sizeof(st.code));
-	if (below(4) == 0) /* across the pages */
-		for (unsigned n = 0; n < 400; n++)
-			st.code[st.len++] = 0x90;
-	if (st.len)
-		st.len = 4096 - below(200);
-	unsigned start = st.len, want = 50 + below(150);
-	emit_mov32(RAX, 0);
-	while (st.n < want && st.len + 256 < CODE_SIZE) {
-		unsigned what = below(100);
-		if (what < 8)
-			emit_jump(0, st.n + 2 + below(8));
-		else if (what < 12)
-			emit_jump(1 + below(5), st.n + 4 + below(8));
-		else if (what < 15)
-			emit_loop();
-		else if (what < 17)
-			emit_patch();
-		else
-			emit_random();
-	}
-	for (unsigned n = 0; n < 14; n++) { /* where the last jumps may go */
-		static const uint8_t nop[16] = {0x90};
-		emit(nop, false);
-	}
-	for (unsigned n = 0; n < st.nfix; n++) {
-		unsigned t = st.fix[n].target; /* not between a jump and what goes before */
-		while (t < st.n && x86_forms[st.at[t].insn.form].attr & X86_ATTR_ENDS)
-			t++;
-		unsigned to = t < st.n ? st.at[t].off : st.len;
-		uint32_t v = st.fix[n].absolute ? (uint32_t)CODE + to : to - (st.fix[n].off + 4);
-		memcpy(st.code + st.fix[n].off, &v, 4);
-	}
-	memset(p, 0, sizeof(*p));
-	memcpy(p->code, st.code, CODE_SIZE);
-	for (unsigned k = 0; k < DATA_SIZE; k += 8) {
-		uint64_t v = edgy();
-		memcpy(p->data + k, &v, 8);
-	}
-	p->counter[0] = (uint8_t)below(24);
-	for (unsigned n = 0; n < 16; n++)
-		p->cpu.gpr[n] = below(3) ? edgy() : target(8);
-	p->cpu.rip = CODE + start;
-	p->cpu.rflags = (rnd() & RFLAGS_ARITH) | RFLAGS_FIXED | RFLAGS_IF;
-	uint8_t *x = p->cpu.x;
-	for (unsigned k = 160; k < XSTATE; k += 8) {
-		double d = (double)(int64_t)(rnd() % 4000) - 2000.25;
-		uint64_t v = rnd();
-		memcpy(x + k, below(2) ? (void *)&d : (void *)&v, 8);
-	}
-	uint16_t fcw = below(10) ? 0x037f : (uint16_t)(0x340 | below(64));
-	uint32_t mxcsr = below(10) ? 0x1f80 : 0x1f80 ^ below(64) << 7;
-	memset(x + 416, 0, 160);
-	memcpy(x, &fcw, 2);
-	memcpy(x + 24, &mxcsr, 4);
-	for (unsigned r = 0; r < 8; r++) {
-		long double d = (long double)(int64_t)rnd() / 65536.0L;
-		memcpy(x + 32 + r * 16, &d, 10);
-	}
-	x[4] = (uint8_t)rnd();
+/* The interpreter's memory after the fault, the registers with it. */
+static void keep(struct point *p, const struct cpu *a) {
+	p->cpu = *a;
+	memcpy(p->code, vms[0].ram + G_CODE, CODE_SIZE);
+	memcpy(p->data, vms[0].ram + G_DATA, DATA_SIZE);
+	memcpy(p->counter, vms[0].ram + G_COUNTER, 8);
 }
 
 /* ---- comparing ---------------------------------------------------------------------------- */
@@ -578,7 +223,7 @@ static unsigned long stops, faults, lost_flags, late, overwrote;
 
 static int index_of(uint64_t rip) {
 	for (unsigned n = 0; n < st.n; n++)
-		if (CODE + st.at[n].off == rip)
+		if (rip_of(st.at[n].off) == rip)
 			return (int)n;
 	return -1;
 }
@@ -680,9 +325,9 @@ static void list(unsigned from, unsigned to) {
 	for (unsigned n = from; n < to && n < st.n; n++) {
 		char text[96];
 		struct x86_insn i; /* jumps have been filled in since */
-		x86_decode(&i, st.code + st.at[n].off, 15, X86_MODE_64);
-		x86_format(text, sizeof(text), &i, CODE + st.at[n].off);
-		printf("#   %3u %lx: %s\n", n, (unsigned long)(CODE + st.at[n].off), text);
+		x86_decode(&i, st.code + st.at[n].off, 15, stream_mode->mode);
+		x86_format(text, sizeof(text), &i, rip_of(st.at[n].off));
+		printf("#   %3u %lx: %s\n", n, (unsigned long)rip_of(st.at[n].off), text);
 	}
 }
 
@@ -695,16 +340,13 @@ static void trace(const struct point *from, uint64_t end) {
 		struct x86_insn i;
 		char text[96] = "?";
 		uint64_t rip = p.cpu.rip;
-		if (rip - CODE < CODE_SIZE - 15 &&
-			x86_decode(&i, p.code + (rip - CODE), 15, X86_MODE_64) > 0)
+		if (rip - rip_of(0) < CODE_SIZE - 15 &&
+			x86_decode(&i, p.code + (rip - rip_of(0)), 15, stream_mode->mode) > 0)
 			x86_format(text, sizeof(text), &i, rip);
 		printf("#   %lx %06lx: %s\n", p.cpu.rflags & 0xfff, (unsigned long)rip, text);
 		p.cpu.rflags |= RFLAGS_TF;
 		run_from(&vms[0], &p, &a);
-		p.cpu = a;
-		memcpy(p.code, vms[0].ram + G_CODE, CODE_SIZE);
-		memcpy(p.data, vms[0].ram + G_DATA, DATA_SIZE);
-		memcpy(p.counter, vms[0].ram + G_COUNTER, 8);
+		keep(&p, &a);
 		if (a.vector != 1 || a.rip == end)
 			return;
 	}
@@ -720,7 +362,7 @@ static void pin_down(const struct point *from, uint64_t end) {
 		run_from(&vms[0], &p, &a);
 		run_from(&vms[1], &p, &b);
 		const char *why = compare(&a, &b);
-		if (why && a.vector == 3 && a.rip == CODE + st.at[n].off + 1) {
+		if (why && a.vector == 3 && a.rip == rip_of(st.at[n].off) + 1) {
 			printf("#  already before instruction %u: %s\n", n, why);
 			list(n > 12 ? n - 12 : 0, n + 1);
 			return;
@@ -751,8 +393,17 @@ static bool canonical(uint64_t a) {
 /* true: the same all along. */
 static bool run_stream(bool verbose) {
 	static struct point p;
-	make_stream(&p);
-	for (unsigned turn = 0; turn < 2 * MAX_INSNS; turn++) {
+	static struct stream_start start;
+	stream_make(&start);
+	memset(&p, 0, sizeof(p));
+	memcpy(p.cpu.gpr, start.gpr, sizeof(p.cpu.gpr));
+	memcpy(p.cpu.x, start.x, XSTATE);
+	memcpy(p.code, st.code, CODE_SIZE);
+	memcpy(p.data, start.data, DATA_SIZE);
+	memcpy(p.counter, &start.counter, 4);
+	p.cpu.rip = start.rip;
+	p.cpu.rflags = start.rflags;
+	for (unsigned turn = 0; turn < 2 * STREAM_INSNS; turn++) {
 		struct cpu a, b;
 		run_from(&vms[0], &p, &a);
 		if (a.vector == -100 - EXIT_PREEMPTED)
@@ -781,14 +432,11 @@ static bool run_stream(bool verbose) {
 		if (a.vector == 3 || a.vector < 0 || at < 0)
 			return true;
 		faults++;
-		p.cpu = a;
-		p.cpu.rip = CODE + st.at[at].off + st.at[at].insn.len;
+		keep(&p, &a);
+		p.cpu.rip = rip_of(st.at[at].off) + st.at[at].insn.len;
 		p.cpu.rflags &= ~(uint64_t)(RFLAGS_RF);
 		if (a.vector == 16) /* pending x87 exceptions would come again and again */
 			p.cpu.x[2] &= 0x40, p.cpu.x[3] &= 0x7f, p.cpu.x[0] |= 0x3f;
-		memcpy(p.code, vms[0].ram + G_CODE, CODE_SIZE);
-		memcpy(p.data, vms[0].ram + G_DATA, DATA_SIZE);
-		memcpy(p.counter, vms[0].ram + G_COUNTER, 8);
 	}
 	return true;
 }
@@ -819,7 +467,7 @@ int main(int argc, char **argv) {
 		{"link,jumps,flags,block,int,lea,mem,stack,branch,x87,sse,avx,next,system", 10},
 	};
 	unsigned long count = 2000, first = 0, failed = 0;
-	const char *off = NULL;
+	const char *off = NULL, *mode = "64";
 	bool verbose = false;
 	uint64_t seed = 1;
 	for (int n = 1; n < argc; n++) {
@@ -831,13 +479,19 @@ int main(int argc, char **argv) {
 			first = strtoul(argv[++n], NULL, 0);
 		else if (!strcmp(argv[n], "--off") && n + 1 < argc)
 			off = argv[++n];
+		else if (!strcmp(argv[n], "--mode") && n + 1 < argc)
+			mode = argv[++n];
 		else if (!strcmp(argv[n], "--verbose"))
 			verbose = true;
 	}
+	while (stream_mode->name && strcmp(stream_mode->name, mode) != 0)
+		stream_mode++;
+	if (!stream_mode->name)
+		return fprintf(stderr, "no mode %s; see stream.c\n", mode), 2;
 	signal(SIGALRM, on_alarm);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	setenv("JOIST_SOFT_VERIFY", "1", 0);
-	seed_state = seed * 0x9e3779b97f4a7c15ull + 1;
+	gen_seed = seed * 0x9e3779b97f4a7c15ull + 1;
 	unsigned n_plan = off ? 1 : sizeof(plan) / sizeof(plan[0]);
 	printf("1..%u\n", n_plan);
 	for (unsigned k = 0; k < n_plan; k++) {
@@ -847,11 +501,11 @@ int main(int argc, char **argv) {
 		machine_create(&vms[0], "interp");
 		machine_create(&vms[1], "jit");
 		if (!k)
-			collect(vms[0].cpuid);
+			stream_collect(vms[0].cpuid);
 		stops = faults = lost_flags = late = overwrote = 0;
 		for (unsigned long s = first; s < first + n && bad < 5; s++) {
-			seed_state = (seed * 1000003 + s) * 0x9e3779b97f4a7c15ull + 1;
-			rnd();
+			gen_seed = (seed * 1000003 + s) * 0x9e3779b97f4a7c15ull + 1;
+			gen_rnd();
 			alarm(1);
 			if (!run_stream(verbose)) {
 				printf("# that was stream %lu\n", s);
@@ -866,7 +520,8 @@ int main(int argc, char **argv) {
 			printf("# that is too often\n");
 			bad++;
 		}
-		printf("%s %u - without: %s\n", bad ? "not ok" : "ok", k + 1, *parts ? parts : "nothing");
+		printf("%s %u - %s without: %s\n", bad ? "not ok" : "ok", k + 1, mode,
+			   *parts ? parts : "nothing");
 		failed += bad;
 		bench_vm_destroy(&vms[0]);
 		bench_vm_destroy(&vms[1]);

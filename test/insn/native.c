@@ -27,6 +27,7 @@
 #include "core/x86/insn.h"
 #include "core/x86/regs.h"
 #include "test/insn/bench_vm.h"
+#include "test/insn/gen.h"
 
 /* The pages that both sides have, by virtual address. */
 #define CODE 0x10000000ull /* two pages, executable, filled with INT3 */
@@ -290,19 +291,6 @@ static void guest_run(struct arena *a, struct cpu *out) {
 
 /* ---- making cases ---------------------------------------------------------------------- */
 
-static uint64_t seed_state;
-
-static uint64_t rnd(void) { /* xorshift64* */
-	seed_state ^= seed_state >> 12;
-	seed_state ^= seed_state << 25;
-	seed_state ^= seed_state >> 27;
-	return seed_state * 0x2545f4914f6cdd1dull;
-}
-
-static unsigned below(unsigned n) {
-	return (unsigned)(rnd() >> 33) % n;
-}
-
 #define PROTOS 16
 static struct form_protos {
 	unsigned n;
@@ -323,61 +311,19 @@ static bool usable(const struct x86_insn *i, const struct cpuid_policy *p) {
 	return i->addrsize != 2 || !i->modrm_off || i->modrm >= 0xc0;
 }
 
-/* Random bytes with the shapes of real encodings, so that every form turns up. */
-static void random_bytes(uint8_t *b) {
-	unsigned n = 0;
-	for (unsigned k = 0; k < 16; k++)
-		b[k] = (uint8_t)rnd();
-	if (below(3) == 0)
-		b[n++] = (uint8_t[]){0x66, 0xf2, 0xf3, 0x67, 0xf0, 0x2e, 0x66, 0xf3}[below(8)];
-	if (below(8) == 0)
-		b[n++] = (uint8_t[]){0x66, 0xf2, 0xf3, 0x67}[below(4)];
-	switch (below(8)) {
-	case 0:
-	case 1:
-		break;
-	case 2:
-		b[n++] = 0x0f;
-		break;
-	case 3:
-		if (code_mode == X86_MODE_64)
-			b[n++] = 0x40 + below(16);
-		if (below(2))
-			b[n++] = 0x0f;
-		break;
-	case 4:
-		if (code_mode == X86_MODE_64 && below(2))
-			b[n++] = 0x40 + below(16);
-		b[n++] = 0x0f;
-		b[n++] = below(2) ? 0x38 : 0x3a;
-		break;
-	case 5:
-		n = 0;
-		b[n++] = 0xc5;
-		break;
-	case 6:
-		n = 0;
-		b[n++] = 0xc4;
-		b[n] = (uint8_t)((b[n] & 0xe0) | (1 + below(3)));
-		break;
-	default:
-		b[n++] = 0xd8 + below(8);
-	}
-}
-
 static void collect(const struct cpuid_policy *p, const char *only) {
 	protos = calloc(X86_FORM_COUNT, sizeof(*protos));
 	for (unsigned k = 0; k < 12000000; k++) {
 		uint8_t b[16];
 		struct x86_insn i;
-		random_bytes(b);
+		gen_bytes(b, code_mode == X86_MODE_64);
 		int len = x86_decode(&i, b, 15, code_mode);
 		if (len <= 0 || !usable(&i, p))
 			continue;
 		if (only && strcasecmp(x86_forms[i.form].mnemonic, only) != 0)
 			continue;
 		struct form_protos *fp = &protos[i.form];
-		unsigned slot = fp->n < PROTOS ? fp->n++ : below(PROTOS);
+		unsigned slot = fp->n < PROTOS ? fp->n++ : gen_below(PROTOS);
 		memcpy(fp->bytes[slot], b, 16);
 		memset(fp->bytes[slot] + len, 0xcc, 16 - (unsigned)len);
 	}
@@ -400,40 +346,40 @@ static uint64_t edgy(void) {
 									 0x7fffffffffffffff,
 									 1ull << 63,
 									 ~0ull};
-	switch (below(4)) {
+	switch (gen_below(4)) {
 	case 0:
-		return edges[below(sizeof(edges) / 8)];
+		return edges[gen_below(sizeof(edges) / 8)];
 	case 1:
-		return (uint64_t)below(256);
+		return (uint64_t)gen_below(256);
 	default:
-		return rnd();
+		return gen_rnd();
 	}
 }
 
 static gva_t target(unsigned size) {
 	if (!size)
 		size = 64;
-	switch (below(12)) {
+	switch (gen_below(12)) {
 	case 0: /* across two pages */
-		return DATA + 0x2000 - below(size ? size : 1);
+		return DATA + 0x2000 - gen_below(size ? size : 1);
 	case 1: /* into nothing behind */
-		return DATA + DATA_SIZE - below(size + 1);
+		return DATA + DATA_SIZE - gen_below(size + 1);
 	case 2: /* from nothing before */
-		return DATA - below(size + 1);
+		return DATA - gen_below(size + 1);
 	case 3:
-		return RODATA + (below(4096) & ~63u);
+		return RODATA + (gen_below(4096) & ~63u);
 	case 4: /* unaligned */
-		return DATA + below((unsigned)DATA_SIZE - 128);
+		return DATA + gen_below((unsigned)DATA_SIZE - 128);
 	case 5: /* nowhere, or not canonical */
-		return code_mode == X86_MODE_64 && below(2) ? rnd() : DATA + 0x100000;
+		return code_mode == X86_MODE_64 && gen_below(2) ? gen_rnd() : DATA + 0x100000;
 	default:
-		return DATA + (below((unsigned)DATA_SIZE - 4096) & ~63u) + 0x800;
+		return DATA + (gen_below((unsigned)DATA_SIZE - 4096) & ~63u) + 0x800;
 	}
 }
 
 static void make_fpu(uint8_t *x) {
 	for (unsigned n = 0; n < XSTATE; n += 8) {
-		uint64_t v = rnd();
+		uint64_t v = gen_rnd();
 		memcpy(x + n, &v, 8);
 	}
 	/* Vectors: random bits, small floats and doubles, specials. */
@@ -441,14 +387,14 @@ static void make_fpu(uint8_t *x) {
 		for (unsigned k = 0; k < 4; k++) {
 			uint8_t *at = x + (k < 2 ? 160 : 576 - 16) + r * 16 + k * 8;
 			uint64_t v;
-			switch (below(5)) {
+			switch (gen_below(5)) {
 			case 0: {
-				double d = (double)(int64_t)(rnd() % 2000) - 1000.5;
+				double d = (double)(int64_t)(gen_rnd() % 2000) - 1000.5;
 				memcpy(&v, &d, 8);
 				break;
 			}
 			case 1: {
-				float f[2] = {(float)below(1000) / 7, -(float)below(100)};
+				float f[2] = {(float)gen_below(1000) / 7, -(float)gen_below(100)};
 				memcpy(&v, f, 8);
 				break;
 			}
@@ -460,32 +406,33 @@ static void make_fpu(uint8_t *x) {
 								 0x7ff0000000000001,
 								 0x0000000000000001,
 								 0x7f8000017f800000,
-								 0xff80000000000001}[below(8)];
+								 0xff80000000000001}[gen_below(8)];
 				break;
 			default:
-				v = rnd();
+				v = gen_rnd();
 			}
 			memcpy(at, &v, 8);
 		}
-	uint16_t fcw = below(6) ? 0x037f : (uint16_t)(0x0300 | below(16) << 8 | 0x40 | below(64));
-	uint16_t fsw = (uint16_t)(below(8) << 11 | (below(4) ? 0 : below(16) << 8));
+	uint16_t fcw =
+		gen_below(6) ? 0x037f : (uint16_t)(0x0300 | gen_below(16) << 8 | 0x40 | gen_below(64));
+	uint16_t fsw = (uint16_t)(gen_below(8) << 11 | (gen_below(4) ? 0 : gen_below(16) << 8));
 	memcpy(x, &fcw, 2);
 	memcpy(x + 2, &fsw, 2);
-	x[4] = below(3) ? (uint8_t)rnd() : 0;
+	x[4] = gen_below(3) ? (uint8_t)gen_rnd() : 0;
 	x[5] = 0;
 	memset(x + 6, 0, 18);
-	uint32_t mxcsr = 0x1f80 | (below(4) << 13);
-	if (below(6) == 0)
-		mxcsr ^= (uint32_t)below(64) << 7;
-	if (below(8) == 0)
-		mxcsr |= 1u << 15 | below(64) | (below(2) << 6);
+	uint32_t mxcsr = 0x1f80 | (gen_below(4) << 13);
+	if (gen_below(6) == 0)
+		mxcsr ^= (uint32_t)gen_below(64) << 7;
+	if (gen_below(8) == 0)
+		mxcsr |= 1u << 15 | gen_below(64) | (gen_below(2) << 6);
 	memcpy(x + 24, &mxcsr, 4);
 	uint32_t mask = 0xffff;
 	memcpy(x + 28, &mask, 4);
 	for (unsigned r = 0; r < 8; r++) {
-		long double d = (long double)(int64_t)rnd() / (below(2) ? 65536.0L : 1.0L);
+		long double d = (long double)(int64_t)gen_rnd() / (gen_below(2) ? 65536.0L : 1.0L);
 		uint8_t *at = x + 32 + r * 16;
-		if (below(3))
+		if (gen_below(3))
 			memcpy(at, &d, 10);
 		memset(at + 10, 0, 6);
 	}
@@ -503,12 +450,12 @@ static bool make_case(struct arena *a, unsigned form) {
 	const struct form_protos *fp = &protos[form];
 	struct x86_insn i;
 	uint8_t bytes[16];
-	memcpy(bytes, fp->bytes[below(fp->n)], 16);
+	memcpy(bytes, fp->bytes[gen_below(fp->n)], 16);
 	if (x86_decode(&i, bytes, 15, code_mode) <= 0)
 		return false;
-	if (i.modrm_off && below(2)) { /* other registers */
+	if (i.modrm_off && gen_below(2)) { /* other registers */
 		uint8_t old = bytes[i.modrm_off];
-		bytes[i.modrm_off] = (uint8_t)(old & 0xc0) | (uint8_t)(rnd() & 0x3f);
+		bytes[i.modrm_off] = (uint8_t)(old & 0xc0) | (uint8_t)(gen_rnd() & 0x3f);
 		struct x86_insn j;
 		int len = x86_decode(&j, bytes, 15, code_mode);
 		if (len == i.len && j.form == i.form)
@@ -518,25 +465,25 @@ static bool make_case(struct arena *a, unsigned form) {
 		if (x86_decode(&i, bytes, 15, code_mode) <= 0)
 			return false;
 	}
-	if (i.imm_off && i.opnd[0].kind != OPND_REL && below(2))
+	if (i.imm_off && i.opnd[0].kind != OPND_REL && gen_below(2))
 		for (unsigned n = 0; n < i.imm_len; n++)
 			bytes[i.imm_off + n] = (uint8_t)edgy();
 
 	memset(&a->before, 0, sizeof(a->before));
-	a->at = CODE + 64 + below(16);
+	a->at = CODE + 64 + gen_below(16);
 	struct cpu *b = &a->before;
 	for (unsigned n = 0; n < 16; n++)
 		b->gpr[n] = edgy();
 	bool string = x86_forms[form].cls == X86_CLASS_STRING;
-	if (string || below(3) == 0) {
+	if (string || gen_below(3) == 0) {
 		b->gpr[RSI] = target(16);
 		b->gpr[RDI] = target(16);
-		b->gpr[RCX] = below(40);
+		b->gpr[RCX] = gen_below(40);
 	}
-	b->gpr[RSP] = DATA + 0x2000 + (below(2) ? below(64) : 0);
-	b->gpr[RBP] = DATA + 0x1800 + below(128);
-	b->gpr[RBX] = below(2) ? target(1) : b->gpr[RBX];
-	if (below(12) == 0)
+	b->gpr[RSP] = DATA + 0x2000 + (gen_below(2) ? gen_below(64) : 0);
+	b->gpr[RBP] = DATA + 0x1800 + gen_below(128);
+	b->gpr[RBX] = gen_below(2) ? target(1) : b->gpr[RBX];
+	if (gen_below(12) == 0)
 		b->gpr[RSP] = target(8);
 	gva_t t = target(operand_size(&i));
 	bool has_mem = false;
@@ -546,8 +493,8 @@ static bool make_case(struct arena *a, unsigned form) {
 		bool vsib = x86_forms[form].attr & X86_ATTR_VSIB;
 		uint64_t idx = 0;
 		if (i.index < 16 && !vsib) {
-			if (below(2))
-				b->gpr[i.index] = below(64);
+			if (gen_below(2))
+				b->gpr[i.index] = gen_below(64);
 			if (i.index == RSP)
 				return false;
 			idx = b->gpr[i.index] << i.scale;
@@ -565,8 +512,8 @@ static bool make_case(struct arena *a, unsigned form) {
 	for (unsigned n = 0; n < 16 && code_mode != X86_MODE_64; n++)
 		b->gpr[n] = n < 8 ? (uint32_t)b->gpr[n] : 0;
 	b->rip = a->at;
-	b->rflags = (rnd() & RFLAGS_ARITH) | RFLAGS_FIXED | RFLAGS_IF;
-	if (below(4) == 0)
+	b->rflags = (gen_rnd() & RFLAGS_ARITH) | RFLAGS_FIXED | RFLAGS_IF;
+	if (gen_below(4) == 0)
 		b->rflags |= RFLAGS_DF;
 	make_fpu(b->x);
 	memset(a->code, 0xcc, sizeof(a->code));
@@ -723,14 +670,14 @@ int main(int argc, char **argv) {
 	unsigned long count = 100000, failures = 0, cases = 0, killed = 0;
 	const char *tier = "interp", *only = NULL;
 	bool verbose = false, translated;
-	seed_state = 0x9e3779b97f4a7c15ull;
+	gen_seed = 0x9e3779b97f4a7c15ull;
 	for (int n = 1; n < argc; n++) {
 		if (!strcmp(argv[n], "--tier") && n + 1 < argc)
 			tier = argv[++n];
 		else if (!strcmp(argv[n], "--count") && n + 1 < argc)
 			count = strtoul(argv[++n], NULL, 0);
 		else if (!strcmp(argv[n], "--seed") && n + 1 < argc)
-			seed_state = strtoul(argv[++n], NULL, 0) * 0x9e3779b97f4a7c15ull + 1;
+			gen_seed = strtoul(argv[++n], NULL, 0) * 0x9e3779b97f4a7c15ull + 1;
 		else if (!strcmp(argv[n], "--op") && n + 1 < argc)
 			only = argv[++n];
 		else if (!strcmp(argv[n], "--mode") && n + 1 < argc)
@@ -771,7 +718,7 @@ int main(int argc, char **argv) {
 		unsigned n = 0;
 		while (n < BATCH) {
 			of[n] = forms[(cases + n) % covered];
-			if (!n || below(16) == 0)
+			if (!n || gen_below(16) == 0)
 				for (unsigned k = 0; k < DATA_SIZE; k += 8) {
 					uint64_t v = edgy();
 					memcpy(shared[n].data_before + k, &v, 8);

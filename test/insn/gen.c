@@ -1,0 +1,69 @@
+/* See gen.h. */
+#include "test/insn/gen.h"
+
+uint64_t gen_seed;
+
+uint64_t gen_rnd(void) { /* xorshift64* */
+	gen_seed ^= gen_seed >> 12;
+	gen_seed ^= gen_seed << 25;
+	gen_seed ^= gen_seed >> 27;
+	return gen_seed * 0x2545f4914f6cdd1dull;
+}
+
+unsigned gen_below(unsigned n) {
+	return (unsigned)(gen_rnd() >> 33) % n;
+}
+
+uint64_t gen_edgy(void) {
+	switch (gen_below(5)) {
+	case 0:
+		return 1ull << gen_below(64);
+	case 1:
+		return (1ull << gen_below(64)) - 1;
+	case 2:
+		return gen_below(256);
+	default:
+		return gen_rnd();
+	}
+}
+
+void gen_bytes(uint8_t *b, bool long_mode) {
+	unsigned n = 0;
+	for (unsigned k = 0; k < 16; k++)
+		b[k] = (uint8_t)gen_rnd();
+	if (gen_below(3) == 0)
+		b[n++] = (uint8_t[]){0x66, 0xf2, 0xf3, 0x67, 0xf0, 0x64, 0x65, 0xf3}[gen_below(8)];
+	if (gen_below(8) == 0)
+		b[n++] = (uint8_t[]){0x66, 0xf2, 0xf3, 0x64}[gen_below(4)];
+	switch (gen_below(8)) {
+	case 0:
+	case 1:
+		break;
+	case 2:
+		b[n++] = 0x0f;
+		break;
+	case 3:
+		if (long_mode)
+			b[n++] = 0x40 + gen_below(16);
+		if (gen_below(2))
+			b[n++] = 0x0f;
+		break;
+	case 4:
+		if (long_mode && gen_below(2))
+			b[n++] = 0x40 + gen_below(16);
+		b[n++] = 0x0f;
+		b[n++] = gen_below(2) ? 0x38 : 0x3a;
+		break;
+	case 5:
+		n = 0;
+		b[n++] = 0xc5;
+		break;
+	case 6:
+		n = 0;
+		b[n++] = 0xc4;
+		b[n] = (uint8_t)((b[n] & 0xe0) | (1 + gen_below(3)));
+		break;
+	default:
+		b[n++] = 0xd8 + gen_below(8);
+	}
+}

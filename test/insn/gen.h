@@ -1,0 +1,17 @@
+/* Random numbers and random instructions, shared by the tests that make code up. */
+#ifndef TEST_INSN_GEN_H
+#define TEST_INSN_GEN_H
+
+#include "core/base/types.h"
+
+extern uint64_t gen_seed; /* not 0 */
+
+uint64_t gen_rnd(void);
+unsigned gen_below(unsigned n); /* 0 .. n - 1 */
+uint64_t gen_edgy(void);		/* finds edges more often than a random number does */
+
+/* 16 random bytes in the shapes of real encodings, so that every form turns up when many are
+ * decoded. `long_mode`: with REX prefixes. */
+void gen_bytes(uint8_t *b, bool long_mode);
+
+#endif
