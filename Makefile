@@ -64,10 +64,14 @@ guest: deps
 install: all
 	meson install -C $(BUILD)
 
+# A Debian package in the build folder.
+deb: all
+	@packaging/mkdeb $(BUILD)
+
 format:
 	@tools/check-format --fix .
 
 clean:
 	rm -rf $(BUILD_ROOT)/build $(BUILD_ROOT)/build-*
 
-.PHONY: all deps demo test check-long bench fuzz guest install format clean
+.PHONY: all deps demo test check-long bench fuzz guest install deb format clean

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "ctl/cli/look.h"
 #include "ctl/wire/wire.h"
@@ -65,9 +66,12 @@ static void rescan(struct watch *w, const struct cli_args *a, bool first) {
 		slot->used = true;
 		strcpy(slot->id, l.vms[i].id);
 		if (!first) {
-			char line[200];
+			char line[200], when[40];
+			time_t now = time(NULL);
+			struct tm tm;
+			strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
 			snprintf(line, sizeof(line),
-					 "{\"time\":\"now\",\"vm\":\"%s\",\"id\":\"%s\",\"event\":\"started\"}",
+					 "{\"time\":\"%s\",\"vm\":\"%s\",\"id\":\"%s\",\"event\":\"started\"}", when,
 					 l.vms[i].name, l.vms[i].id);
 			print_event(line, cli_flag(a, "json"));
 		}

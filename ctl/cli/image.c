@@ -34,7 +34,7 @@ static int build(const struct cli_args *a) {
 	q.name = cli_text(a, "name") ? cli_text(a, "name") : "debian";
 	if (!image_valid_name(q.name))
 		return bad_name(a->verb, q.name);
-	struct image old;
+	struct vm_image old;
 	if (!q.replace && image_find(&old, q.name, &e) == 0) {
 		cli_error("there is an image %s already; --replace builds it anew", q.name);
 		return CLI_WRONG_STATE;
@@ -197,7 +197,7 @@ const struct cli_verb cli_verb_image_pull = {
 
 /* ---- ls, rm ---------------------------------------------------------------------------- */
 
-static json_t *to_json(const struct image *i) {
+static json_t *to_json(const struct vm_image *i) {
 	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:b}", "name", i->name,
 					 "folder", i->dir, "source", i->source, "append", i->append, "sha256",
 					 i->sha256, "size", (json_int_t)i->size, "used", (json_int_t)i->used, "created",
@@ -216,7 +216,7 @@ static int ls(const struct cli_args *a) {
 	if (!cli_flag(a, "json") && !cli_flag(a, "quiet"))
 		table_start(&t, 6, heads);
 	for (unsigned i = 0; i < l.n; i++) {
-		const struct image *x = &l.images[i];
+		const struct vm_image *x = &l.images[i];
 		char size[24], used[24], age[24];
 		if (cli_flag(a, "json")) {
 			json_array_append_new(list, to_json(x));
@@ -258,7 +258,7 @@ const struct cli_verb cli_verb_image_ls = {
 static int rm(const struct cli_args *a) {
 	int worst = CLI_OK;
 	for (unsigned k = 0; k < a->noperands; k++) {
-		struct image i;
+		struct vm_image i;
 		struct err e;
 		int r = image_find(&i, a->operands[k], &e);
 		if (r == 0)

@@ -98,12 +98,38 @@ static void bounded(void **state) {
 	free(text);
 }
 
+/* Files are hostile, too. Seeded, so that a failure comes again; sanitizer builds see more. */
+static void mutations(void **state) {
+	static const char seed_text[] =
+		"joist: 1\nname: web\nmemory: 2G\ndisk:\n  - a.img\n  - \"b,ro\"\n"
+		"append: |\n  a\n  b\nno-reboot: true\n'cpus': &x 2\n";
+	uint64_t r = 88172645463325252ull;
+	for (unsigned i = 0; i < 3000; i++) {
+		char text[2 * sizeof(seed_text)];
+		struct def d;
+		struct err e;
+		strcpy(text, seed_text);
+		for (unsigned k = 0; k < 1 + i % 6; k++) {
+			r ^= r << 13, r ^= r >> 7, r ^= r << 17;
+			size_t len = strlen(text), at = r % len, n = (r >> 32) % 12;
+			if (r >> 60 < 8)
+				text[at] = "\n:-[]{}&*!|>'\"%@`#,? \t\x80\xff\001"[(r >> 40) % 25];
+			else if (len + n < sizeof(text) - 1 && at + n < len)
+				memmove(text + at + n, text + at, len - at + 1);
+			if (!text[0])
+				text[0] = ' ';
+		}
+		if (read_text(&d, text, &e))
+			assert_int_not_equal(e.text[0], 0);
+		assert_true(d.n <= CLI_VALUES);
+		def_free(&d);
+	}
+}
+
 int main(void) {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(round_trip),
-		cmocka_unit_test(merging),
-		cmocka_unit_test(complaints),
-		cmocka_unit_test(bounded),
+		cmocka_unit_test(round_trip), cmocka_unit_test(merging),   cmocka_unit_test(complaints),
+		cmocka_unit_test(bounded),	  cmocka_unit_test(mutations),
 	};
 	int fd = mkstemp(path);
 	if (fd < 0)

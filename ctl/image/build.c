@@ -76,7 +76,7 @@ static int stage(struct staging *s, uint64_t size, struct err *e) {
 	return make_file(s->dir, "initrd", 0, e);
 }
 
-static int collect(const struct staging *s, struct image *i, struct err *e) {
+static int collect(const struct staging *s, struct vm_image *i, struct err *e) {
 	static const char *const files[] = {"disk.raw", "vmlinuz", "initrd"};
 	char from[PATHS_MAX], to[PATHS_MAX];
 	for (unsigned k = 0; k < 3; k++) {
@@ -120,7 +120,7 @@ static int debootstrap(const struct build_request *q, const struct staging *s, c
 }
 
 int build_debian(const struct build_request *q, struct err *e) {
-	struct image i;
+	struct vm_image i;
 	struct staging s = {{0}, {0}};
 	char log[PATHS_MAX], dir[PATHS_MAX];
 	int r = paths_data(dir, sizeof(dir), "logs", e);

@@ -95,7 +95,7 @@ bool disk_is_foreign(const uint8_t head[8]) {
 	return false;
 }
 
-int disk_import(struct image *i, const char *path, struct err *e) {
+int disk_import(struct vm_image *i, const char *path, struct err *e) {
 	return err_set(e, ERR_NOTSUP, "%s is no raw disk; image import takes only raw ones yet", path);
 }
 

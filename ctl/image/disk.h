@@ -15,11 +15,11 @@ int disk_make_empty(const char *dir, uint64_t size, struct err *e);
  * not exist. */
 int disk_copy(const char *from, const char *to, struct err *e);
 
-struct image;
+struct vm_image;
 
 /* Do these first 8 bytes of a file say that it is no raw disk? */
 bool disk_is_foreign(const uint8_t head[8]);
 /* Takes a disk of another format into the image's folder; fills in its file and size. */
-int disk_import(struct image *i, const char *path, struct err *e);
+int disk_import(struct vm_image *i, const char *path, struct err *e);
 
 #endif

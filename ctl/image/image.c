@@ -28,7 +28,7 @@ static void copy(char *to, size_t size, const json_t *j, const char *key) {
 	snprintf(to, size, "%s", s ? s : "");
 }
 
-static bool has_file(const struct image *i, const char *name, uint64_t *used) {
+static bool has_file(const struct vm_image *i, const char *name, uint64_t *used) {
 	char path[PATHS_MAX];
 	struct stat st;
 	if (paths_join(path, sizeof(path), i->dir, name, NULL) || stat(path, &st) < 0)
@@ -37,9 +37,9 @@ static bool has_file(const struct image *i, const char *name, uint64_t *used) {
 	return true;
 }
 
-static int load(struct image *i, const char *root, const char *name, struct err *e) {
+static int load(struct vm_image *i, const char *root, const char *name, struct err *e) {
 	char path[PATHS_MAX];
-	*i = (struct image){0};
+	*i = (struct vm_image){0};
 	snprintf(i->name, sizeof(i->name), "%.63s", name);
 	int r = paths_join(i->dir, sizeof(i->dir), root, name, e);
 	if (r || (r = paths_join(path, sizeof(path), i->dir, "image.json", e)) != 0)
@@ -72,7 +72,7 @@ static int load(struct image *i, const char *root, const char *name, struct err 
 }
 
 static int by_name(const void *a, const void *b) {
-	return strcmp(((const struct image *)a)->name, ((const struct image *)b)->name);
+	return strcmp(((const struct vm_image *)a)->name, ((const struct vm_image *)b)->name);
 }
 
 int image_list(struct image_list *l, struct err *e) {
@@ -89,7 +89,7 @@ int image_list(struct image_list *l, struct err *e) {
 		struct err skip;
 		if (!image_valid_name(de->d_name))
 			continue;
-		struct image *more = realloc(l->images, (l->n + 1) * sizeof(*more));
+		struct vm_image *more = realloc(l->images, (l->n + 1) * sizeof(*more));
 		if (!more)
 			break;
 		l->images = more;
@@ -110,7 +110,7 @@ void image_list_free(struct image_list *l) {
 	*l = (struct image_list){0};
 }
 
-int image_find(struct image *i, const char *name, struct err *e) {
+int image_find(struct vm_image *i, const char *name, struct err *e) {
 	struct image_list l;
 	struct cli_suggest s = {.wanted = name};
 	int r = image_list(&l, e);
@@ -135,9 +135,9 @@ int image_find(struct image *i, const char *name, struct err *e) {
 	return r;
 }
 
-int image_begin(struct image *i, const char *name, struct err *e) {
+int image_begin(struct vm_image *i, const char *name, struct err *e) {
 	char root[PATHS_MAX], folder[100];
-	*i = (struct image){.created = time(NULL)};
+	*i = (struct vm_image){.created = time(NULL)};
 	snprintf(i->name, sizeof(i->name), "%s", name);
 	int r = paths_data(root, sizeof(root), "images", e);
 	if (r)
@@ -151,7 +151,7 @@ int image_begin(struct image *i, const char *name, struct err *e) {
 }
 
 /* What is in an image stays as it is: nobody opens it for writing by mistake. */
-static int seal(const struct image *i, struct err *e) {
+static int seal(const struct vm_image *i, struct err *e) {
 	DIR *d = opendir(i->dir);
 	struct dirent *de;
 	char path[PATHS_MAX];
@@ -164,9 +164,9 @@ static int seal(const struct image *i, struct err *e) {
 	return 0;
 }
 
-int image_publish(struct image *i, bool replace, struct err *e) {
+int image_publish(struct vm_image *i, bool replace, struct err *e) {
 	char path[PATHS_MAX], to[PATHS_MAX];
-	struct image old;
+	struct vm_image old;
 	int r = paths_join(path, sizeof(path), i->dir, "image.json", e);
 	if (r)
 		return r;
@@ -198,12 +198,12 @@ int image_publish(struct image *i, bool replace, struct err *e) {
 	return err_set(e, errno, "cannot rename %s to %s: %s", i->dir, to, strerror(errno));
 }
 
-void image_abandon(struct image *i) {
+void image_abandon(struct vm_image *i) {
 	paths_remove_tree(i->dir, NULL);
 }
 
 /* Who stands on it: VMs whose definition names it. */
-static int check_unused(const struct image *i, struct err *e) {
+static int check_unused(const struct vm_image *i, struct err *e) {
 	struct store_list l;
 	int r = store_list(&l, e);
 	for (unsigned k = 0; !r && k < l.n; k++) {
@@ -225,7 +225,7 @@ static int check_unused(const struct image *i, struct err *e) {
 	return r;
 }
 
-int image_remove(struct image *i, struct err *e) {
+int image_remove(struct vm_image *i, struct err *e) {
 	char gone[PATHS_MAX];
 	int r = check_unused(i, e);
 	if (r)
@@ -242,7 +242,7 @@ int image_remove(struct image *i, struct err *e) {
 
 int image_make_disks(const struct def *d, const char *name, const char *dir, struct err *e) {
 	const char *image = def_text(d, "image"), *size_text = def_text(d, "disk-size");
-	struct image i;
+	struct vm_image i;
 	char base[PATHS_MAX];
 	uint64_t size = 0;
 	if (size_text && !cli_read_size(size_text, &size))
@@ -263,7 +263,7 @@ int image_make_disks(const struct def *d, const char *name, const char *dir, str
 	return i.cloud_init ? seed_make(d, name, dir, e) : 0;
 }
 
-static int add_default(struct def *d, const char *key, const struct image *i, const char *file,
+static int add_default(struct def *d, const char *key, const struct vm_image *i, const char *file,
 					   struct err *e) {
 	char path[PATHS_MAX];
 	if (def_has(d, key))
@@ -292,7 +292,7 @@ static int add_disks(struct def *d, const char *first, bool seed, struct err *e)
 
 int image_apply(struct def *d, struct err *e) {
 	const char *name = def_text(d, "image");
-	struct image i;
+	struct vm_image i;
 	if (!name)
 		return def_has(d, "disk-size") ? add_disks(d, disk_file_name(), false, e) : 0;
 	int r = image_find(&i, name, e);

@@ -9,7 +9,7 @@
 #include "ctl/def/def.h"
 #include "ctl/store/store.h"
 
-struct image {
+struct vm_image {
 	char name[STORE_NAME];
 	char dir[PATHS_MAX];
 	char disk[40];					 /* file in dir; empty: none */
@@ -23,23 +23,23 @@ struct image {
 };
 
 struct image_list {
-	struct image *images; /* sorted by name */
+	struct vm_image *images; /* sorted by name */
 	unsigned n;
 };
 
 bool image_valid_name(const char *text); /* [a-z0-9][a-z0-9.:_-]{0,62} */
 int image_list(struct image_list *l, struct err *e);
 void image_list_free(struct image_list *l);
-int image_find(struct image *i, const char *name, struct err *e); /* with "did you mean" */
+int image_find(struct vm_image *i, const char *name, struct err *e); /* with "did you mean" */
 
 /* A folder that becomes an image with image_publish(), or goes with image_abandon(). Fill the
  * folder `dir` and the fields in between. */
-int image_begin(struct image *i, const char *name, struct err *e);
-int image_publish(struct image *i, bool replace, struct err *e);
-void image_abandon(struct image *i);
+int image_begin(struct vm_image *i, const char *name, struct err *e);
+int image_publish(struct vm_image *i, bool replace, struct err *e);
+void image_abandon(struct vm_image *i);
 
 /* -ERR_BUSY: a VM stands on it. */
-int image_remove(struct image *i, struct err *e);
+int image_remove(struct vm_image *i, struct err *e);
 
 /* Gives a new VM its disk and, for cloud-init, its seed, in folder `dir`. Milliseconds. */
 int image_make_disks(const struct def *d, const char *name, const char *dir, struct err *e);

@@ -11,7 +11,7 @@
 #include "ctl/image/pull.h"
 
 /* Raw disks have no magic; what is not raw is known by its first bytes. */
-static int copy_disk(struct image *i, const char *path, struct err *e) {
+static int copy_disk(struct vm_image *i, const char *path, struct err *e) {
 	uint8_t head[8] = {0};
 	char to[PATHS_MAX];
 	struct stat st;
@@ -36,14 +36,15 @@ static int copy_disk(struct image *i, const char *path, struct err *e) {
 	return truncate(to, (off_t)i->size) < 0 ? err_set(e, errno, "%s: %s", to, strerror(errno)) : 0;
 }
 
-static int copy_beside(const struct image *i, const char *from, const char *name, struct err *e) {
+static int copy_beside(const struct vm_image *i, const char *from, const char *name,
+					   struct err *e) {
 	char to[PATHS_MAX];
 	int r = from ? paths_join(to, sizeof(to), i->dir, name, e) : 0;
 	return r || !from ? r : disk_copy(from, to, e);
 }
 
 int image_import(const struct import_request *q, struct err *e) {
-	struct image i;
+	struct vm_image i;
 	int r = image_begin(&i, q->name, e);
 	if (r)
 		return r;

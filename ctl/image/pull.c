@@ -178,7 +178,7 @@ static int pull_url(struct pull *p, struct err *e) {
 
 int pull_image(const struct pull_request *q, struct err *e) {
 	struct pull p = {.q = q};
-	struct image old;
+	struct vm_image old;
 	struct cli_suggest s = {.wanted = q->what};
 	int r = paths_data(p.dir, sizeof(p.dir), "images/.pull", e);
 	if (r)

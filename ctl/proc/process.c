@@ -75,7 +75,8 @@ static int load(struct proc *p, const char *name, struct err *e) {
 	p->lock = store_lock(&p->vm, e);
 	if (p->lock < 0)
 		return p->lock;
-	if ((r = def_read(&p->def, "vm.yaml", e)) != 0 || (r = image_apply(&p->def, e)) != 0)
+	if ((r = def_read(&p->def, "vm.yaml", e)) != 0 || (r = image_apply(&p->def, e)) != 0 ||
+		(r = def_add(&p->def, "name", name, e)) != 0)
 		return r;
 	if ((r = paths_socket(p->socket, sizeof(p->socket), p->vm.id, ".sock", e)) != 0 ||
 		(r = paths_socket(p->agent_socket, sizeof(p->agent_socket), p->vm.id, ".agent", e)) != 0)

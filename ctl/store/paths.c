@@ -76,6 +76,13 @@ int paths_socket(char *buf, size_t size, const char *id, const char *suffix, str
 
 int paths_absolute(char *buf, size_t size, const char *path, const char *base, struct err *e) {
 	char cwd[PATHS_MAX];
+	size_t prefix = strncmp(path, "raw:", 4) == 0 ? 4 : strncmp(path, "qcow2:", 6) == 0 ? 6 : 0;
+	if (prefix) {
+		if (size <= prefix)
+			return err_set(e, ERR_RANGE, "the path %.100s is too long", path);
+		memcpy(buf, path, prefix);
+		return paths_absolute(buf + prefix, size - prefix, path + prefix, base, e);
+	}
 	if (path[0] == '/') {
 		int n = snprintf(buf, size, "%s", path);
 		return n >= 0 && (size_t)n < size

@@ -21,7 +21,7 @@ int paths_socket(char *buf, size_t size, const char *id, const char *suffix, str
 int paths_join(char *buf, size_t size, const char *dir, const char *name, struct err *e);
 
 /* A path as one may use it from any folder: relative ones are taken from `base` (NULL: from the
- * current folder). */
+ * current folder). A disk's prefix, raw: or qcow2:, stays in front. */
 int paths_absolute(char *buf, size_t size, const char *path, const char *base, struct err *e);
 
 /* Puts a whole file there or nothing (a power cut in between leaves the old one): writes a

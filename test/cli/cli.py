@@ -370,6 +370,20 @@ def manual_page():
 
 
 @case
+def manual_pages_of_commands():
+    names = joist("man", "--list").stdout.splitlines()
+    assert {"run", "image build", "port add"} <= set(names), names
+    for name in names:
+        p = joist("man", *name.split())
+        for part in (".TH JOIST\\-", ".SH NAME", ".SH OPTIONS", "EXIT STATUS"):
+            has(p.stdout, part)
+        if shutil.which("groff"):
+            g = subprocess.run(["groff", "-man", "-ww", "-Tascii"], input=p.stdout, text=True,
+                               capture_output=True, timeout=20)
+            same(g.stderr, "", "groff's complaints about " + name)
+
+
+@case
 def full_output_device():
     with open("/dev/full", "w", encoding="ascii") as full:
         p = subprocess.run([JOIST, "--help"], stdout=full, stderr=subprocess.PIPE, text=True,
