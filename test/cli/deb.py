@@ -36,7 +36,9 @@ def main():
         if not shutil.which("lintian"):
             print("ok 2 - lintian # SKIP no lintian here")
         else:
-            p = subprocess.run(["lintian", "--allow-root", "--fail-on", "error", debs[0]],
+            # Only a package of a distribution has a maintainer to write to.
+            p = subprocess.run(["lintian", "--allow-root", "--fail-on", "error", "--suppress-tags",
+                                "bogus-mail-host,bogus-mail-host-in-debian-changelog", debs[0]],
                                capture_output=True, text=True)
             failed += p.returncode != 0
             print(("ok" if p.returncode == 0 else "not ok") + " 2 - lintian has no error")
