@@ -125,8 +125,8 @@ def killed_with_flushed_data():
     joist("exec", "web", "--", "sh", "-c", "echo kept >/root/kept; sync")
     pid = inspect("web")["pid"]
     os.kill(pid, signal.SIGKILL)
-    until("its death", lambda: not alive(pid))
-    same(inspect("web")["state"], "died", "state")
+    until("its death", lambda: inspect("web")["state"] == "died")
+    assert not alive(pid)
     joist("start", "--wait", "--timeout", str(LIMIT), "web", timeout=LIMIT + 60)
     same(joist("exec", "web", "cat", "/root/kept").stdout, "kept\n", "what was flushed")
     refused(4, "image", "rm", "debian", says="in use by VM web")
