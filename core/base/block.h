@@ -33,6 +33,7 @@ struct block_request {
 	void *opaque;									  /* the submitter's */
 	void *next;										  /* the back end's, while it owns it */
 	struct block *gate;								  /* core/block/block.c's */
+	int error;										  /* the same, on its way out */
 };
 
 /* What a disk is to a device. */

@@ -57,6 +57,7 @@ struct board_config {
 	struct char_backend console; /* virtio-console */
 	struct rng_backend rng;
 	const struct block_backend *disks[BOARD_DISKS];
+	bool disk_nvme[BOARD_DISKS]; /* on an NVMe controller instead of virtio-blk; needs PCI */
 	unsigned ndisks;
 	struct board_channel channels[BOARD_CHANNELS];
 	unsigned nchannels;

@@ -88,17 +88,25 @@ static void print_stat(void *out, const char *name, uint64_t val) {
 	fprintf(out, "%-28s %llu\n", name, (unsigned long long)val);
 }
 
-/* --disk FILE[,ro]. The suffix is cut off in `path`, which has the option's text. */
+/* --disk FILE[,ro][,serial=TEXT][,bus=nvme]. What follows the path is cut off in `path`, which
+ * has the option's text; other commas belong to the path. */
 static int read_disk(const char *text, struct machine_disk *d, char *path, size_t size) {
-	size_t n = strlen(text);
-	d->read_only = n > 3 && strcmp(text + n - 3, ",ro") == 0;
-	if (d->read_only)
-		n -= 3;
-	if (n >= size)
+	char *comma;
+	if (strlen(text) >= size)
 		return -ENAMETOOLONG;
-	memcpy(path, text, n);
-	path[n] = 0;
+	strcpy(path, text);
 	d->path = path;
+	while ((comma = strrchr(path, ',')) != NULL) {
+		if (strcmp(comma, ",ro") == 0)
+			d->options.read_only = true;
+		else if (strncmp(comma, ",serial=", 8) == 0)
+			d->options.serial = comma + 8;
+		else if (strcmp(comma, ",bus=nvme") == 0 || strcmp(comma, ",bus=virtio") == 0)
+			d->nvme = comma[5] == 'n';
+		else
+			break;
+		*comma = 0;
+	}
 	return 0;
 }
 
@@ -290,8 +298,8 @@ const struct cli_option cli_machine_options[] = {
 	{"append", 0, CLI_TEXT, "TEXT", "The kernel's command line", "", NULL, false},
 	{"memory", 'm', CLI_SIZE, "SIZE", "Memory of the guest", "512M", NULL, false},
 	{"cpus", 'c', CLI_NUMBER, "N", "Virtual CPUs", "1", NULL, false},
-	{"disk", 0, CLI_FILE, "FILE[,ro]", "Raw image as a virtio disk, read-only with ,ro", NULL, NULL,
-	 true},
+	{"disk", 0, CLI_FILE, "FILE[,ro][,bus=nvme][,serial=TEXT]",
+	 "Image as a disk: raw, or qcow2 if it is called .qcow2 or qcow2:FILE", NULL, NULL, true},
 	{"name", 'n', CLI_NAME, "NAME", "Name of the VM, in messages", NULL, NULL, false},
 	{"engine", 0, CLI_TEXT, "ENGINE", "What runs the guest's code", "auto",
 	 "auto kvm soft soft,jit soft,interp", false},

@@ -1,6 +1,9 @@
-/* A raw image file (or block device) as a disk: block_backend over pread and pwrite on a
- * small pool of threads. Requests come in with the VM lock held; their `done` is called
- * from a pool thread that takes that lock. */
+/* An image as a VM's disk. A thread of its own runs the image's format and its I/O (disk_io.h),
+ * without the VM lock; only completions take it:
+ *
+ *     vCPU thread, VM lock held    disk thread                          kernel
+ *     device: submit -> queue ---> gate -> format -> gate -> file ---> io_uring or threads
+ *     device: done   <- VM lock <- gate <- format <- gate <- file <--- */
 #ifndef HOST_LINUX_DISK_H
 #define HOST_LINUX_DISK_H
 
@@ -10,8 +13,14 @@
 
 struct host_disk;
 
-/* Opens and locks the image: for us alone when writable, against writers when not. */
-int host_disk_open(struct host_disk **out, const char *path, bool read_only,
+struct host_disk_options {
+	bool read_only;
+	const char *serial; /* up to 20 characters; NULL: made of the file's name */
+};
+
+/* Opens and locks the image (image.h says what names are allowed) and its backing files: for us
+ * alone when writable, against writers when not. */
+int host_disk_open(struct host_disk **out, const char *name, const struct host_disk_options *o,
 				   const struct vm_host *vm, struct err *e);
 const struct block_backend *host_disk_backend(const struct host_disk *d);
 

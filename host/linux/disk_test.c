@@ -1,4 +1,5 @@
-/* Raw images: data comes back, bounds hold, locks exclude, holes are zero. */
+/* Images as disks of a VM, raw and qcow2, by io_uring and by threads: data comes back, bounds
+ * hold, locks exclude, holes are zero. */
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +15,8 @@
 #include <unistd.h>
 
 #include "host/linux/disk.h"
+#include "host/linux/disk_io.h"
+#include "host/linux/image.h"
 
 #define SIZE (1u << 20)
 
@@ -29,20 +32,30 @@ static void unlock(void *opaque) {
 }
 
 static const struct vm_host vm = {.lock = lock, .unlock = unlock};
+static const struct host_disk_options writable = {.read_only = false},
+									  read_only = {.read_only = true};
+
+/* Which of them this turn is about. */
+static bool is_qcow2;
 
 struct fixture {
-	char path[32];
+	char path[48];
 	struct host_disk *disk;
 };
 
 static int setup(void **state) {
 	struct fixture *f = calloc(1, sizeof(*f));
-	snprintf(f->path, sizeof(f->path), "/tmp/joist-disk-XXXXXX");
-	int fd = mkstemp(f->path);
+	snprintf(f->path, sizeof(f->path), "/tmp/joist-disk-XXXXXX.%s", is_qcow2 ? "qcow2" : "raw");
+	int fd = mkstemps(f->path, is_qcow2 ? 6 : 4);
 	assert_true(fd >= 0);
 	assert_int_equal(ftruncate(fd, SIZE), 0);
 	close(fd);
-	assert_int_equal(host_disk_open(&f->disk, f->path, false, &vm, NULL), 0);
+	if (is_qcow2) {
+		struct qcow2_create_options o = {.size = SIZE};
+		assert_int_equal(unlink(f->path), 0);
+		assert_int_equal(image_create_qcow2(f->path, &o, NULL), 0);
+	}
+	assert_int_equal(host_disk_open(&f->disk, f->path, &writable, &vm, NULL), 0);
 	*state = f;
 	return 0;
 }
@@ -140,16 +153,16 @@ static void test_locks(void **state) {
 	struct fixture *f = *state;
 	struct host_disk *second;
 	struct err e;
-	assert_int_equal(host_disk_open(&second, f->path, false, &vm, &e), -ERR_BUSY);
+	assert_int_equal(host_disk_open(&second, f->path, &writable, &vm, &e), -ERR_BUSY);
 	assert_non_null(strstr(e.text, "in use"));
-	assert_int_equal(host_disk_open(&second, f->path, true, &vm, &e), -ERR_BUSY);
+	assert_int_equal(host_disk_open(&second, f->path, &read_only, &vm, &e), -ERR_BUSY);
 	host_disk_close(f->disk);
 	f->disk = NULL;
 	struct host_disk *first;
-	assert_int_equal(host_disk_open(&first, f->path, true, &vm, &e), 0);
-	assert_int_equal(host_disk_open(&second, f->path, true, &vm, &e), 0);
+	assert_int_equal(host_disk_open(&first, f->path, &read_only, &vm, &e), 0);
+	assert_int_equal(host_disk_open(&second, f->path, &read_only, &vm, &e), 0);
 	uint8_t buf[512] = {0};
-	assert_int_equal(transfer(second, BLOCK_WRITE, 0, buf, 512), -ERR_INVAL);
+	assert_int_equal(transfer(second, BLOCK_WRITE, 0, buf, 512), -ERR_PERM);
 	assert_int_equal(transfer(second, BLOCK_READ, 0, buf, 512), 0);
 	host_disk_close(first);
 	host_disk_close(second);
@@ -162,5 +175,17 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(test_bounds, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_locks, setup, teardown),
 	};
-	return cmocka_run_group_tests_name("host_disk", tests, NULL, NULL);
+	int failed = 0;
+	for (unsigned i = 0; i < 4; i++) {
+		struct disk_io *io;
+		is_qcow2 = i & 1;
+		setenv("JOIST_DISK_IO", i & 2 ? "threads" : "uring", 1);
+		if (disk_io_create(&io, NULL) == 0)
+			io->ops->destroy(io);
+		else
+			continue; /* a container without io_uring */
+		failed += cmocka_run_group_tests_name(is_qcow2 ? "host_disk_qcow2" : "host_disk_raw", tests,
+											  NULL, NULL);
+	}
+	return failed;
 }

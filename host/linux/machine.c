@@ -382,9 +382,10 @@ static int open_images(struct machine *m, struct err *e) {
 		b->initrd = (struct boot_image){m->initrd.data, m->initrd.len, c->initrd};
 	}
 	for (unsigned i = 0; i < c->ndisks; i++) {
-		r = host_disk_open(&m->disks[i], c->disks[i].path, c->disks[i].read_only, &m->host, e);
+		r = host_disk_open(&m->disks[i], c->disks[i].path, &c->disks[i].options, &m->host, e);
 		if (r)
 			return r;
+		b->disk_nvme[b->ndisks] = c->disks[i].nvme;
 		b->disks[b->ndisks++] = host_disk_backend(m->disks[i]);
 	}
 	return 0;

@@ -14,6 +14,7 @@
 
 #include "core/board/board.h"
 #include "engine/engine.h"
+#include "host/linux/disk.h"
 #include "host/linux/loop.h"
 #include "host/linux/net.h"
 
@@ -29,8 +30,9 @@ enum machine_end {
 };
 
 struct machine_disk {
-	const char *path;
-	bool read_only;
+	const char *path; /* an image's name, see image.h */
+	struct host_disk_options options;
+	bool nvme; /* on an NVMe controller of its own; else virtio-blk */
 };
 
 /* A virtio port of the guest as a Unix socket; see channel.h. */
