@@ -1,7 +1,8 @@
-/* The virtio devices that the config asks for; how they are attached is the
+/* The virtio devices and NVMe disks that the config asks for; how they are attached is the
  * board's business. */
 #include "core/base/string.h"
 #include "core/board/parts.h"
+#include "core/nvme/nvme.h"
 #include "core/virtio/blk.h"
 #include "core/virtio/rng.h"
 
@@ -50,11 +51,25 @@ static bool add_net(struct adder *a, unsigned i) {
 		   add_at(a, virtio_net_device(a->b->nets[i]), "virtio-net", SLOT_NETS + i);
 }
 
+/* An NVMe controller takes the slot that the disk would have as a virtio device. */
+static bool add_disk(struct adder *a, unsigned i) {
+	struct board *b = a->b;
+	const struct block_backend *disk = b->config.disks[i];
+	if (!b->config.disk_nvme[i])
+		return add(a, virtio_blk_create(b->vm, disk, queues(b)), "virtio-blk");
+	unsigned slot = ++a->index;
+	board_part(b, "nvme", "pci 00:%02x.0", slot);
+	return nvme_create(b->vm, &b->pci, disk, PCI_DEVFN(slot, 0));
+}
+
 int board_add_virtio(struct board *b, board_attach *attach, struct err *e) {
 	struct adder a = {.b = b, .attach = attach};
 	bool ok = true;
+	for (unsigned i = 0; i < b->config.ndisks; i++)
+		if (b->config.disk_nvme[i] && !b->acpi.pci)
+			return err_set(e, ERR_INVAL, "bus=nvme needs PCI: --board pc");
 	for (unsigned i = 0; ok && i < b->config.ndisks; i++)
-		ok = add(&a, virtio_blk_create(b->vm, b->config.disks[i], queues(b)), "virtio-blk");
+		ok = add_disk(&a, i);
 	if (ok && (b->config.console.write || b->config.nchannels))
 		ok = add_console(&a);
 	if (ok && b->config.rng.fill)

@@ -134,6 +134,8 @@ int cli_fail(int r, const struct err *e);
 extern const struct cli_option cli_machine_options[]; /* run.c: what a machine is made of */
 extern const struct cli_option cli_vm_options[];	  /* def/keys.c: what a VM has besides */
 
+extern const struct cli_verb cli_verb_disk_check, cli_verb_disk_commit, cli_verb_disk_convert,
+	cli_verb_disk_create, cli_verb_disk_info, cli_verb_disk_rebase, cli_verb_disk_resize;
 extern const struct cli_verb cli_verb_completion, cli_verb_console, cli_verb_cp, cli_verb_create,
 	cli_verb_doctor, cli_verb_events, cli_verb_exec, cli_verb_help, cli_verb_image_build,
 	cli_verb_image_import, cli_verb_image_ls, cli_verb_image_pull, cli_verb_image_rm,
