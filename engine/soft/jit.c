@@ -203,19 +203,22 @@ static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 		return;
 	uint64_t start = gpa & PAGE_MASK, end = start + len;
 	struct jit_block **p = &j->pages[page];
+	bool any = false;
 	while (*p) {
 		struct jit_block *b = *p;
 		uint64_t at = (uintptr_t)b->host & PAGE_MASK;
 		if ((at < end && start < at + b->len) || (b->peek_from < end && start < b->peek_to)) {
 			*p = b->page_next;
 			kill_block(j, b);
+			any = true;
 		} else {
 			p = &b->page_next;
 		}
 	}
 	if (!j->pages[page])
 		__atomic_store_n(&j->code[page], 0, __ATOMIC_RELAXED);
-	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
+	if (any)
+		__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
 }
 
 static void flush_all(struct jit *j) {

@@ -204,6 +204,21 @@ void jit_jump_learn(struct soft_vcpu *c, unsigned user, const struct jit_block *
 /* Forgets a block (any vCPU's; world stopped), everything. */
 void jit_jump_forget(struct soft_vcpu *c, const struct jit_block *b);
 void jit_jumps_clear(struct soft_vcpu *c);
+/* The targets that hold for the current address space only, and the same again when it is back.
+ * What does not hold any more is left out. */
+#define JIT_KEPT 512
+struct jit_jumps_kept {
+	uint32_t n, epoch;
+	uint64_t clears;
+	struct jit_kept {
+		uint8_t user, table;
+		uint16_t index;
+		uint64_t rip;
+		const uint8_t *entry;
+	} entry[JIT_KEPT];
+};
+void jit_jumps_save(struct soft_vcpu *c, struct jit_jumps_kept *k);
+void jit_jumps_restore(struct soft_vcpu *c, const struct jit_jumps_kept *k);
 
 /* Gives the vCPU its stack of return addresses, whose overflow is caught (fault.c). 0 or -ERR_*. */
 int jit_shadow_create(struct soft_vcpu *c);

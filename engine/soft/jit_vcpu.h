@@ -11,6 +11,7 @@
 #define JIT_TARGETS 4096
 #define JIT_FAR 8192
 #define JIT_TOUCHED 4096
+#define JIT_PAGE_BITS 16
 
 /* Probed by emitted code: `tag` is the page's guest address, or no page's; host address = guest
  * address + addend. */
@@ -61,10 +62,13 @@ struct jit_vcpu {
 	uint32_t key;	   /* mode that `jumps` belong to */
 	bool on;		   /* this vCPU runs translated code */
 	struct jit_touched touched[2]; /* [user]; the kernel's: only in pages that are not global */
-	uint64_t jump_pages[16];	   /* a bitmap of hashes: pages that have entries */
-	void *shadow;				   /* its memory, with a guard page below */
-	bool fpu_known, fpu_masked;	   /* all x87 and SSE exceptions are masked */
-	uint32_t epoch;				   /* of the cache when emitted code was entered */
+	/* A bitmap of hashes: pages that have entries. Large, as INVLPG of other pages should miss it.
+	 */
+	uint64_t jump_pages[1 << (JIT_PAGE_BITS - 6)];
+	uint64_t jump_clears;		/* how often all entries went */
+	void *shadow;				/* its memory, with a guard page below */
+	bool fpu_known, fpu_masked; /* all x87 and SSE exceptions are masked */
+	uint32_t epoch;				/* of the cache when emitted code was entered */
 	struct jit_crossing crossings[JIT_CROSSINGS];
 	uint64_t enters, polls, interpreted, calls, fills, links;
 	uint64_t direct;				 /* went on from a handler to another block */

@@ -72,7 +72,7 @@ static unsigned target_index(uint64_t rip) {
 }
 
 static unsigned page_bit(uint64_t rip) {
-	return (unsigned)((rip >> 12) * 0x9e3779b97f4a7c15ull >> 54);
+	return (unsigned)((rip >> 12) * 0x9e3779b97f4a7c15ull >> (64 - JIT_PAGE_BITS));
 }
 
 static void clear_entry(struct soft_vcpu *c, unsigned user, enum jit_table table, unsigned n) {
@@ -106,6 +106,7 @@ void jit_jumps_clear(struct soft_vcpu *c) {
 	clear_all(c, 0);
 	clear_all(c, 1);
 	memset(c->jit.jump_pages, 0, sizeof(c->jit.jump_pages));
+	c->jit.jump_clears++;
 }
 
 static void clear_local(struct soft_vcpu *c, unsigned user) {
@@ -188,4 +189,59 @@ void jit_jump_forget(struct soft_vcpu *c, const struct jit_block *b) {
 		clear_entry(c, user, JIT_TABLE_TARGETS, target);
 	if (f->slot && c->jit.far[f->slot - 1] == b->entry)
 		clear_entry(c, user, JIT_TABLE_FAR, f->slot - 1);
+}
+
+/* ---- address spaces that are left (spaces.c) ------------------------------------------------- */
+
+void jit_jumps_save(struct soft_vcpu *c, struct jit_jumps_kept *k) {
+	k->n = 0;
+	k->epoch = c->soft->jit->epoch;
+	k->clears = c->jit.jump_clears;
+	for (unsigned user = 0; user < 2; user++) {
+		const struct jit_touched *t = &c->jit.touched[user];
+		if (t->n > JIT_TOUCHED)
+			continue;
+		/* The newest first: they are what is needed soonest. */
+		for (unsigned n = t->n; n-- > 0 && k->n < JIT_KEPT; k->n++) {
+			unsigned i = t->entry[n] & 0xffff;
+			struct jit_kept *e = &k->entry[k->n];
+			e->user = (uint8_t)user;
+			e->table = (uint8_t)(t->entry[n] >> 16);
+			e->index = (uint16_t)i;
+			switch ((enum jit_table)e->table) {
+			case JIT_TABLE_JUMPS:
+				e->entry = c->jit.jumps[user][i];
+				break;
+			case JIT_TABLE_TARGETS:
+				e->rip = c->jit.targets[user][i].rip;
+				e->entry = c->jit.targets[user][i].entry;
+				break;
+			case JIT_TABLE_FAR:
+				e->entry = c->jit.far[i];
+				break;
+			}
+		}
+	}
+}
+
+void jit_jumps_restore(struct soft_vcpu *c, const struct jit_jumps_kept *k) {
+	/* A block was killed since, or the filter of pages does not know of these. */
+	if (k->epoch != c->soft->jit->epoch || k->clears != c->jit.jump_clears)
+		return;
+	for (unsigned n = k->n; n-- > 0;) {
+		const struct jit_kept *e = &k->entry[n];
+		switch ((enum jit_table)e->table) {
+		case JIT_TABLE_JUMPS:
+			c->jit.jumps[e->user][e->index] = e->entry;
+			break;
+		case JIT_TABLE_TARGETS:
+			c->jit.targets[e->user][e->index] = (struct jit_target){e->rip, e->entry};
+			c->jit.target_global[e->user][e->index] = false;
+			break;
+		case JIT_TABLE_FAR:
+			c->jit.far[e->index] = e->entry;
+			break;
+		}
+		touch(c, e->user, (enum jit_table)e->table, e->index);
+	}
 }

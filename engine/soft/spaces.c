@@ -3,9 +3,9 @@
  *
  * The TLB proper holds the current PCID's entries and the global ones, so that looking up costs
  * nothing. Its local entries are in a list; a switch moves them (some tens, mostly) between the
- * TLB and one of SOFT_SPACES sets. What is put aside is as stale or as good as it would be in a
- * tagged TLB: INVLPG does not touch it, INVPCID, flushes of everything and new code pages do. Runs
- * on the vCPU's thread, or while the world is stopped. */
+ * TLB and one of SOFT_SPACES sets, and likewise the translator's jump targets. What is put aside is
+ * as stale or as good as it would be in a tagged TLB: INVLPG does not touch it, INVPCID, flushes of
+ * everything and new code pages do. Runs on the vCPU's thread, or while the world is stopped. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +21,7 @@ struct soft_space {
 		uint16_t slot;
 		struct soft_tlb_entry e;
 	} entry[ENTRIES];
+	struct jit_jumps_kept jumps;
 };
 
 int soft_spaces_create(struct soft_vcpu *c) {
@@ -59,6 +60,8 @@ static void put_aside(struct soft_vcpu *c, unsigned pcid) {
 	p->pcid = (uint16_t)pcid;
 	p->n = 0;
 	p->used = ++c->space_clock;
+	if (c->jit.on)
+		jit_jumps_save(c, &p->jumps);
 	/* The newest first: they are what is needed soonest. */
 	for (unsigned n = c->nlocal; n-- > 0 && p->n < ENTRIES;) {
 		unsigned slot = c->local[n];
@@ -76,6 +79,8 @@ static void put_aside(struct soft_vcpu *c, unsigned pcid) {
 static void put_back(struct soft_vcpu *c, struct soft_space *p) {
 	for (unsigned n = p->n; n-- > 0;)
 		soft_tlb_put(c, p->entry[n].slot / SOFT_TLB, p->entry[n].slot % SOFT_TLB, &p->entry[n].e);
+	if (c->jit.on)
+		jit_jumps_restore(c, &p->jumps);
 	p->valid = false; /* the TLB has them, and keeps them current */
 	c->space_hits++;
 }
