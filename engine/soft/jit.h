@@ -97,6 +97,10 @@ enum jit_quick {
 	QUICK_DIV64,
 	QUICK_IDIV32,
 	QUICK_IDIV64,
+	QUICK_DIV32_FLAGS, /* the same four, where somebody looks at the flags behind them */
+	QUICK_DIV64_FLAGS,
+	QUICK_IDIV32_FLAGS,
+	QUICK_IDIV64_FLAGS,
 	QUICK_RDFSBASE,
 	QUICK_RDGSBASE,
 	QUICK_WRFSBASE,

@@ -28,6 +28,10 @@ static const uint8_t traits[JIT_QUICKS] = {
 	[QUICK_DIV64] = SPOILS | FAILS | OPERAND,
 	[QUICK_IDIV32] = SPOILS | FAILS | OPERAND,
 	[QUICK_IDIV64] = SPOILS | FAILS | OPERAND,
+	[QUICK_DIV32_FLAGS] = SPOILS | FAILS | OPERAND,
+	[QUICK_DIV64_FLAGS] = SPOILS | FAILS | OPERAND,
+	[QUICK_IDIV32_FLAGS] = SPOILS | FAILS | OPERAND,
+	[QUICK_IDIV64_FLAGS] = SPOILS | FAILS | OPERAND,
 	[QUICK_RDFSBASE] = SPOILS | FAILS | RESULT,
 	[QUICK_RDGSBASE] = SPOILS | FAILS | RESULT,
 	[QUICK_WRFSBASE] = SPOILS | FAILS | OPERAND,
@@ -239,7 +243,7 @@ static void emit_rdtsc(struct emit *e, bool aux) {
 
 /* Unsigned: no overflow, and no zero, if the upper half is below the divisor. Signed: if the
  * dividend is a sign-extended single one and the divisor neither 0 nor -1; others are rare. */
-static void emit_divide(struct emit *e, bool wide, bool is_signed) {
+static void emit_divide(struct emit *e, bool wide, bool is_signed, bool flags) {
 	uint8_t *fails[2];
 	unsigned n = 0;
 	if (is_signed) {
@@ -255,9 +259,26 @@ static void emit_divide(struct emit *e, bool wide, bool is_signed) {
 		e_op_reg(e, wide, 0x3b, RDX, T1);
 		fails[n++] = jump_short(e, JAE);
 	}
+	if (flags) { /* what a division makes of them, the host's CPU knows */
+		e_mov(e, T0, RAX);
+		e_op_gs(e, false, 0x8b, RAX, GS_JIT(flags_ax));
+		e8(e, 0x04); /* add al, 0x7f: OF */
+		e8(e, 0x7f);
+		e8(e, 0x9e); /* sahf */
+		e_mov(e, RAX, T0);
+	}
 	e8(e, wide ? 0x49 : 0x41); /* div r11 */
 	e8(e, 0xf7);
 	e8(e, 0xc0 | (is_signed ? 7u : 6u) << 3 | (T1 & 7));
+	if (flags) {
+		e_mov(e, T0, RAX);
+		e8(e, 0x9f); /* lahf */
+		e8(e, 0x0f); /* seto al */
+		e8(e, 0x90);
+		e8(e, 0xc0);
+		e_op_gs(e, false, 0x89, RAX, GS_JIT(flags_ax));
+		e_mov(e, RAX, T0);
+	}
 	finish(e, fails, n);
 }
 
@@ -313,11 +334,19 @@ void jit_emit_quick(struct emit *e, struct jit *j) {
 			break;
 		case QUICK_DIV32:
 		case QUICK_DIV64:
-			emit_divide(e, q == QUICK_DIV64, false);
+			emit_divide(e, q == QUICK_DIV64, false, false);
 			break;
 		case QUICK_IDIV32:
 		case QUICK_IDIV64:
-			emit_divide(e, q == QUICK_IDIV64, true);
+			emit_divide(e, q == QUICK_IDIV64, true, false);
+			break;
+		case QUICK_DIV32_FLAGS:
+		case QUICK_DIV64_FLAGS:
+			emit_divide(e, q == QUICK_DIV64_FLAGS, false, true);
+			break;
+		case QUICK_IDIV32_FLAGS:
+		case QUICK_IDIV64_FLAGS:
+			emit_divide(e, q == QUICK_IDIV64_FLAGS, true, true);
 			break;
 		case QUICK_RDFSBASE:
 		case QUICK_RDGSBASE:

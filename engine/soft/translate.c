@@ -84,7 +84,8 @@ static void decode_block(struct tx *t) {
 /* Where in the block to look at jit.poll: where no flags are needed, if there is such a place. */
 static unsigned poll_at(const struct tx *t) {
 	for (unsigned n = 0; n < t->n; n++) {
-		if (!t->live[n])
+		/* The instruction behind STI comes before the next look. */
+		if (!t->live[n] && !(n && t->insn[n - 1].op == X86_OP_STI))
 			return n;
 		if (t->call[n])
 			break; /* which looks, too, and may be the last */

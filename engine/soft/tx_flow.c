@@ -288,6 +288,8 @@ static enum tx_emitted quick_thunk(struct tx *t, unsigned n) {
 	struct emit *e = &t->e;
 	int quick = jit_quick(t->j, t->key, i);
 	unsigned traits = jit_quick_traits(quick);
+	if (quick >= QUICK_DIV32 && quick <= QUICK_IDIV64 && t->live[n + 1])
+		quick += QUICK_DIV32_FLAGS - QUICK_DIV32;
 	/* The instruction behind STI comes before the next look at events: it must be in the block. */
 	if (quick == QUICK_STI && n + 1 == t->n)
 		return EMIT_CALL;
