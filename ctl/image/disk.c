@@ -1,5 +1,5 @@
-/* See disk.h. A VM's disk is a raw copy of its image: a clone that shares all blocks on file
- * systems that can (btrfs, XFS), else a copy of what is not a hole. */
+/* See disk.h. A VM's disk is a qcow2 overlay of its image. Images themselves are copies: clones
+ * that share all blocks on file systems that can (btrfs, XFS), else of what is not a hole. */
 #include "ctl/image/disk.h"
 
 #include <errno.h>
@@ -12,10 +12,12 @@
 #include <unistd.h>
 
 #include "core/base/bits.h"
+#include "ctl/image/image.h"
 #include "ctl/store/paths.h"
+#include "host/linux/image.h"
 
 const char *disk_file_name(void) {
-	return "disk0.raw";
+	return "disk0.qcow2";
 }
 
 /* [start, end) of one run of data. copy_file_range() stays inside the kernel. */
@@ -88,38 +90,61 @@ int disk_copy(const char *from, const char *to, struct err *e) {
 }
 
 bool disk_is_foreign(const uint8_t head[8]) {
-	static const char *const magics[] = {"QFI\xfb", "KDMV", "vhdxfile", "conectix", "<<< "};
+	static const char *const magics[] = {"QFI\xfb"};
 	for (unsigned i = 0; i < ARRAY_LEN(magics); i++)
 		if (memcmp(head, magics[i], strlen(magics[i])) == 0)
 			return true;
 	return false;
 }
 
-int disk_import(struct vm_image *i, const char *path, struct err *e) {
-	return err_set(e, ERR_NOTSUP, "%s is no raw disk; image import takes only raw ones yet", path);
+int disk_size(const char *path, uint64_t *size, struct err *e) {
+	struct image_options o = {.read_only = true, .look = true};
+	struct image *i;
+	int r = image_open(&i, path, &o, e);
+	if (r)
+		return r;
+	*size = i->top->size;
+	return image_close(i, e);
 }
 
-static int set_size(const char *path, uint64_t size, bool create, struct err *e) {
-	int fd = open(path, O_WRONLY | O_CLOEXEC | (create ? O_CREAT | O_EXCL : 0), 0600);
-	if (fd < 0)
-		return err_set(e, errno, "cannot make %s: %s", path, strerror(errno));
-	int r = ftruncate(fd, (off_t)align_up(size, 4096)) < 0 || fsync(fd) < 0 ? -errno : 0;
-	close(fd);
-	return r ? err_set(e, -r, "cannot give %s %llu bytes: %s", path, (unsigned long long)size,
-					   strerror(-r))
-			 : 0;
+/* One with a backing file of its own would depend on a file that is not ours. */
+static int check_alone(const char *path, struct err *e) {
+	struct image_options o = {.read_only = true, .look = true};
+	struct image *i;
+	int r = image_open(&i, path, &o, e);
+	if (r)
+		return r;
+	bool alone = !i->backing;
+	r = image_close(i, e);
+	if (r || alone)
+		return r;
+	return err_set(e, ERR_NOTSUP,
+				   "%s stands on a backing file; 'joist disk convert' makes one that stands alone",
+				   path);
+}
+
+int disk_import(struct vm_image *i, const char *path, struct err *e) {
+	char name[PATHS_MAX + 8], to[PATHS_MAX];
+	int r;
+	/* The user says that this is a disk, and its own first bytes say which: no guest wrote it
+	 * under our hands. */
+	snprintf(name, sizeof(name), "qcow2:%s", path);
+	if ((r = check_alone(name, e)) != 0 || (r = disk_size(name, &i->size, e)) != 0)
+		return r;
+	snprintf(i->disk, sizeof(i->disk), "disk.qcow2");
+	r = paths_join(to, sizeof(to), i->dir, i->disk, e);
+	return r ? r : disk_copy(path, to, e);
 }
 
 int disk_make_overlay(const char *dir, const char *base, uint64_t size, struct err *e) {
 	char path[PATHS_MAX];
 	int r = paths_join(path, sizeof(path), dir, disk_file_name(), e);
-	if (r || (r = disk_copy(base, path, e)) != 0)
-		return r;
-	return set_size(path, size, false, e);
+	return r ? r : image_create_overlay(path, base, align_up(size, 4096), e);
 }
 
 int disk_make_empty(const char *dir, uint64_t size, struct err *e) {
 	char path[PATHS_MAX];
+	struct qcow2_create_options o = {.size = align_up(size, 4096)};
 	int r = paths_join(path, sizeof(path), dir, disk_file_name(), e);
-	return r ? r : set_size(path, size, true, e);
+	return r ? r : image_create_qcow2(path, &o, e);
 }

@@ -7,9 +7,13 @@
 
 const char *disk_file_name(void); /* of a VM's first disk, in its folder */
 
-/* A disk of `size` bytes that starts as what `base` holds, and leaves that alone. */
+/* A disk of `size` bytes that starts as what `base` holds, and leaves that alone: it keeps only
+ * what is different. `base` must stay where it is. */
 int disk_make_overlay(const char *dir, const char *base, uint64_t size, struct err *e);
 int disk_make_empty(const char *dir, uint64_t size, struct err *e);
+
+/* The virtual size of a disk file, raw or qcow2 by its name. */
+int disk_size(const char *path, uint64_t *size, struct err *e);
 
 /* A copy: shared blocks where the file system can (FICLONE), holes kept where not. `to` must
  * not exist. */

@@ -362,6 +362,20 @@ def images():
     same(joist("image", "ls", "-q").stdout, "", "images left")
 
 
+@case
+def qcow2_images():
+    base, over = os.path.join(vmlib.home, "b.qcow2"), os.path.join(vmlib.home, "o.qcow2")
+    joist("disk", "create", base, "8M")
+    joist("disk", "create", over, "--backing", base)
+    refused(5, "image", "import", over, says="stands on a backing file")
+    joist("image", "import", base, "--kernel", guest_file("vmlinuz-cloud"))
+    same(json.loads(joist("image", "ls", "--json").stdout)[0]["size"], 8 << 20, "virtual size")
+    joist("create", "--name", "q", "b", "--disk-size", "16M")
+    has(joist("disk", "info", os.path.join(folder("q"), "disk0.qcow2")).stdout, "16M")
+    joist("rm", "q")
+    joist("image", "rm", "b")
+
+
 class Server(http.server.BaseHTTPRequestHandler):
     """Files by path, parts of them if asked so; breaks off once where it is told to."""
     files, ranges, break_at = {}, [], {}
