@@ -4,12 +4,15 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "ctl/cli/launch.h"
 #include "ctl/wire/wire.h"
 #include "host/linux/log.h"
 #include "host/linux/terminal.h"
+
+#define END_TRIES 250 /* of 20 ms */
 
 static bool write_all(int fd, const char *data, size_t len) {
 	while (len) {
@@ -83,7 +86,15 @@ int attach_console(const struct store_vm *vm, size_t replay, bool quiet) {
 	terminal_restore();
 	wire_close(&c);
 	struct store_vm now = *vm;
-	if (!ended || store_load(&now, &e) || now.phase == STORE_RUNNING) {
+	/* Its process says goodbye before it has tidied up. */
+	for (unsigned i = 0; ended && i < END_TRIES && store_is_locked(vm); i++)
+		nanosleep(&(struct timespec){0, 20000000}, NULL);
+	if (ended && store_load(&now, &e)) {
+		if (!quiet)
+			log_say("%s has ended and is removed", vm->name);
+		return CLI_OK;
+	}
+	if (!ended || now.phase == STORE_RUNNING) {
 		if (raw && !quiet)
 			log_say("left %s; 'joist console %s' comes back", vm->name, vm->name);
 		return CLI_OK;
