@@ -43,6 +43,8 @@ static int convert(const struct cli_args *a) {
 		return disk_fail(r, &e);
 	o.size = align_up(from->top->size, 512);
 	r = image_format_of(a->operands[1], &format, &path, &e);
+	if (!r && format > IMAGE_QCOW2)
+		r = err_set(&e, ERR_NOTSUP, "%s: images of this kind can only be read; qcow2 or raw", path);
 	if (!r)
 		r = format == IMAGE_RAW ? image_create_raw(path, o.size, &e)
 								: image_create_qcow2(path, &o, &e);
@@ -68,10 +70,11 @@ const struct cli_verb cli_verb_disk_convert = {
 	.min_operands = 2,
 	.max_operands = 2,
 	.summary = "copy a disk image into another format",
-	.about =
-		"Copies what the disk FROM holds, backing files included, into the new image TO. The "
-		"names say the formats: FILE.qcow2 or qcow2:FILE, raw:FILE or any other. Zeroes take no "
-		"room. An image that could not be completed is removed again.",
+	.about = "Copies what the disk FROM holds, backing files included, into the new image TO. The "
+			 "names say the formats: FILE.qcow2 or qcow2:FILE, raw:FILE or any other; FROM may "
+			 "also be a "
+			 ".vmdk, .vhd, .vhdx, .vdi or .ova. Zeroes take no "
+			 "room. An image that could not be completed is removed again.",
 	.examples = "  joist disk convert disk.img disk.qcow2\n",
 	.options = quiet_options,
 	.run = convert,

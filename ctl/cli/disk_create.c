@@ -40,6 +40,8 @@ static int create(const struct cli_args *a) {
 		return r;
 	if (!text && !o.backing)
 		return cli_usage(a->verb, "needs a size, as 20G, or --backing FILE");
+	if (format > IMAGE_QCOW2)
+		return cli_usage(a->verb, "%s: images of this kind can only be read; qcow2 or raw", path);
 	if (format == IMAGE_RAW && o.backing)
 		return cli_usage(a->verb, "a raw image has no backing file; call it %s.qcow2 or qcow2:%s",
 						 path, path);

@@ -133,8 +133,9 @@ static int check(const struct cli_args *a) {
 	int r = image_open(&i, a->operands[0], &o, &e);
 	if (r)
 		return disk_fail(r, &e);
-	if (i->format == IMAGE_RAW)
-		r = err_set(&e, ERR_NOTSUP, "%s is raw: there is nothing to check", i->path);
+	if (i->format != IMAGE_QCOW2)
+		r = err_set(&e, ERR_NOTSUP, "%s is %s: only qcow2 can be checked", i->path,
+					image_format_names[i->format]);
 	else
 		r = qcow2_check(&i->qcow2, repair, &c, &e);
 	int closed = image_close(i, &closing);

@@ -95,6 +95,9 @@ static int start(struct host_disk *d, const char *name, const struct host_disk_o
 				 struct err *e) {
 	struct image_options io = {.read_only = o->read_only};
 	int r = image_open(&d->image, name, &io, e);
+	if (!r && d->image->format > IMAGE_QCOW2) /* importers block */
+		r = err_set(e, ERR_NOTSUP, "disk %s is for import only; `joist disk convert` it to qcow2",
+					name);
 	if (!r)
 		r = disk_io_create(&d->io, e);
 	if (r)

@@ -11,11 +11,12 @@
 
 #include "host/linux/inflate.h"
 
-const char *const image_format_names[] = {"raw", "qcow2", NULL};
+const char *const image_format_names[] = {"raw",  "qcow2", "vmdk", "vhd",
+										  "vhdx", "vdi",   "ova",  NULL};
 
-static bool ends_with(const char *s, const char *end) {
-	size_t n = strlen(s), k = strlen(end);
-	return n > k && strcmp(s + n - k, end) == 0;
+static bool has_suffix(const char *s, const char *suffix) {
+	size_t n = strlen(s), k = strlen(suffix);
+	return n > k + 1 && s[n - k - 1] == '.' && strcmp(s + n - k, suffix) == 0;
 }
 
 static const char *after_prefix(const char *name, const char *format) {
@@ -41,7 +42,10 @@ int image_format_of(const char *name, enum image_format *format, const char **pa
 			return 0;
 	}
 	*path = name;
-	*format = ends_with(name, ".qcow2") ? IMAGE_QCOW2 : IMAGE_RAW;
+	*format = IMAGE_RAW;
+	for (unsigned i = IMAGE_QCOW2; image_format_names[i]; i++)
+		if (has_suffix(name, image_format_names[i]))
+			*format = (enum image_format)i;
 	if (*format == IMAGE_RAW && looks_like_qcow2(name))
 		return err_set(e, ERR_INVAL,
 					   "disk %s looks like qcow2, but its name does not say so, and what it looks "
@@ -84,7 +88,7 @@ static int open_backing(struct image *i, const struct image_options *o, unsigned
 					   "%s does not say of which format its backing file %s is; set it with `joist "
 					   "disk rebase --unsafe`",
 					   i->path, info.backing);
-	if (format_by_name(info.backing_format, &format))
+	if (format_by_name(info.backing_format, &format) || format > IMAGE_QCOW2)
 		return err_set(e, ERR_NOTSUP, "%s: its backing file has format %s, which is not supported",
 					   i->path, info.backing_format);
 	if (depth == IMAGE_CHAIN_MAX)
@@ -106,10 +110,62 @@ static int about(struct err *e, const char *path, int r) {
 	return err_set(e, -r, "%s: %s", path, old.text);
 }
 
+/* The files of a flat VMDK, which lie beside it. */
+static int open_flat(struct image *i, const struct import_extent *x, unsigned n,
+					 const struct disk_file_options *f, struct err *e) {
+	struct block *files[IMPORT_EXTENTS] = {NULL};
+	i->parts = calloc(n, sizeof(*i->parts));
+	if (!i->parts)
+		return err_set(e, ERR_NOMEM, "no memory for %u files", n);
+	for (unsigned k = 0; k < n; k++)
+		i->parts[k].fd = -1;
+	i->nparts = n;
+	for (unsigned k = 0; k < n; k++) {
+		char *path = x[k].name[0] ? beside(i->path, x[k].name) : NULL;
+		int r = path ? disk_file_open(&i->parts[k], path, f, e) : 0;
+		free(path);
+		if (r)
+			return r;
+		files[k] = x[k].name[0] ? &i->parts[k].gate : NULL;
+	}
+	return import_open_flat(&i->import, x, files, n, &host_block, e);
+}
+
+/* Another program's image, to be read. */
+static int open_import(struct image *i, const struct disk_file_options *f, struct err *e) {
+	static const enum import_format formats[] = {[IMAGE_VMDK] = IMPORT_VMDK,
+												 [IMAGE_VHD] = IMPORT_VHD,
+												 [IMAGE_VHDX] = IMPORT_VHDX,
+												 [IMAGE_VDI] = IMPORT_VDI,
+												 [IMAGE_OVA] = IMPORT_VMDK};
+	struct block *file = &i->file.gate;
+	int r = 0;
+	i->top = &i->import;
+	if (i->format == IMAGE_OVA) {
+		r = import_open_ova(&i->ova, file, &host_block, e);
+		file = &i->ova;
+	} else if (i->format == IMAGE_VMDK) {
+		struct import_extent *x = calloc(IMPORT_EXTENTS, sizeof(*x));
+		unsigned n = 0;
+		r = x ? import_vmdk_extents(file, x, &n, e) : err_set(e, ERR_NOMEM, "no memory");
+		if (r == 1)
+			r = open_flat(i, x, n, f, e);
+		free(x);
+	}
+	if (!r && !i->import.ops)
+		r = import_open(&i->import, file, formats[i->format], &host_block, e);
+	return about(e, i->path, r);
+}
+
 static int open_parts(struct image *i, const struct image_options *o, unsigned depth,
 					  struct err *e) {
+	if (i->format > IMAGE_QCOW2 && !o->read_only)
+		return err_set(e, ERR_NOTSUP,
+					   "%s: %s images can only be read; `joist disk convert` makes a "
+					   "qcow2 of it",
+					   i->path, image_format_names[i->format]);
 	struct disk_file_options f = {.read_only = o->read_only,
-								  .growable = i->format == IMAGE_QCOW2,
+								  .growable = i->format != IMAGE_RAW,
 								  .lock = o->look		 ? DISK_LOCK_NONE
 										  : o->read_only ? DISK_LOCK_SHARED
 														 : DISK_LOCK_ALONE};
@@ -117,6 +173,8 @@ static int open_parts(struct image *i, const struct image_options *o, unsigned d
 	i->top = &i->file.gate;
 	if (r || i->format == IMAGE_RAW)
 		return r;
+	if (i->format > IMAGE_QCOW2)
+		return open_import(i, &f, e);
 	if (!o->alone)
 		r = open_backing(i, o, depth, e);
 	if (r)
@@ -158,6 +216,11 @@ int image_close(struct image *i, struct err *e) {
 	if (!i)
 		return 0;
 	int r = block_close(&i->qcow2), below;
+	block_close(&i->import);
+	block_close(&i->ova);
+	for (unsigned k = 0; k < i->nparts; k++)
+		disk_file_close(&i->parts[k]);
+	free(i->parts);
 	if (i->file.fd >= 0 && !i->file.gate.read_only && fdatasync(i->file.fd) < 0 && !r)
 		r = -errno;
 	if (r)

@@ -5,7 +5,7 @@
  * that file after the next start. So the name decides, and the content may only agree:
  *
  *     raw:FILE, qcow2:FILE   as it says
- *     FILE.qcow2             qcow2, and must be
+ *     FILE.qcow2             qcow2, and must be; so with .vmdk .vhd .vhdx .vdi .ova
  *     any other FILE         raw; refused if it looks like qcow2: say which it is
  *
  * A backing file's format is the one that the image above records; an image that records none
@@ -13,19 +13,32 @@
 #ifndef HOST_LINUX_IMAGE_H
 #define HOST_LINUX_IMAGE_H
 
+#include "core/block/import.h"
 #include "core/block/qcow2.h"
 #include "host/linux/disk_file.h"
 
 #define IMAGE_CHAIN_MAX 64 /* backing files below one another */
 
-enum image_format { IMAGE_RAW, IMAGE_QCOW2 };
+/* All but the first two are for tools only, and only to be read. */
+enum image_format {
+	IMAGE_RAW,
+	IMAGE_QCOW2,
+	IMAGE_VMDK,
+	IMAGE_VHD,
+	IMAGE_VHDX,
+	IMAGE_VDI,
+	IMAGE_OVA,
+};
 
 struct image {
 	enum image_format format;
 	char *path; /* without the prefix */
 	struct disk_file file;
 	struct block qcow2;
-	struct block *top;	   /* of the two: what reads as a disk */
+	struct block ova, import;
+	struct disk_file *parts; /* of a flat VMDK */
+	unsigned nparts;
+	struct block *top;	   /* of these: what reads as a disk */
 	struct image *backing; /* NULL: none */
 };
 

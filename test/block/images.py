@@ -199,6 +199,42 @@ def repair(_):
     run("qemu-io", "-f", "qcow2", "-c", "read -P 5 1M 2M", "a.qcow2")
 
 
+def imports(_):
+    """Other programs' formats, written by qemu-img: the same contents as qemu-img reads."""
+    size = 9 * MIB + 512 * 7
+    make_raw("a.raw", size, 12)
+    kinds = [("vdi", "vdi", ""), ("vdi", "vdi", "static=on"), ("vhd", "vpc", "subformat=dynamic"),
+             ("vhd", "vpc", "subformat=fixed"), ("vhd", "vpc", "subformat=dynamic,force_size=on"),
+             ("vhdx", "vhdx", ""), ("vhdx", "vhdx", "subformat=fixed"),
+             ("vhdx", "vhdx", "block_size=1M"), ("vmdk", "vmdk", "subformat=monolithicSparse"),
+             ("vmdk", "vmdk", "subformat=streamOptimized"),
+             ("vmdk", "vmdk", "subformat=monolithicFlat"),
+             ("vmdk", "vmdk", "subformat=twoGbMaxExtentFlat")]
+    for ending, fmt, o in kinds:
+        for f in os.listdir("."):
+            if f != "a.raw":
+                os.remove(f)
+        extra = ["-o", o] if o else []
+        run("qemu-img", "convert", "-f", "raw", "-O", fmt, *extra, "a.raw", "x." + ending)
+        run("qemu-img", "convert", "-f", fmt, "-O", "raw", "x." + ending, "want.raw")
+        joist("convert", "x." + ending, "got.raw")
+        joist("convert", "x." + ending, "got.qcow2")
+        if os.path.getsize("want.raw") != os.path.getsize("got.raw"):
+            raise Failed(f"{ending} {o}: another size")
+        same("want.raw", "raw", "got.raw", "raw")
+        same("want.raw", "raw", "got.qcow2", "qcow2")
+        if "streamOptimized" in o:
+            with open("vm.ovf", "w") as f:
+                f.write("<Envelope/>")
+            run("tar", "--format=ustar", "-cf", "vm.ova", "vm.ovf", "x.vmdk")
+            joist("convert", "vm.ova", "ova.raw")
+            same("want.raw", "raw", "ova.raw", "raw")
+    with open("evil.vmdk", "w") as f:
+        f.write('# Disk DescriptorFile\nRW 8 FLAT "/etc/passwd" 0\n')
+    if "not a name in its own folder" not in joist("convert", "evil.vmdk", "no.raw", code=1):
+        raise Failed("a descriptor opened what it liked")
+
+
 def refused(_):
     """What cannot be read is refused by name; formats are not guessed."""
     cases = [("data_file=d.raw,data_file_raw=on", "external data file"),
@@ -227,7 +263,7 @@ def refused(_):
 
 
 def main():
-    cases = [ours, theirs, compressed, chain, snapshots, repair, refused]
+    cases = [ours, theirs, compressed, chain, snapshots, repair, imports, refused]
     if not shutil.which("qemu-img") or not shutil.which("qemu-io"):
         print("1..0 # SKIP qemu-img is not installed (package qemu-utils)")
         return 0
