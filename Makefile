@@ -52,6 +52,7 @@ check-long: deps all
 bench: all
 	@tools/install-deps bench
 	@tools/fetch-guest -q
+	@tools/fetch-debian || echo "boot-systemd will be skipped"
 	@BENCH_ROUNDS=$${BENCH_ROUNDS:-5} tools/run-tests --suite bench $(BUILD) $(TESTS)
 
 # libFuzzer targets, a minute each; FUZZ_SECONDS for longer.
