@@ -25,6 +25,7 @@ struct guest_case {
 	enum guest_end end;
 	bool reboots;	  /* a reset starts the guest anew instead of ending the case */
 	unsigned seconds; /* at most; 0: a usual number */
+	bool flushes;	  /* fills the translator's code cache, which has to be emptied */
 	bool weak_kvm;	  /* runs even on a KVM that fails engine kvm's probe */
 };
 

@@ -184,13 +184,22 @@ static void iriw(unsigned cpu) {
 }
 
 /* ---- for ever: each function is new, in place of one of 4096 */
-#define NEW 250000
+#define NEW 70000
+
+/* The same with 20 accesses to memory, which are long when translated. */
+static void write_long_function(volatile u8 *at, u32 n) {
+	write_function(at + 20, n);
+	for (unsigned i = 0; i < 20; i += 2) {
+		at[i] = 0x50;	  /* push %rax */
+		at[i + 1] = 0x59; /* pop %rcx */
+	}
+}
 
 static void for_ever(void) {
 	u32 bad = 0;
 	for (u32 i = 0; i < NEW; i++) {
 		u64 at = AREA + 0x200000 + (i * 2654435761u >> 20) * 128;
-		write_function((volatile u8 *)at, i);
+		write_long_function((volatile u8 *)at, i);
 		bad += call(at) != i + 7;
 	}
 	check("new code for ever", bad, 0);

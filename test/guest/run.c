@@ -98,9 +98,16 @@ int guest_start(struct guest_run *r, unsigned *running) {
 	return 0;
 }
 
+static void take_flushes(void *out, const char *name, uint64_t val) {
+	if (!strcmp(name, "cache_flushes"))
+		*(uint64_t *)out = val;
+}
+
 void guest_finish(struct guest_run *r) {
 	struct stat st;
+	r->cache_flushes = UINT64_MAX;
 	if (r->m) {
+		machine_stats(r->m, take_flushes, &r->cache_flushes);
 		loop_timer_destroy(r->loop, &r->timer);
 		machine_destroy(r->m);
 		r->m = NULL;
@@ -154,6 +161,8 @@ const char *guest_judge(const struct guest_run *r, char *buf, unsigned size) {
 				 r->why[0] ? ": " : "", r->why);
 	else if (ok + skipped != r->c->checks)
 		snprintf(buf, size, "%u checks reported, %u expected", ok + skipped, r->c->checks);
+	else if (r->c->flushes && !r->cache_flushes)
+		snprintf(buf, size, "the code cache was never full: the case shows nothing");
 	else
 		return NULL;
 	return buf;

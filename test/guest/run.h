@@ -20,7 +20,8 @@ struct guest_run {
 	uint32_t code;
 	bool timeout;
 	char why[300];
-	char *report; /* all that it wrote to its serial port; from malloc */
+	uint64_t cache_flushes; /* UINT64_MAX: no translator */
+	char *report;			/* all that it wrote to its serial port; from malloc */
 	/* private */
 	struct machine *m;
 	struct loop_timer timer;
