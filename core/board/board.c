@@ -150,6 +150,20 @@ struct char_device board_channel_device(struct board *b, unsigned i) {
 	return virtio_console_port(b->console, b->first_channel + i);
 }
 
+void board_set_balloon(struct board *b, uint64_t bytes) {
+	if (b->balloon)
+		virtio_balloon_set_target(b->balloon, bytes);
+}
+
+void board_balloon(struct board *b, uint64_t *target, uint64_t *actual, uint64_t *reported) {
+	struct virtio_balloon_stats s = {0, 0, 0};
+	if (b->balloon)
+		virtio_balloon_get_stats(b->balloon, &s);
+	*target = s.target;
+	*actual = s.actual;
+	*reported = s.reported;
+}
+
 struct net_device board_net_device(struct board *b, unsigned i) {
 	check(i < b->config.nnets);
 	return virtio_net_port(b->nets[i]);

@@ -63,6 +63,9 @@ struct board_config {
 	unsigned nchannels;
 	struct board_net nets[BOARD_NETS];
 	unsigned nnets;
+	/* Takes back memory that the guest does not use: virtio-balloon. */
+	void (*discard)(void *opaque, uint8_t *host, uint64_t len);
+	void *discard_opaque;
 
 	/* Test mode: port E9 writes characters to `serial`, port F4 calls debug_exit with the
 	 * value written (1, 2 or 4 bytes). Not for guests of users. */
@@ -88,6 +91,11 @@ struct char_device board_console_device(struct board *b);
 /* The same for channel `i`, and whether somebody is at its host's end: at first nobody is. */
 struct char_device board_channel_device(struct board *b, unsigned i);
 void board_channel_set_open(struct board *b, unsigned i, bool open);
+/* Asks the guest to do with so many bytes less than it has; it may take its time. Nothing
+ * happens without a balloon, or a driver for it. */
+void board_set_balloon(struct board *b, uint64_t bytes);
+/* Bytes that it was asked for, has given, and has reported as free, ever; all 0 without one. */
+void board_balloon(struct board *b, uint64_t *target, uint64_t *actual, uint64_t *reported);
 /* The way into network card `i`, for its back end. */
 struct net_device board_net_device(struct board *b, unsigned i);
 

@@ -16,6 +16,7 @@
 #include "core/chip/ns16550.h"
 #include "core/chip/pvpanic.h"
 #include "core/pci/bridge.h"
+#include "core/virtio/balloon.h"
 #include "core/virtio/console.h"
 #include "core/virtio/net.h"
 #include "core/vm/kvmclock.h"
@@ -75,7 +76,8 @@ struct board {
 
 	struct virtio_console *console; /* NULL: none */
 	struct virtio_net *nets[BOARD_NETS];
-	unsigned first_channel; /* its port that is config.channels[0] */
+	struct virtio_balloon *balloon; /* NULL: none */
+	unsigned first_channel;			/* its port that is config.channels[0] */
 };
 
 /* board.c */

@@ -7,6 +7,7 @@
 #include "core/virtio/rng.h"
 
 #define SLOT_NETS 0x18u
+#define SLOT_BALLOON 0x1cu
 
 struct adder {
 	struct board *b;
@@ -62,6 +63,13 @@ static bool add_disk(struct adder *a, unsigned i) {
 	return nvme_create(b->vm, &b->pci, disk, PCI_DEVFN(slot, 0));
 }
 
+static bool add_balloon(struct adder *a) {
+	struct balloon_backend be = {a->b->config.discard, a->b->config.discard_opaque};
+	a->b->balloon = virtio_balloon_create(a->b->vm, &be);
+	return a->b->balloon &&
+		   add_at(a, virtio_balloon_device(a->b->balloon), "virtio-balloon", SLOT_BALLOON);
+}
+
 int board_add_virtio(struct board *b, board_attach *attach, struct err *e) {
 	struct adder a = {.b = b, .attach = attach};
 	bool ok = true;
@@ -76,5 +84,7 @@ int board_add_virtio(struct board *b, board_attach *attach, struct err *e) {
 		ok = add(&a, virtio_rng_create(b->vm, &b->config.rng), "virtio-rng");
 	for (unsigned i = 0; ok && i < b->config.nnets; i++)
 		ok = add_net(&a, i);
+	if (ok && b->config.discard)
+		ok = add_balloon(&a);
 	return ok ? 0 : err_set(e, ERR_NOMEM, "no memory for a virtio device");
 }

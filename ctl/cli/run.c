@@ -206,6 +206,7 @@ int cli_configure(const struct cli_args *a, struct run_request *q) {
 	}
 	c->cpu_model = cli_text(a, "cpu-model");
 	c->no_reboot = cli_flag(a, "no-reboot");
+	c->no_balloon = strcmp(cli_text(a, "balloon"), "off") == 0;
 	c->virtio_console = strcmp(cli_text(a, "console"), "virtio") == 0;
 	r = configure_channels(a, q);
 	return r ? r : configure_nets(a, c);
@@ -312,6 +313,8 @@ const struct cli_option cli_machine_options[] = {
 	 false},
 	{"console", 0, CLI_CHOICE, "KIND", "The guest's console, ttyS0 or hvc0", "serial",
 	 "serial virtio", false},
+	{"balloon", 0, CLI_CHOICE, "WHETHER",
+	 "A memory balloon, which gives back what the guest leaves free", "on", "on off", false},
 	{"net", 0, CLI_TEXT, "KIND[,KEY=VALUE]",
 	 "A network card and its network: user (NAT, the default; with ,loopback the guest reaches the "
 	 "host's 127.0.0.1 as 10.0.2.2), a network made with joist network create, tap[=DEVICE], "

@@ -459,6 +459,25 @@ static int start_nets(struct machine *m, struct err *e) {
 	return r;
 }
 
+static void discard(void *opaque, uint8_t *host, uint64_t len) {
+	host_ram_discard(&((struct machine *)opaque)->ram, host, len);
+}
+
+void machine_set_memory(struct machine *m, uint64_t bytes) {
+	uint64_t all = m->config.board.memory;
+	host_lock(m);
+	board_set_balloon(m->board, bytes < all ? all - bytes : 0);
+	host_unlock(m);
+}
+
+void machine_memory(struct machine *m, uint64_t *usable, uint64_t *reported) {
+	uint64_t target, actual;
+	host_lock(m);
+	board_balloon(m->board, &target, &actual, reported);
+	host_unlock(m);
+	*usable = m->config.board.memory - MIN(actual, m->config.board.memory);
+}
+
 struct host_net *machine_net(struct machine *m, unsigned i) {
 	return i < BOARD_NETS ? m->nets[i] : NULL;
 }
@@ -485,6 +504,10 @@ static int make(struct machine *m, struct err *e) {
 		(r = open_images(m, e)) || (r = make_channels(m, e)) || (r = make_nets(m, e)))
 		return r;
 	m->config.board.rng = host_rng();
+	if (!m->config.no_balloon) {
+		m->config.board.discard = discard;
+		m->config.board.discard_opaque = m;
+	}
 	struct cpuid_host host;
 	if ((r = host_clock_init(&m->clock, m->config.engine->hardware_tsc || m->config.portable,
 							 m->config.tsc_khz, e)) ||

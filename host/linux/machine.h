@@ -66,6 +66,7 @@ struct machine_config {
 	bool virtio_console; /* on the virtio console instead of COM1 */
 	bool escape;		 /* Ctrl-] in the input ends the machine */
 	bool no_reboot;
+	bool no_balloon;
 	/* The CPU and its TSC are such that every engine of this host can go on with the VM. */
 	bool portable;
 	uint32_t tsc_khz; /* as in the saved state to be restored; 0: this host's */
@@ -104,6 +105,10 @@ struct engine *machine_engine(struct machine *m);
 /* The VM's clock shows `tsc` ticks; for config.restore. The type fits lifecycle_load(). */
 void machine_set_clock(void *machine, uint64_t tsc);
 struct board *machine_board(struct machine *m);
+/* Asks the guest to do with `bytes` of its memory (virtio-balloon), and how far that is: what it
+ * can use now, and what it has reported as free since its start. Take the VM lock. */
+void machine_set_memory(struct machine *m, uint64_t bytes);
+void machine_memory(struct machine *m, uint64_t *usable, uint64_t *reported);
 /* What network card `i` is plugged into, to look at and to change while the VM runs; NULL:
  * there is no such card. */
 struct host_net *machine_net(struct machine *m, unsigned i);

@@ -112,6 +112,12 @@ int host_ram_create(struct host_ram *r, uint64_t size, struct err *e) {
 	return 0;
 }
 
+void host_ram_discard(struct host_ram *r, uint8_t *at, uint64_t len) {
+	/* A hole in the memfd: a shared mapping keeps its pages otherwise. Fails only where that is
+	 * not possible, and then the memory just stays ours. */
+	madvise(at, len, MADV_REMOVE);
+}
+
 void host_ram_destroy(struct host_ram *r) {
 	if (r->base)
 		munmap(r->base, r->size);

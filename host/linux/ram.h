@@ -15,6 +15,10 @@ struct host_ram {
 int host_ram_create(struct host_ram *r, uint64_t size, struct err *e);
 void host_ram_destroy(struct host_ram *r);
 
+/* Gives whole pages of it back to the host; they read as zero and come again with their next
+ * use. [at, at + len) lies in it. */
+void host_ram_discard(struct host_ram *r, uint8_t *at, uint64_t len);
+
 /* Bytes that this process can have at all (RAM and swap, cut by its cgroup) and that are
  * free now; 0: unknown. */
 void host_memory(uint64_t *total, uint64_t *available);

@@ -299,6 +299,50 @@ def lan():
         raise AssertionError(f"a network that is not there: {code} {err}")
 
 
+BALLOON = """
+dd if=/dev/zero of=/tmp/x bs=1M count=200 2>/dev/null
+echo filled
+read line
+rm /tmp/x
+echo freed
+read line
+"""
+
+
+def ram_of(pid):
+    """Bytes of guest memory that the process has, of its memfd."""
+    size = 0
+    with open(f"/proc/{pid}/smaps") as f:
+        inside = False
+        for line in f:
+            if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+                inside = "joist-ram" in line
+            elif inside and line.startswith("Rss:"):
+                size += int(line.split()[1]) << 10
+    return size
+
+
+@case("balloon")
+def balloon():
+    """200 MB that the guest used and freed go back to the host without being asked for."""
+    with Live(script=BALLOON, append="joist.modules=1") as v:
+        v.wait_for(r"^filled$")
+        full = ram_of(v.pid)
+        if full < 200 << 20:
+            v.fail(f"only {full >> 20} MiB are used")
+        v.say("\n")
+        v.wait_for(r"^freed$")
+        end = time.monotonic() + 60 * options.factor
+        while (now := ram_of(v.pid)) > full - (150 << 20):
+            if time.monotonic() > end:
+                v.fail(f"{now >> 20} MiB of {full >> 20} are still there")
+            time.sleep(0.2)
+        v.say("\n")
+        v.end()
+        v.want(0)
+        return f"{full >> 20} MiB, then {now >> 20}"
+
+
 @case("none")
 def no_net():
     Run(script="ls /sys/class/net; echo $?", append="joist.modules=1",

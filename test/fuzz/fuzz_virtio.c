@@ -9,9 +9,12 @@
 
 #include "core/base/bits.h"
 #include "core/base/le.h"
+#include "core/net/offload.h"
+#include "core/virtio/balloon.h"
 #include "core/virtio/blk.h"
 #include "core/virtio/console.h"
 #include "core/virtio/mmio.h"
+#include "core/virtio/net.h"
 #include "core/virtio/pci.h"
 #include "core/virtio/rng.h"
 #include "core/vm/vm.h"
@@ -47,6 +50,9 @@ struct fuzz {
 	gpa_t regs; /* of the transport */
 	struct virtio_device *dev;
 	struct virtio_console *console;
+	struct virtio_net *net;
+	struct virtio_balloon *balloon;
+	uint8_t frame[FRAME_MAX], segment[FRAME_MAX];
 	struct block_backend disk;
 	struct block_request *waiting[256];
 	unsigned nwaiting;
@@ -127,6 +133,35 @@ static void rng_fill(void *opaque, void *buf, size_t len) {
 	memset(buf, 0x5a, len);
 }
 
+static uint8_t *net_room(void *opaque) {
+	struct fuzz *f = opaque;
+	return f->room & 1 ? NULL : f->frame;
+}
+
+static void net_segment(void *opaque, const struct frame *s) {
+	if (s->len < FRAME_MIN || s->len > FRAME_MAX || s->csum)
+		abort();
+}
+
+/* What arrives must stand everything that a back end does with it. */
+static void net_send(void *opaque, const struct frame *frame) {
+	struct fuzz *f = opaque;
+	struct frame copy = *frame;
+	if (frame->data != f->frame || !frame_valid(frame))
+		abort();
+	if (frame->gso != FRAME_GSO_NONE)
+		frame_segment(frame, f->segment, net_segment, f);
+	frame_complete(&copy, f->frame);
+}
+
+static void net_readable(void *opaque) {
+}
+
+static void balloon_discard(void *opaque, uint8_t *host, uint64_t len) {
+	check_guest_memory(opaque, host, len);
+	memset(host, 0, len);
+}
+
 /* --- the machine --- */
 
 static struct virtio_device *make_device(struct fuzz *f, unsigned kind) {
@@ -147,6 +182,16 @@ static struct virtio_device *make_device(struct fuzz *f, unsigned kind) {
 	case 1:
 		f->console = virtio_console_create(&f->vm, ports, 2);
 		return virtio_console_device(f->console);
+	case 2: {
+		struct virtio_net_options o = {{net_room, net_send, net_readable, f}, {2}, 1400, 2};
+		f->net = virtio_net_create(&f->vm, &o);
+		return virtio_net_device(f->net);
+	}
+	case 3: {
+		struct balloon_backend b = {balloon_discard, f};
+		f->balloon = virtio_balloon_create(&f->vm, &b);
+		return virtio_balloon_device(f->balloon);
+	}
 	default:
 		return virtio_rng_create(&f->vm, &rng);
 	}
@@ -173,7 +218,7 @@ static void make(struct fuzz *f, uint8_t choice) {
 	map(f, &f->ram_region, MEM_RAM, 0, RAM_SIZE / 2, f->ram + RAM_SIZE / 2);
 	map(f, &f->ram2_region, MEM_RAM, RAM_SIZE / 2, RAM_SIZE / 2, f->ram);
 	map(f, &f->rom_region, MEM_ROM, ROM_BASE, PAGE_SIZE, f->ram);
-	f->dev = make_device(f, choice % 3);
+	f->dev = make_device(f, choice % 5);
 	f->pci = choice & 0x80;
 	f->regs = f->pci ? BARS : MMIO;
 	if (f->pci) {
@@ -327,7 +372,35 @@ static void put_chain(struct fuzz *f, struct input *in) {
 	kick(f, q->index);
 }
 
+/* A frame for the guest, with work left to do that a link has judged. */
+static void net_input(struct fuzz *f, struct input *in) {
+	struct net_device port = virtio_net_port(f->net);
+	static uint8_t data[FRAME_MAX];
+	uint8_t shape = (uint8_t)take(in, 1);
+	size_t n = MIN(in->len, 120u), len = shape & 1 ? take(in, 2) : n;
+	memset(data, 0, sizeof(data));
+	memcpy(data, in->p, n);
+	in->p += n;
+	in->len -= n;
+	struct frame frame = {.data = data, .len = len, .csum = shape & 2, .ecn = shape & 4};
+	frame.csum_start = (uint16_t)take(in, 1);
+	frame.csum_offset = (uint16_t)take(in, 1);
+	frame.gso = (enum frame_gso)(shape >> 4 & 3);
+	frame.gso_size = (uint16_t)take(in, 2);
+	if (frame_valid(&frame))
+		port.receive(port.dev, &frame);
+	port.flush(port.dev);
+	f->room = take(in, 1);
+	port.writable(port.dev);
+	if (shape & 8)
+		port.set_link(port.dev, f->room & 2);
+}
+
 static void console_input(struct fuzz *f, struct input *in) {
+	if (f->net)
+		net_input(f, in);
+	if (f->balloon)
+		virtio_balloon_set_target(f->balloon, take(in, 3) << 12);
 	if (!f->console)
 		return;
 	struct char_device port = virtio_console_port(f->console, (unsigned)take(in, 1) & 1);
