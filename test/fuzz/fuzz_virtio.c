@@ -377,7 +377,8 @@ static void net_input(struct fuzz *f, struct input *in) {
 	struct net_device port = virtio_net_port(f->net);
 	static uint8_t data[FRAME_MAX];
 	uint8_t shape = (uint8_t)take(in, 1);
-	size_t n = MIN(in->len, 120u), len = shape & 1 ? take(in, 2) : n;
+	size_t len = shape & 1 ? take(in, 2) : 0, n = MIN(in->len, 120u);
+	len = MAX(len, n);
 	memset(data, 0, sizeof(data));
 	memcpy(data, in->p, n);
 	in->p += n;
