@@ -348,7 +348,7 @@ def completion():
 def completion_in_bash():
     script = joist("completion", "bash").stdout + """
 complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _joist; echo "${COMPREPLY[*]}"; }
-complete_words joist d
+complete_words joist doc
 complete_words joist run --memory-
 complete_words joist run --board ''
 complete_words joist help v
