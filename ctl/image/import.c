@@ -26,8 +26,12 @@ static int copy_disk(struct vm_image *i, const char *path, struct err *e) {
 	close(fd);
 	if (!S_ISREG(st.st_mode) || n < (ssize_t)sizeof(head))
 		return err_set(e, ERR_INVAL, "%s is no disk file", path);
-	if (disk_is_foreign(head))
+	if (memcmp(head, "QFI\xfb", 4) == 0)
 		return disk_import(i, path, e);
+	if (disk_is_foreign(head))
+		return err_set(e, ERR_NOTSUP,
+					   "%s is neither raw nor qcow2: 'joist disk convert' makes a qcow2 file of it",
+					   path);
 	snprintf(i->disk, sizeof(i->disk), "disk.raw");
 	if ((r = paths_join(to, sizeof(to), i->dir, i->disk, e)) != 0 ||
 		(r = disk_copy(path, to, e)) != 0)

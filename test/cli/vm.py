@@ -324,6 +324,8 @@ def events():
             joist("resume", "seen")
             return select.select([p.stdout], [], [], 0.2)[0]
         until("an event", something_seen)
+        joist("pause", "seen")
+        joist("resume", "seen")
         joist("stop", "-f", "seen")
         got = []
         while not got or got[-1] != "ended":
