@@ -34,7 +34,9 @@ static unsigned clamp(uint64_t v, unsigned lo, unsigned hi) {
 
 static int take_memory(struct qcow2 *q) {
 	bool ok = true;
-	q->ntables = clamp(Q_CACHE_BYTES / q->cluster, Q_CACHE_MIN, Q_CACHE_MAX);
+	/* Not more than there can be. */
+	uint64_t want = q->h.l1_entries + (qcow2_clusters_max(q) >> q->refblock_bits) + Q_CACHE_MIN;
+	q->ntables = clamp(MIN(Q_CACHE_BYTES / q->cluster, want), Q_CACHE_MIN, Q_CACHE_MAX);
 	q->nbounces = clamp(Q_BOUNCE_BYTES / (2 * q->cluster), 2, 16);
 	q->packed_in_size = 2 * q->cluster;
 	q->tables = take(q, q->ntables * sizeof(*q->tables), &ok);

@@ -177,11 +177,14 @@ static int free_some(struct qcow2 *q) {
 			continue;
 		}
 		int r = qcow2_unref(q, f->cluster + f->count - 1, &gone);
-		if (r == Q_MISS && !q->loading)
-			qcow2_table_load(q, NULL);
 		if (r == Q_MISS && q->broken) {
 			q->nfrees = 0; /* it could not be read */
 			continue;
+		}
+		if (r == Q_MISS && !q->loading) {
+			qcow2_table_load(q, NULL);
+			if (!q->loading) /* a file that completes at once */
+				continue;
 		}
 		if (r > 0)
 			return r == Q_MISS ? Q_WAIT : r;

@@ -290,6 +290,8 @@ int qcow2_refcount_of(struct qcow2 *q, uint64_t cluster, uint64_t *val);
 /* Notes clusters that the file still points to until the next commit. false: no room. */
 bool qcow2_free_room(const struct qcow2 *q, unsigned n);
 void qcow2_free_later(struct qcow2 *q, uint64_t offset, uint64_t len);
+/* How many clusters the file can come to need. */
+uint64_t qcow2_clusters_max(const struct qcow2 *q);
 int qcow2_grow_reftable(struct qcow2 *q, struct err *e); /* at open */
 
 /* qcow2_map.c */

@@ -147,9 +147,8 @@ void qcow2_free_later(struct qcow2 *q, uint64_t offset, uint64_t len) {
 	q->frees[q->nfrees++] = (struct qcow2_free){first, last - first + 1};
 }
 
-/* How many clusters the file can come to need: all it has, and each of the disk's once more with
- * its tables. */
-static uint64_t clusters_max(const struct qcow2 *q) {
+/* All that the file has, and each cluster of the disk once more with its tables. */
+uint64_t qcow2_clusters_max(const struct qcow2 *q) {
 	uint64_t data = (q->h.info.size >> q->cluster_bits) + 1;
 	uint64_t n = (q->end >> q->cluster_bits) + 1 + data + (data >> q->l2_bits) +
 				 q->l1_bytes / q->cluster + 3;
@@ -160,7 +159,7 @@ static uint64_t clusters_max(const struct qcow2 *q) {
  * while a VM runs. The new one lies in the first range that the old one does not cover, with
  * the refcount blocks for itself in front of it. */
 int qcow2_grow_reftable(struct qcow2 *q, struct err *e) {
-	uint64_t want = (clusters_max(q) >> q->refblock_bits) + 2;
+	uint64_t want = (qcow2_clusters_max(q) >> q->refblock_bits) + 2;
 	uint64_t have = q->reftable_bytes / 8, per = BIT(q->refblock_bits);
 	if (want <= have || have * 8 >= Q_REFTABLE_MAX)
 		return 0;

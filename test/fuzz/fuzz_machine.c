@@ -49,8 +49,9 @@ static void make(struct fuzz_machine *m, const char *board) {
 		.serial = {.write = out},
 		.console = {.write = out},
 		.rng = {fill, NULL},
-		.disks = {&m->disk},
-		.ndisks = 1,
+		.disks = {&m->disk, &m->disk},
+		.ndisks = 2,
+		.disk_nvme = {false, board[0] == 'p'},
 		.test_ports = true,
 	};
 	if (board_create(&m->vm, m->ram, &c, &m->board, &e))
