@@ -129,6 +129,7 @@ unsigned kvm_msr_list(const struct kvm_cpu *c, struct kvm_msr_entry *list, uint6
 
 /* slots.c */
 int kvm_update_slots(struct kvm_engine *e);
+int kvm_collect_dirty(struct kvm_engine *e); /* into the bitmap of mem_track() */
 
 /* cpuid.c */
 int kvm_cpuid_host(struct cpuid_host *h, struct err *e);

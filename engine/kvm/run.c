@@ -231,6 +231,12 @@ static enum vm_exit_kind loop(struct kvm_cpu *c) {
 void kvm_run(struct vcpu *v, struct vm_exit *out) {
 	struct kvm_cpu *c = v->engine;
 	out->kind = loop(c);
+	/* Whoever looks at the bitmap does so while no vCPU runs. */
+	int r = v->vm->mem.dirty ? kvm_collect_dirty(c->e) : 0;
+	if (r) {
+		out->kind = EXIT_FAILED;
+		kvm_report(c, "KVM does not tell which memory was written: %s", strerror(-r));
+	}
 	if (out->kind == EXIT_FAILED)
 		out->failed.why = c->why;
 }

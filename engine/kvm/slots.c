@@ -1,9 +1,13 @@
-/* The guest-physical map as KVM's memory slots: RAM as it is, ROM read-only, all else exits.
+/* The guest-physical map as KVM's memory slots: RAM as it is, ROM read-only, all else exits. And
+ * which pages the guest wrote, by KVM's dirty log, whenever a vCPU comes out.
+ *
+ * DEVIATION: the A20 wire (mem_set_a20()) has no effect, hardware translates as it always does.
  *
  * KVM cannot change a slot's place while guests run; a slot that changed is taken away and made
  * again. A vCPU that touches such memory in between exits with MMIO and is served from the
  * same bytes by core/vm/mem.c. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/bits.h"
@@ -37,20 +41,53 @@ static int wanted_slots(const struct mem_space *m, struct kvm_slot want[KVM_SLOT
 		want[n++] = (struct kvm_slot){.gpa = start,
 									  .size = end - start,
 									  .host = r->host + (start - r->base),
-									  .flags = r->kind == MEM_ROM ? KVM_MEM_READONLY : 0};
+									  .flags = r->kind == MEM_ROM ? KVM_MEM_READONLY
+											   : m->dirty		  ? KVM_MEM_LOG_DIRTY_PAGES
+																  : 0};
 	}
 	return (int)n;
 }
 
+/* The same memory; whether its writes are logged can be changed in place. */
 static bool same(const struct kvm_slot *a, const struct kvm_slot *b) {
-	return a->gpa == b->gpa && a->size == b->size && a->host == b->host && a->flags == b->flags;
+	return a->gpa == b->gpa && a->size == b->size && a->host == b->host &&
+		   !((a->flags ^ b->flags) & KVM_MEM_READONLY);
 }
 
-static bool find(const struct kvm_slot *list, unsigned n, const struct kvm_slot *s) {
+static struct kvm_slot *find(struct kvm_slot *list, unsigned n, const struct kvm_slot *s) {
 	for (unsigned i = 0; i < n; i++)
 		if (same(&list[i], s))
-			return true;
-	return false;
+			return &list[i];
+	return NULL;
+}
+
+static void note(struct mem_space *m, const struct kvm_slot *s, const uint64_t *bits, uint64_t n) {
+	for (uint64_t i = 0; i < n; i++)
+		for (uint64_t word = bits[i]; word; word &= word - 1) {
+			uint64_t page = i * 64 + (unsigned)__builtin_ctzll(word);
+			mem_note_dirty(m, s->gpa + page * PAGE_SIZE, PAGE_SIZE);
+		}
+}
+
+/* KVM hands the bits out once and protects the pages anew. Any vCPU's thread. */
+int kvm_collect_dirty(struct kvm_engine *e) {
+	int r = 0;
+	for (unsigned i = 0; i < KVM_SLOTS && !r; i++) {
+		const struct kvm_slot *s = &e->slots[i];
+		if (!s->size || !(s->flags & KVM_MEM_LOG_DIRTY_PAGES))
+			continue;
+		uint64_t words = (s->size / PAGE_SIZE + 63) / 64;
+		uint64_t *bits = calloc(words, 8);
+		struct kvm_dirty_log log = {.slot = i, .dirty_bitmap = bits};
+		if (!bits)
+			r = -ERR_NOMEM;
+		else if (kvm_ioctl(e->fd, KVM_GET_DIRTY_LOG, &log) < 0)
+			r = -errno;
+		else
+			note(&e->vm->mem, s, bits, words);
+		free(bits);
+	}
+	return r;
 }
 
 int kvm_update_slots(struct kvm_engine *e) {
@@ -67,10 +104,12 @@ int kvm_update_slots(struct kvm_engine *e) {
 		e->slots[i] = none;
 	}
 	for (int k = 0; k < n; k++) {
-		if (find(e->slots, KVM_SLOTS, &want[k]))
+		const struct kvm_slot *old = find(e->slots, KVM_SLOTS, &want[k]);
+		if (old && old->flags == want[k].flags)
 			continue;
-		unsigned i = 0; /* KVM_SLOTS of both kinds are enough: what is not wanted is gone */
-		while (e->slots[i].size)
+		/* KVM_SLOTS of both kinds are enough: what is not wanted is gone. */
+		unsigned i = old ? (unsigned)(old - e->slots) : 0;
+		while (!old && e->slots[i].size)
 			i++;
 		int r = set_slot(e, i, &want[k]);
 		if (r)

@@ -82,8 +82,9 @@ void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
 	mem_add(&b->vm.mem, &b->region);
 	b->cpu = vcpu_create(&b->vm, 0);
 	vcpu_reset(b->cpu, false);
-	struct engine_options o = {.tier = tier};
-	if (engine_create(&b->engine, &engine_soft, &b->vm, &o, &e)) {
+	bool kvm = tier && !strncmp(tier, "kvm", 3);
+	struct engine_options o = {.tier = kvm ? "off" : tier};
+	if (engine_create(&b->engine, kvm ? &engine_kvm : &engine_soft, &b->vm, &o, &e)) {
 		fprintf(stderr, "%s\n", e.text);
 		exit(1);
 	}

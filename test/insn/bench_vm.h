@@ -22,7 +22,7 @@ struct bench_vm {
 };
 
 /* Makes it with RAM at guest-physical 0. Exits the program on failure. `tier`: as in
- * struct engine_options. */
+ * struct engine_options, or "kvm" for that engine, with a CPU that is soft's. */
 void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier);
 void bench_vm_destroy(struct bench_vm *b);
 

@@ -15,9 +15,9 @@ import time
 
 GUEST = os.environ.get("JOIST_CACHE", os.path.join(os.getcwd(), "build/guest"))
 
-# All that TCG has but what needs XSETBV: TCG lets a guest execute it behind its hypervisor's back,
-# so the XCR0 that KVM knows is not the guest's.
-CPU = "max,xsave=off,avx=off,avx2=off,f16c=off,fma=off,vaes=off,vpclmulqdq=off"
+# All that TCG has but AVX: TCG lets a guest execute XSETBV behind its hypervisor's back, so the XCR0
+# that KVM knows is not the guest's. For the same reason nested kernels are told "noxsave".
+CPU = "max,avx=off,avx2=off,f16c=off,fma=off,vaes=off,vpclmulqdq=off"
 
 INIT = """#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run

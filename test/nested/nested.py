@@ -16,7 +16,7 @@ sys.dont_write_bytecode = True  # the source folder stays clean
 from level1 import Level1, Missing, guest_file  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-APPEND = "console=ttyS0 quiet panic=-1 "
+APPEND = "console=ttyS0 quiet panic=-1 noxsave "
 cases = {}
 
 
@@ -73,6 +73,14 @@ for board in ("pc", "micro"):
     for cpus in (1, 2):
         case(f"boot-{board}-{cpus}", joist_run(f"--board {board} --cpus {cpus}", run="nproc"),
              wants(rf"^joist-guest: up .* cpus={cpus} ", r"^joist-guest: status 0"), long=True)
+for name, board, cpus, hops in (
+        ("soft-kvm", "pc", 1, "soft:8000 kvm,split"),
+        ("kvm-soft", "pc", 1, "kvm,split:8000 soft"),
+        ("controllers", "pc", 2, "kvm,off:4000 kvm,split:4000 kvm,off"),
+        ("there-and-back", "micro", 1, "kvm,split:4000 soft:4000 kvm,off")):
+    case(f"move-{name}", f"/joist-move /vmlinuz /initrd '{APPEND}joist.run=nproc' {board} {cpus} {hops} 2>&1",
+         wants(rf"joist-guest: up .* cpus={cpus} ", r"^joist-guest: status 0",
+               r"and the guest switched off", r"; saved \d+ KiB"), long=True)
 case("two-at-once",
      "(" + joist_run().strip() + " >/tmp/a) &\n(" + joist_run().strip() + " >/tmp/b) &\n"
      "wait\ngrep -h status /tmp/a /tmp/b; test $(cat /tmp/a /tmp/b | grep -c 'status 0') = 2",
@@ -141,7 +149,9 @@ def main():
                     images["images/" + f] = os.path.join(guest, f)
             machine = Level1({"joist": os.path.join(args.build, "joist"),
                               "guest-tests": os.path.join(guest, "guest-tests"),
-                              "two-vms": os.path.join(guest, "two-vms")},
+                              "two-vms": os.path.join(guest, "two-vms"),
+                              "joist-move": os.path.join(args.build, "test", "nested",
+                                                         "joist-move")},
                              images, todo, scratch,
                              limit=(1500 if args.long else 400) * args.factor)
         except Missing as e:
