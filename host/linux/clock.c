@@ -4,8 +4,12 @@
 
 #include <cpuid.h>
 #include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 #include <x86intrin.h>
+
+#include "host/linux/boot_cache.h"
 
 #define KERNEL_KHZ 1000000u /* without a usable TSC the guest's ticks are nanoseconds */
 
@@ -63,8 +67,17 @@ uint32_t host_tsc_khz(enum tsc_khz_from *from) {
 			}
 		}
 	}
+	/* Measured once a boot: it takes 20 ms, and VMs should agree on the result. */
+	char text[32];
 	*from = TSC_KHZ_MEASURED;
-	return measure_khz();
+	uint32_t khz =
+		boot_cache_get("tsc-khz", text, sizeof(text)) ? (uint32_t)strtoul(text, NULL, 10) : 0;
+	if (khz > 100000 && khz < 20000000)
+		return khz;
+	khz = measure_khz();
+	snprintf(text, sizeof(text), "%u", khz);
+	boot_cache_put("tsc-khz", text);
+	return khz;
 }
 
 static uint64_t source_ticks(const struct host_clock *c) {

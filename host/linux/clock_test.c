@@ -7,8 +7,13 @@
 
 #include <cmocka.h>
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "host/linux/boot_cache.h"
 #include "host/linux/clock.h"
 
 static uint64_t ns(struct host_clock *c) {
@@ -59,10 +64,40 @@ static void test_stands_still(void **state) {
 	assert_true(ns(&c) >= after);
 }
 
+/* Facts of this boot come back; those of another one, or of nobody, do not. */
+static void boot_cache(void **state) {
+	char dir[] = "/tmp/joist-test-XXXXXX", path[64], text[32];
+	assert_non_null(mkdtemp(dir));
+	setenv("XDG_RUNTIME_DIR", dir, 1);
+	assert_false(boot_cache_get("fact", text, sizeof(text)));
+	boot_cache_put("fact", "first");
+	boot_cache_put("fact", "a b 3");
+	assert_true(boot_cache_get("fact", text, sizeof(text)));
+	assert_string_equal(text, "a b 3");
+	assert_false(boot_cache_get("fact", text, 3)); /* no room: rather nothing than a part */
+	snprintf(path, sizeof(path), "%s/joist/fact", dir);
+	FILE *f = fopen(path, "w");
+	fputs("00000000-0000-0000-0000-000000000000 old\n", f);
+	fclose(f);
+	assert_false(boot_cache_get("fact", text, sizeof(text)));
+	unlink(path);
+	assert_int_equal(symlink("/proc/sys/kernel/random/boot_id", path), 0);
+	assert_false(boot_cache_get("fact", text, sizeof(text)));
+	unlink(path);
+	snprintf(path, sizeof(path), "%s/joist", dir);
+	rmdir(path);
+	rmdir(dir);
+	setenv("XDG_RUNTIME_DIR", "relative", 1);
+	boot_cache_put("fact", "lost");
+	assert_false(boot_cache_get("fact", text, sizeof(text)));
+	unsetenv("XDG_RUNTIME_DIR");
+}
+
 int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_advances),
 		cmocka_unit_test(test_stands_still),
+		cmocka_unit_test(boot_cache),
 	};
 	return cmocka_run_group_tests_name("host_clock", tests, NULL, NULL);
 }

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""What a start costs: from exec to the guest's first instruction and to userspace, and the memory of
+the process beyond the guest's.
+
+usage: start.py --joist JOIST [--rounds N] [--engines E,...]
+
+Times are medians of the rounds, in milliseconds: `wall`, and `cpu`, which counts all threads and says
+more on a busy machine. "first" is a kernel of a few bytes that writes a character as its first
+instruction; "first-14M" the same in an image of 14 MiB, as a stock kernel has. Memory is the
+resident part of all mappings but the guest's RAM: `rss`, and `own` without file pages that other
+processes share (program, libraries). An engine whose probe fails starts the small kernels with
+--force and is skipped for the stock one. Nothing here fails but a start that does not come.
+"""
+import argparse
+import json
+import os
+import select
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+GUEST = os.environ.get("JOIST_CACHE", os.path.join(os.getcwd(), "build/guest"))
+#          mov dx, 3f8h; mov al, 'X'; out dx, al; cli; 1: hlt; jmp 1b
+HELLO = b"\x66\xba\xf8\x03\xb0X\xee\xfa\xf4\xeb\xfd"
+
+
+def elf(code, entry=0x200000):
+    """A kernel of some bytes, entered in 32-bit mode as PVH has it."""
+    note = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", entry)
+    header = b"\x7fELF\2\1\1" + bytes(9) + struct.pack(
+        "<HHIQQQIHHHHHH", 2, 62, 1, entry, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    load = struct.pack("<IIQQQQQQ", 1, 7, 4096, entry, entry, len(code), len(code), 4096)
+    notes = struct.pack("<IIQQQQQQ", 4, 4, 176, 0, 0, len(note), len(note), 4)
+    return (header + load + notes + note).ljust(4096, b"\0") + code
+
+
+def cpu_ms(pid):
+    total = 0
+    for t in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{t}/schedstat", encoding="ascii") as f:
+            total += int(f.read().split()[0])
+    return total / 1e6
+
+
+def memory_kib(pid):
+    """(resident, of these private or anonymous) without the guest's RAM."""
+    rss = own = 0
+    name = ""
+    with open(f"/proc/{pid}/smaps", encoding="ascii", errors="replace") as f:
+        for line in f:
+            word = line.split()
+            if not word[0].endswith(":"):
+                name = word[5] if len(word) > 5 else ""
+            elif "joist-ram" in name:
+                continue
+            elif word[0] == "Rss:":
+                rss += int(word[1])
+            elif word[0] in ("Private_Dirty:", "Shared_Dirty:"):
+                own += int(word[1])
+    return rss, own
+
+
+def start(joist, args, until, limit=120):
+    """(wall ms, cpu ms, memory) when the guest's output contains `until`; None: it did not."""
+    began = time.monotonic()
+    p = subprocess.Popen([joist, "run", "-q", "--force", "-m", "256M", *args],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    text = b""
+    try:
+        while until not in text:
+            if not select.select([p.stdout], [], [], began + limit - time.monotonic())[0]:
+                return None
+            data = os.read(p.stdout.fileno(), 65536)
+            if not data:
+                return None
+            text += data
+        return (time.monotonic() - began) * 1000, cpu_ms(p.pid), memory_kib(p.pid)
+    finally:
+        p.terminate()
+        p.communicate()
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("--joist", required=True)
+    ap.add_argument("--rounds", type=int, default=9)
+    ap.add_argument("--engines", default="soft,kvm")
+    args = ap.parse_args()
+    doctor = subprocess.run([args.joist, "doctor", "--json"], capture_output=True, text=True, timeout=60)
+    usable = {e["name"]: e for e in json.loads(doctor.stdout)["engines"]}
+    kernel, initrd = (os.path.join(GUEST, n) for n in ("vmlinuz-cloud", "initramfs.cpio.gz"))
+    n = failed = 0
+    with tempfile.TemporaryDirectory(prefix="joist-start-") as d:
+        os.environ["XDG_RUNTIME_DIR"] = d  # the first round fills the caches of the boot
+        small, big = os.path.join(d, "small"), os.path.join(d, "big")
+        with open(small, "wb") as f:
+            f.write(elf(HELLO))
+        with open(big, "wb") as f:
+            f.write(elf(HELLO + bytes(range(256)) * (14 << 12)))
+        for engine in args.engines.split(","):
+            for board in ("micro", "pc"):
+                base = ["--engine", engine, "--board", board]
+                for what, more, until, rounds in (
+                        ("first", ["--kernel", small], b"X", args.rounds),
+                        ("first-14M", ["--kernel", big], b"X", args.rounds),
+                        ("userspace", ["--kernel", kernel, "--initrd", initrd, "--append",
+                                       "console=ttyS0 quiet panic=-1 joist.end=shell"],
+                         b"joist-guest: up", 3)):
+                    n += 1
+                    name = f"start/{what}/{board}/{engine}"
+                    why = None if what != "userspace" else \
+                        usable[engine]["why"] if not usable[engine]["usable"] else \
+                        None if os.path.exists(kernel) else "no guest kernel; tools/fetch-guest"
+                    if len(usable[engine]["findings"]) < 3 and engine == "kvm":
+                        why = usable[engine]["why"]
+                    if why:
+                        print(f"ok {n} - {name} # SKIP {why}", flush=True)
+                        continue
+                    got = [start(args.joist, base + more, until) for _ in range(rounds + 1)][1:]
+                    if None in got:
+                        failed += 1
+                        print(f"not ok {n} - {name}", flush=True)
+                        continue
+                    wall, cpu = (statistics.median(g[i] for g in got) for i in (0, 1))
+                    rss, own = (max(g[2][i] for g in got) for i in (0, 1))
+                    print(f"ok {n} - {name}: wall {wall:.1f} cpu {cpu:.1f} ms, "
+                          f"rss {rss / 1024:.1f} own {own / 1024:.1f} MiB", flush=True)
+    print(f"1..{n}")
+    return 1 if failed else 0
+
+
+sys.exit(main())
