@@ -106,8 +106,13 @@ static bool is_zero(const uint8_t *page) {
 
 static void put_ram(struct pipe *p, const struct mem_region *r) {
 	for (uint64_t at = 0; at < r->size;) {
+		if (p->s->untouched && !(at & (PIECE - 1)))
+			at += align_down(p->s->untouched(p->s->ram, r->host + at, r->size - at), PAGE_SIZE);
+		if (at >= r->size)
+			break;
 		uint64_t end = at;
-		while (end < r->size && end - at < PIECE && !is_zero(r->host + end))
+		/* Pieces end at multiples of their size, where untouched memory is asked for. */
+		while (end < r->size && (end == at || (end & (PIECE - 1))) && !is_zero(r->host + end))
 			end += PAGE_SIZE;
 		if (end == at) {
 			at += PAGE_SIZE;

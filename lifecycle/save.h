@@ -21,6 +21,10 @@ struct save_stream {
 	bool (*write)(void *opaque, const void *buf, size_t len);
 	bool (*read)(void *opaque, void *buf, size_t len);
 	void *opaque;
+	/* For saving, may be NULL: how many of the `len` bytes of RAM from `at` on nobody has touched
+	 * yet, so that they need not be looked at (which would make the host find memory for them). */
+	uint64_t (*untouched)(void *ram, const uint8_t *at, uint64_t len);
+	void *ram;
 };
 
 /* Writes the VM. 0, or -ERR_* with `e` filled. `en` is the engine that has the vCPUs' state. */

@@ -590,6 +590,10 @@ void machine_set_clock(void *machine, uint64_t tsc) {
 	host_clock_set(&((struct machine *)machine)->clock, tsc);
 }
 
+uint64_t machine_untouched(void *machine, const uint8_t *at, uint64_t len) {
+	return host_ram_untouched(&((struct machine *)machine)->ram, at, len);
+}
+
 struct board *machine_board(struct machine *m) {
 	return m->board;
 }

@@ -104,6 +104,8 @@ struct vm *machine_vm(struct machine *m);
 struct engine *machine_engine(struct machine *m);
 /* The VM's clock shows `tsc` ticks; for config.restore. The type fits lifecycle_load(). */
 void machine_set_clock(void *machine, uint64_t tsc);
+/* RAM without memory behind it yet; the type fits save_stream.untouched. */
+uint64_t machine_untouched(void *machine, const uint8_t *at, uint64_t len);
 struct board *machine_board(struct machine *m);
 /* Asks the guest to do with `bytes` of its memory (virtio-balloon), and how far that is: what it
  * can use now, and what it has reported as free since its start. Take the VM lock. */

@@ -118,6 +118,13 @@ void host_ram_discard(struct host_ram *r, uint8_t *at, uint64_t len) {
 	madvise(at, len, MADV_REMOVE);
 }
 
+uint64_t host_ram_untouched(const struct host_ram *r, const uint8_t *at, uint64_t len) {
+	off_t from = at - r->base, data = lseek(r->fd, from, SEEK_DATA);
+	if (data < 0)
+		return errno == ENXIO ? len : 0; /* nothing but a hole up to the end, or unknown */
+	return MIN((uint64_t)(data - from), len);
+}
+
 void host_ram_destroy(struct host_ram *r) {
 	if (r->base)
 		munmap(r->base, r->size);

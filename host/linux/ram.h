@@ -13,6 +13,8 @@ struct host_ram {
 };
 
 int host_ram_create(struct host_ram *r, uint64_t size, struct err *e);
+/* How many of the `len` bytes from `at` (in the mapping) on have no memory yet: they are zeros. */
+uint64_t host_ram_untouched(const struct host_ram *r, const uint8_t *at, uint64_t len);
 void host_ram_destroy(struct host_ram *r);
 
 /* Gives whole pages of it back to the host; they read as zero and come again with their next

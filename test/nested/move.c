@@ -1,11 +1,11 @@
 /* Boots a kernel and moves the VM from engine to engine while it runs: stopped, saved, and loaded
  * into a machine that another engine runs.
  *
- *     joist-move KERNEL INITRD APPEND BOARD CPUS ENGINE[,TIER]:MILLISECONDS... ENGINE[,TIER]
+ *     joist-move KERNEL INITRD APPEND BOARD CPUS ENGINE[,TIER]:WHEN... ENGINE[,TIER]
  *
- * Each engine but the last runs for this time, counted from the first byte that the guest wrote
- * where the word has a +. The console goes to stdout; a line for each move to stderr. Exit code 0:
- * the guest switched itself off under the last one. */
+ * WHEN is how many milliseconds the engine runs, or @TEXT: until the guest wrote it. The console
+ * goes to stdout; a line for each move to stderr. Exit code 0: the guest switched itself off under
+ * the last one. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +27,8 @@ struct move {
 	int file; /* the saved VM */
 	int out;  /* what the guest wrote since it runs here */
 	uint64_t left_ns;
-	bool from_first_byte, restores;
+	const char *until; /* the text that has to come first; NULL: none */
+	bool restores;
 	uint32_t tsc_khz;
 	bool ended;
 	enum machine_end end;
@@ -72,14 +73,17 @@ static void ended(void *opaque, enum machine_end end, const char *why) {
 	loop_quit(&v->loop);
 }
 
+static bool wrote(struct move *v, const char *text) {
+	static char buf[1 << 20];
+	ssize_t n = pread(v->out, buf, sizeof(buf), 0);
+	return n > 0 && memmem(buf, (size_t)n, text, strlen(text));
+}
+
 /* Every 20 ms: is it time to move? */
 static void on_timer(void *opaque) {
 	struct move *v = opaque;
-	if (v->from_first_byte && lseek(v->out, 0, SEEK_END) > 0)
-		v->from_first_byte = false;
-	else if (!v->from_first_byte)
-		v->left_ns -= MIN(v->left_ns, POLL_NS);
-	if (v->left_ns)
+	v->left_ns -= MIN(v->left_ns, POLL_NS);
+	if (v->left_ns && !(v->until && wrote(v, v->until)))
 		loop_timer_set(&v->timer, POLL_NS);
 	else
 		loop_quit(&v->loop);
@@ -92,14 +96,14 @@ static int restore(void *opaque, struct machine *m, struct err *e) {
 	return lifecycle_load(machine_vm(m), machine_engine(m), &in, machine_set_clock, m, e);
 }
 
-/* The machine under one engine. `word`: ENGINE[,TIER][:[+]MILLISECONDS]. */
+/* The machine under one engine. `word`: ENGINE[,TIER][:WHEN]. */
 static int run_one(struct move *v, char **argv, char *word) {
 	struct err e = {{0}};
 	char *time = strchr(word, ':'), *tier = strchr(word, ',');
 	if (time)
 		*time++ = 0;
-	v->from_first_byte = time && *time == '+';
-	v->left_ns = time ? strtoull(time, NULL, 10) * 1000000 : LIMIT_NS;
+	v->until = time && *time == '@' ? time + 1 : NULL;
+	v->left_ns = time && !v->until ? strtoull(time, NULL, 10) * 1000000 : LIMIT_NS;
 	if (tier)
 		*tier++ = 0;
 	struct machine_config c = {
@@ -136,12 +140,13 @@ static int run_one(struct move *v, char **argv, char *word) {
 	v->loop.quit = false;
 	loop_timer_set(&v->timer, POLL_NS);
 	loop_run(&v->loop);
-	fprintf(stderr, "move: %s ran", word);
+	fprintf(stderr, "move: %s ran%s", word, v->ended ? "" : " until it was time");
 	return 0;
 }
 
 static int save(struct move *v) {
-	const struct save_stream out = {.write = write_all, .opaque = v};
+	const struct save_stream out = {
+		.write = write_all, .opaque = v, .untouched = machine_untouched, .ram = v->m};
 	struct err e = {{0}};
 	if (ftruncate(v->file, 0) < 0 || lseek(v->file, 0, SEEK_SET) < 0 || !machine_pause(v->m))
 		return -1;
@@ -176,7 +181,7 @@ int main(int argc, char **argv) {
 	struct err e = {{0}};
 	if (argc < 7) {
 		fprintf(stderr,
-				"usage: joist-move KERNEL INITRD APPEND BOARD CPUS ENGINE:[+]MS... ENGINE\n");
+				"usage: joist-move KERNEL INITRD APPEND BOARD CPUS ENGINE:WHEN... ENGINE\n");
 		return 2;
 	}
 	v.file = memfd_create("saved", MFD_CLOEXEC);
