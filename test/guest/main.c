@@ -1,11 +1,12 @@
 /* Runs the test guests of cases.c, each on a machine of its own, and prints TAP.
  *
  *     guest-tests IMAGES [--engine NAME] [--tier NAME] [--cpu-model NAME] [--explained FILE]
- *                 [--verbose] [CASE]...
+ *                 [--patience N] [--verbose] [CASE]...
  *
  * A case that failed is followed by the lines of its report that say what failed. FILE has
- * differences that are known and why each is there (explained.h). Where the engine does not work
- * cases are skipped; a KVM that fails its probe still has to run those that it can. */
+ * differences that are known and why each is there (explained.h); N times the usual time is given.
+ * Where the engine does not work cases are skipped; a KVM that fails its probe still has to run
+ * those that it can. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,7 @@
 #include "test/guest/run.h"
 
 struct options {
-	const char *images, *engine, *tier, *cpu_model, *explained;
+	const char *images, *engine, *tier, *cpu_model, *explained, *patience;
 	struct engine_probe probe;
 	struct explained known;
 	bool verbose;
@@ -55,6 +56,7 @@ static bool run_case(const struct options *o, const struct guest_case *c, struct
 		.engine = guest_engine(o->engine),
 		.tier = o->tier,
 		.cpu_model = o->cpu_model,
+		.patience = o->patience ? (unsigned)atoi(o->patience) : 1,
 		.loop = l,
 	};
 	if (why_not) {
@@ -99,6 +101,7 @@ int main(int argc, char **argv) {
 							 : !strcmp(argv[i], "--tier")	   ? &o.tier
 							 : !strcmp(argv[i], "--cpu-model") ? &o.cpu_model
 							 : !strcmp(argv[i], "--explained") ? &o.explained
+							 : !strcmp(argv[i], "--patience")  ? &o.patience
 															   : NULL;
 		if (!strcmp(argv[i], "--verbose"))
 			o.verbose = true;
@@ -109,7 +112,8 @@ int main(int argc, char **argv) {
 	}
 	if (argc < 2 || (i < argc && argv[i][0] == '-') || !guest_engine(o.engine)) {
 		fprintf(stderr, "usage: guest-tests IMAGES [--engine NAME] [--tier NAME] "
-						"[--cpu-model NAME] [--explained FILE] [--verbose] [CASE]...\n");
+						"[--cpu-model NAME] [--explained FILE] [--patience N] [--verbose] "
+						"[CASE]...\n");
 		return 2;
 	}
 	if (o.explained && explained_read(&o.known, o.explained)) {

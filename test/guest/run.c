@@ -49,6 +49,8 @@ static int start(struct guest_run *r, struct err *e) {
 	char path[512];
 	const struct guest_case *c = r->c;
 	unsigned seconds = c->seconds ? c->seconds : c->end == END_STOPPED ? STOP_AFTER : SECONDS;
+	if (r->patience && c->end != END_STOPPED && c->end != END_ANY)
+		seconds *= r->patience;
 	snprintf(path, sizeof(path), "%s/%s.bin", r->images, c->image ? c->image : c->name);
 	const struct machine_config config = {
 		.name = c->name,

@@ -12,6 +12,7 @@ struct guest_run {
 	const struct engine_ops *engine;
 	const char *tier; /* NULL: the engine's default */
 	const char *cpu_model;
+	unsigned patience; /* times the usual limits; 0: 1 */
 	struct loop *loop;
 	/* out */
 	bool ended;

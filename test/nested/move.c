@@ -17,7 +17,7 @@
 #include "host/linux/machine.h"
 #include "lifecycle/save.h"
 
-#define LIMIT_NS 170000000000ull
+#define LIMIT_NS 900000000000ull
 #define POLL_NS 20000000ull
 
 struct move {

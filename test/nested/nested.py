@@ -26,7 +26,7 @@ def case(name, script, check, long=False):
 
 
 def joist_run(extra="", run="true", append="", engine="--engine kvm", initrd="/initrd"):
-    return (f"/joist run {engine} -m 256M --timeout 170 --engine-stats {extra} --kernel /vmlinuz "
+    return (f"/joist run {engine} -m 256M --timeout 400 --engine-stats {extra} --kernel /vmlinuz "
             f"--initrd {initrd} --append '{APPEND}{append}joist.run=\"{run}\"' 2>&1\n")
 
 
@@ -55,7 +55,7 @@ def never(check, pattern):
 
 case("doctor", "/joist doctor", wants(r"^ok +engine kvm +usable", r"lock cmpxchg16b: works",
                                       r"^engine: kvm"))
-GUESTS = ("/guest-tests /images --engine kvm --explained /explained.txt ")
+GUESTS = ("/guest-tests /images --engine kvm --explained /explained.txt --patience 4 ")
 case("guests", GUESTS + "--tier split hello32 hello64 real segments paging32 task v86 paging64 longmode exceptions "
      "features apic smc smp2 triple nowhere spin holes poke off resets", None)
 case("boot-auto", joist_run(engine=""),
@@ -155,7 +155,7 @@ def main():
                               "joist-move": os.path.join(args.build, "test", "nested",
                                                          "joist-move")},
                              images, todo, scratch,
-                             limit=(1500 if args.long else 400) * args.factor)
+                             limit=(3600 if args.long else 900) * args.factor)
         except Missing as e:
             print(f"1..0 # SKIP {e}")
             return 0
