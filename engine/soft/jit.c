@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "core/base/check.h"
+#include "core/base/fmt.h"
 #include "engine/soft/fast.h"
 
 #define HASH (1u << 16)
@@ -110,6 +111,8 @@ int jit_create(struct soft *s, size_t cache_size) {
 	madvise(j->arena, ARENA_SIZE, MADV_HUGEPAGE);
 	jit_emit_thunks(j); /* moves hot_start */
 	reset_cache(j);
+	if (jit_sampler_create(j))
+		log_line(LOG_WARN, "no thread for the sampler: engine soft translates in one tier only");
 	return 0;
 }
 
@@ -134,6 +137,7 @@ void jit_destroy(struct soft *s) {
 /* ---- per vCPU --------------------------------------------------------------------------- */
 
 void jit_tlb_drop(struct soft_vcpu *c, unsigned user, unsigned index) {
+	jit_slots_empty(c);
 	c->jit.tlb[user][0][index].tag = c->jit.tlb[user][1][index].tag = SOFT_TLB_INVALID;
 }
 
@@ -273,12 +277,20 @@ void jit_serve_writes(struct soft_vcpu *c) {
 
 /* ---- finding and making blocks ---------------------------------------------------------- */
 
+/* The best block there is, or (`plain`) the first tier's. */
 static struct jit_block *look_up(const struct jit *j, const uint8_t *host, uint64_t rip,
-								 uint32_t key) {
+								 uint32_t key, bool plain) {
+	struct jit_block *found = NULL;
 	struct jit_block *b = __atomic_load_n(&j->hash[hash_of(host, key)], __ATOMIC_ACQUIRE);
-	while (b && (b->host != host || b->rip != rip || b->key != key))
-		b = b->hash_next;
-	return b;
+	for (; b; b = b->hash_next) {
+		if (b->host != host || b->rip != rip || b->key != key)
+			continue;
+		if (b->second != plain)
+			return b;
+		if (!b->second)
+			found = b;
+	}
+	return found;
 }
 
 /* No more writes to the page go unseen, from before the first byte of it is read. */
@@ -312,7 +324,16 @@ static bool cache_full(const struct jit *j) {
 
 /* The others go on meanwhile: a block is complete before it can be found, and no world is stopped,
  * so no block killed, while this one is in the guest. */
-static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gpa, uint32_t key) {
+static void publish(struct jit *j, struct jit_block *b, gpa_t gpa) {
+	struct jit_block **head = &j->hash[hash_of(b->host, b->key)];
+	b->hash_next = *head;
+	b->page_next = j->pages[gpa >> 12];
+	j->pages[gpa >> 12] = b;
+	__atomic_store_n(head, b, __ATOMIC_RELEASE);
+}
+
+static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gpa, uint32_t key,
+							  bool plain) {
 	struct jit *j = c->soft->jit;
 	uint64_t rip = c->s->rip;
 	if (SOFT_FPU_EAGER)
@@ -324,29 +345,27 @@ static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gp
 		if (cache_full(j))
 			flush_all(j);
 		soft_exclusive_end(c);
-		return make(c, host, gpa, key);
+		return make(c, host, gpa, key, plain);
 	}
 	pthread_mutex_lock(&j->lock);
-	struct jit_block *b = look_up(j, host, rip, key); /* another vCPU was quicker */
+	struct jit_block *b = look_up(j, host, rip, key, plain); /* another vCPU was quicker */
 	/* While the world was stopped above, another one may have killed what was there. */
 	if (!b && jit_is_code_page(c->soft, gpa)) {
 		get_ready(j, j->hot, &j->hot_ready, j->hot_end);
 		get_ready(j, j->cold, &j->cold_ready, j->cold_end);
-		b = jit_translate(c, host, rip, key);
-		if (b) {
-			struct jit_block **head = &j->hash[hash_of(host, key)];
-			b->hash_next = *head;
-			b->page_next = j->pages[gpa >> 12];
-			j->pages[gpa >> 12] = b;
-			__atomic_store_n(head, b, __ATOMIC_RELEASE);
-		}
+		if (j->off & JIT_OFF_TIER && !plain)
+			b = jit_translate(c, host, rip, key, true);
+		if (!b)
+			b = jit_translate(c, host, rip, key, false);
+		if (b)
+			publish(j, b, gpa);
 	}
 	pthread_mutex_unlock(&j->lock);
 	return b;
 }
 
 /* The block at RIP; NULL: let the interpreter do it. Raises what fetching raises. */
-static struct jit_block *find(struct soft_vcpu *c, uint32_t key, bool *global) {
+static struct jit_block *find(struct soft_vcpu *c, uint32_t key, bool plain, bool *global) {
 	uint64_t rip = c->s->rip;
 	if (!soft_canonical(rip))
 		return NULL;
@@ -355,8 +374,60 @@ static struct jit_block *find(struct soft_vcpu *c, uint32_t key, bool *global) {
 		return NULL;
 	*global = e->global;
 	const uint8_t *host = e->host + (rip & PAGE_MASK);
-	struct jit_block *b = look_up(c->soft->jit, host, rip, key);
-	return b ? b : make(c, host, e->gpa | (rip & PAGE_MASK), key);
+	struct jit_block *b = look_up(c->soft->jit, host, rip, key, plain);
+	return b ? b : make(c, host, e->gpa | (rip & PAGE_MASK), key, plain);
+}
+
+/* ---- the second tier ---------------------------------------------------------------------- */
+
+#define SAMPLES_HOT 2
+#define SAMPLES_NEVER 255 /* the second tier cannot have it */
+
+/* World stopped: who jumped to the first tier's block goes to the other one from now on. */
+static void replace(struct jit *j, struct jit_block *old, struct jit_block *b) {
+	struct jit_link **p = &old->incoming;
+	while (*p) {
+		struct jit_link *l = *p;
+		if (l->plain) {
+			p = &l->next;
+			continue;
+		}
+		*p = l->next;
+		l->to = b;
+		l->next = b->incoming;
+		b->incoming = l;
+		jit_put_rel32(l->patch, b->entry, j->exec);
+	}
+	for (unsigned n = 0; n < j->soft->nvcpus; n++)
+		jit_jump_forget(j->soft->vcpus[n], old);
+}
+
+/* A sample found the vCPU at the block at guest address rip, under c->jit.key. */
+static void promote(struct soft_vcpu *c, uint64_t rip) {
+	struct jit *j = c->soft->jit;
+	uint32_t key = c->jit.key;
+	const struct soft_tlb_entry *e = &c->tlb[key & JIT_KEY_USER][(rip >> 12) & (SOFT_TLB - 1)];
+	if (e->tag[ACCESS_EXEC] != (rip & ~PAGE_MASK) || !e->host || e->gpa >> 12 >= j->npages)
+		return;
+	const uint8_t *host = e->host + (rip & PAGE_MASK);
+	gpa_t gpa = e->gpa | (rip & PAGE_MASK);
+	struct jit_block *b = look_up(j, host, rip, key, false);
+	if (!b || b->second || b->samples == SAMPLES_NEVER || ++b->samples < SAMPLES_HOT)
+		return;
+	soft_exclusive_begin(c);
+	pthread_mutex_lock(&j->lock);
+	b = look_up(j, host, rip, key, false);
+	if (b && !b->second && !cache_full(j)) {
+		struct jit_block *hot = jit_translate(c, host, rip, key, true);
+		b->samples = SAMPLES_NEVER;
+		if (hot) {
+			publish(j, hot, gpa);
+			replace(j, b, hot);
+			c->jit.promotions++;
+		}
+	}
+	pthread_mutex_unlock(&j->lock);
+	soft_exclusive_end(c);
 }
 
 static void link_to(struct jit *j, struct jit_link *l, struct jit_block *b) {
@@ -606,7 +677,7 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 		const uint8_t *entry = link ? NULL : jit_jump_known(c, user, s->rip);
 		if (!entry) {
 			bool global = false;
-			struct jit_block *b = find(c, key, &global);
+			struct jit_block *b = find(c, key, link && link->plain, &global);
 			if (!b) {
 				interpret(c, soft_step);
 				link = NULL;
@@ -648,6 +719,8 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 			break;
 		case JIT_EXIT_POLL:
 			c->jit.polls++;
+			if (__atomic_exchange_n(&c->jit.sample, 0, __ATOMIC_RELAXED))
+				promote(c, c->jit.tmp);
 			break;
 		default:
 			link = (struct jit_link *)code;

@@ -22,6 +22,7 @@ struct jit_link {
 	struct jit_block *to;	   /* linked to, or NULL */
 	struct jit_link *next;	   /* others that are linked to the same block */
 	struct jit_link *own_next; /* others of the same block */
+	bool plain;				   /* to a block of the first tier */
 };
 
 /* A guest instruction that is executed by its interpreter handler. */
@@ -46,6 +47,8 @@ struct jit_block {
 	struct jit_link *incoming;
 	struct jit_link *out; /* its own */
 	bool dead;
+	bool second;	 /* of the second tier */
+	uint8_t samples; /* how often it was found running */
 };
 
 /* Mode key bits: what a translation depends on besides bytes and address. */
@@ -79,7 +82,7 @@ void jit_serve_writes(struct soft_vcpu *c);
 /* Translates the block at `host` (guest address rip) under the mode `key`; NULL: nothing there
  * can be translated. jit->lock held. (translate.c) */
 struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64_t rip,
-								uint32_t key);
+								uint32_t key, bool hot);
 
 /* ---- the code cache, for translate.c ----------------------------------------------------- */
 
@@ -139,12 +142,17 @@ struct jit {
 	pthread_mutex_t lock;
 	/* thunks, executable addresses */
 	const uint8_t *quick[JIT_QUICKS];
+	const uint8_t *slot_fill;
 	const uint8_t *enter, *exit_code, *exit_saved, *call, *call_saved, *fill[2][7];
 	const uint8_t *miss[2], *ret_miss[2], *far_miss; /* [user] */
 	bool crc;										 /* the host has CRC32: the better hash */
 	struct jit_far *far_hash;						 /* far targets and their slots, see jumps.c */
 	uint8_t far_user[JIT_FAR];
 	unsigned nfar;
+	uint32_t next_slot;
+	pthread_t sampler;
+	uint32_t sampling; /* the sampler runs; atomic */
+	bool has_sampler;
 	gpa_t written[64];
 	uint32_t nwritten; /* > 64: all */
 	uint64_t blocks, insns, flushes, invalidations, bytes;
@@ -178,6 +186,9 @@ void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 #define JIT_OFF_CACHE 0x2000u	/* what was translated is kept */
 #define JIT_OFF_POLL 0x4000u	/* each block is first entered with a request to leave it */
 #define JIT_OFF_RET 0x8000u		/* calls are host calls, returns are host returns */
+#define JIT_OFF_HOT 0x80000u	/* the second tier */
+#define JIT_OFF_TIER 0x100000u	/* the first one, but for what the second leaves to it */
+#define JIT_OFF_GROUP 0x200000u /* accesses checked in groups */
 #define JIT_OFF_PCID 0x10000u	/* address spaces are forgotten when they are left */
 #define JIT_OFF_NEXT 0x20000u	/* from a handler to another block without the loop */
 #define JIT_OFF_SYSTEM 0x40000u /* system instructions and divisions by short thunks */
@@ -194,6 +205,22 @@ struct emit;
 void jit_emit_quick(struct emit *e, struct jit *j); /* those of quick.c */
 /* R11 = 8 * index into jit.jumps for the address in R10; no flags change. */
 void jit_emit_jump_index(struct emit *e, const struct jit *j);
+
+/* ---- slots (slots.c) ------------------------------------------------------------------------ */
+
+unsigned jit_slot_size(unsigned class);
+/* Distance of the next slot of this kind from jit.slots. jit->lock held. */
+uint32_t jit_slot_pick(struct jit *j, unsigned user, unsigned write, unsigned class);
+/* Whether there is a slot for that mode; what it checks. */
+bool jit_slot_valid(uint32_t off, unsigned user, unsigned *write, unsigned *size);
+void jit_slots_empty(struct soft_vcpu *c);
+/* Called from emitted code: makes the slot hold gva, if the TLB does. */
+void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off);
+
+/* ---- who is hot (sample.c) ------------------------------------------------------------------- */
+
+int jit_sampler_create(struct jit *j); /* 0 or -ERR_*; without one nothing becomes hot */
+void jit_sampler_destroy(struct jit *j);
 
 /* ---- jump targets (jumps.c) --------------------------------------------------------------- */
 

@@ -19,6 +19,17 @@ struct jit_tlb_entry {
 	uint64_t tag, addend;
 };
 
+/* Guest addresses [lo, lo + lim) begin operands of the slot's size that lie in host memory at
+ * address + addend; see slots.c. */
+struct jit_slot {
+	uint64_t lo, lim, addend, filled; /* when, by the TSC */
+	int32_t credit;					  /* misses until C is asked again */
+	uint16_t patience;
+	bool listed; /* in slot_list */
+};
+#define JIT_SLOTS 64
+#define JIT_SLOT_CLASSES 3
+
 /* Jump targets that hold for the current mode and mappings. Code goes straight to jumps[hash] and
  * compares there (entry_checked); what is not it goes to the thunk `miss`, which looks into
  * `targets`, hashed in another way, before it asks C. */
@@ -53,6 +64,9 @@ struct jit_vcpu {
 	struct jit_target targets[2][JIT_TARGETS];
 	bool target_global[2][JIT_TARGETS];
 	const uint8_t *far[JIT_FAR];	 /* a slot for each far target: its entry, or `miss` */
+	struct jit_slot slots[4 * JIT_SLOT_CLASSES * JIT_SLOTS]; /* [user][write][class][n] */
+	uint16_t slot_list[4 * JIT_SLOT_CLASSES * JIT_SLOTS];
+	uint32_t nslots;
 	uint64_t self;					 /* the struct vcpu itself */
 	uint64_t host_rsp;				 /* the C stack while emitted code runs */
 	uint64_t shadow_top, shadow_rsp; /* the stack of return addresses in emitted code */
@@ -70,7 +84,8 @@ struct jit_vcpu {
 	bool fpu_known, fpu_masked; /* all x87 and SSE exceptions are masked */
 	uint32_t epoch;				/* of the cache when emitted code was entered */
 	struct jit_crossing crossings[JIT_CROSSINGS];
-	uint64_t enters, polls, interpreted, calls, fills, links;
+	uint32_t sample; /* the next poll tells where this vCPU spends its time; atomic */
+	uint64_t enters, polls, interpreted, calls, fills, links, slot_fills, promotions;
 	uint64_t direct;				 /* went on from a handler to another block */
 	uint64_t calls_of[X86_OP_COUNT]; /* handler calls by enum x86_op */
 };

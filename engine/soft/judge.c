@@ -243,20 +243,54 @@ bool tx_ends_block(const struct x86_insn *i) {
 	return x86_forms[i->form].attr & X86_ATTR_ENDS && i->op != X86_OP_STI && i->op != X86_OP_POPF;
 }
 
-void tx_find_live_flags(struct tx *t) {
-	const struct x86_insn *last = &t->insn[t->n - 1];
-	uint64_t next = t->rip[t->n];
-	uint16_t live = RFLAGS_ARITH;
-	if (!t->call[t->n - 1]) {
-		bool direct = last->nopnds && last->opnd[0].kind == OPND_REL;
-		if (last->op == X86_OP_JCC)
-			live = flags_at(t, next) | flags_at(t, next + last->imm);
-		else if ((last->op == X86_OP_JMP || last->op == X86_OP_CALL) && direct)
-			live = flags_at(t, next + last->imm);
-		else if (!(x86_forms[last->form].attr & X86_ATTR_ENDS))
-			live = flags_at(t, next);
+static bool is_relative(const struct x86_insn *i) {
+	return i->nopnds && i->opnd[0].kind == OPND_REL;
+}
+
+bool tx_is_jump_away(const struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	return !t->call[n] && !t->follow[n] && (i->op == X86_OP_JMP || i->op == X86_OP_RET);
+}
+
+/* Flags that are needed where branch n goes, when that is outside of the block. */
+static uint16_t needed_at_target(const struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	return is_relative(i) ? flags_at(t, t->rip[n] + i->len + i->imm) : RFLAGS_ARITH;
+}
+
+/* Behind instruction n, given live[n + 1]. */
+static uint16_t live_behind(const struct tx *t, unsigned n) {
+	uint16_t next = t->live[n + 1];
+	uint16_t there = t->target[n] >= 0 ? t->live[t->target[n]] : t->needed[n];
+	if (t->call[n])
+		return next;
+	switch (t->insn[n].op) {
+	case X86_OP_JCC:
+		return next | there;
+	case X86_OP_JMP:
+		return t->follow[n] ? next : there;
+	case X86_OP_CALL:
+	case X86_OP_RET:
+		return there;
+	default:
+		return next;
 	}
-	t->live[t->n] = live;
-	for (unsigned n = t->n; n-- > 0;)
-		t->live[n] = tx_flags_before(t, &t->insn[n], t->call[n], t->live[n + 1]);
+}
+
+void tx_find_live_flags(struct tx *t) {
+	for (unsigned n = 0; n < t->n; n++) {
+		bool branch = !t->call[n] && x86_forms[t->insn[n].form].attr & X86_ATTR_ENDS;
+		t->needed[n] = branch && t->target[n] < 0 && !t->follow[n] ? needed_at_target(t, n) : 0;
+		t->live[n] = 0;
+	}
+	t->live[t->n] = tx_is_jump_away(t, t->n - 1) ? 0 : flags_at(t, t->rip[t->n]);
+	/* Loops within the block: until nothing changes. */
+	for (bool again = true; again;) {
+		again = false;
+		for (unsigned n = t->n; n-- > 0;) {
+			uint16_t live = tx_flags_before(t, &t->insn[n], t->call[n], live_behind(t, n));
+			again |= t->label[n] && live != t->live[n];
+			t->live[n] = live;
+		}
+	}
 }

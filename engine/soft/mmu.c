@@ -315,6 +315,7 @@ void soft_tlb_put(struct soft_vcpu *c, unsigned user, unsigned index,
 }
 
 void soft_tlb_purge_writes(struct soft_vcpu *c, const uint8_t *host) {
+	jit_slots_empty(c);
 	soft_spaces_purge_writes(c, host);
 	for (unsigned user = 0; user < 2; user++)
 		for (unsigned i = 0; i < SOFT_TLB; i++) {

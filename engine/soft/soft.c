@@ -41,6 +41,8 @@ static int soft_create(struct vm *vm, const struct engine_options *o, void **sel
 
 static void soft_destroy(void *self) {
 	struct soft *s = self;
+	if (s->jit)
+		jit_sampler_destroy(s->jit);
 	for (unsigned n = 0; n < s->nvcpus; n++) {
 		struct soft_vcpu *c = s->vcpus[n];
 		soft_fpu_destroy(c);
@@ -108,7 +110,8 @@ static int soft_add_vcpu(void *self, struct vcpu *v, struct err *e) {
 		return err_set(e, ERR_NOMEM, "no memory for the stacks of vCPU %u", v->id);
 	}
 	soft_tlb_flush(c, true);
-	s->vcpus[s->nvcpus++] = c;
+	s->vcpus[s->nvcpus] = c;
+	__atomic_store_n(&s->nvcpus, s->nvcpus + 1, __ATOMIC_RELEASE); /* the sampler may be looking */
 	soft_set_state(v);
 	return 0;
 }
@@ -194,6 +197,8 @@ static void soft_stats(void *self, void (*line)(void *out, const char *name, uin
 		sum.calls += v->calls;
 		sum.fills += v->fills;
 		sum.links += v->links;
+		sum.slot_fills += v->slot_fills;
+		sum.promotions += v->promotions;
 		sum.direct += v->direct;
 	}
 	line(out, "translated_blocks", s->jit->blocks);
@@ -208,6 +213,8 @@ static void soft_stats(void *self, void (*line)(void *out, const char *name, uin
 	line(out, "exits_interpret", sum.interpreted);
 	line(out, "handler_calls", sum.calls);
 	line(out, "tlb_fills", sum.fills);
+	line(out, "slot_fills", sum.slot_fills);
+	line(out, "hot_blocks", sum.promotions);
 	stats_calls(s, line, out);
 }
 

@@ -236,6 +236,16 @@ void jit_emit_thunks(struct jit *j) {
 			reload(e);
 			e8(e, 0xc3);
 		}
+	j->slot_fill = e->at + x; /* T0: guest address, T1: the slot */
+	spill(e, true);
+	to_c_stack(e);
+	e_load_gs(e, RDI, GS_JIT(self));
+	e_mov(e, RSI, T0);
+	e_mov(e, RDX, T1);
+	call_c(e, (uintptr_t)jit_slot_fill);
+	from_c_stack(e);
+	reload(e);
+	e8(e, 0xc3);
 	jit_emit_quick(e, j);
 	check(!e->full);
 	j->hot_start = (uint8_t *)align_up((uintptr_t)e->at, 64);

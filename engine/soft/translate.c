@@ -1,4 +1,6 @@
-/* From guest instructions to host code: one basic block of 64-bit mode at a time.
+/* From guest instructions to host code of 64-bit mode: in the first tier one basic block at a time;
+ * in the second, for what is hot, a path: on behind branches that are not taken and behind calls,
+ * along jumps, with loops inside.
  *
  * Two passes: decode and find out which flags are live before each instruction, then emit.
  * An instruction that works on registers is copied with its registers renamed; one that
@@ -36,6 +38,8 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 		e_mov(e, RCX, T0);
 		/* fall through */
 	case COLD_POLL:
+		e_mov_imm(e, T1, t->b->rip); /* for who asks where we are */
+		e_store_gs(e, T1, GS_JIT(tmp));
 		e_mov_imm(e, T1, k->rip);
 		e_store_gs(e, T1, GS_STATE(rip));
 		e_mov_imm(e, T1, JIT_EXIT_POLL);
@@ -51,18 +55,82 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 	case COLD_FAR:
 		tx_far_jump(t, e, k->rip, false);
 		break;
+	case COLD_SLOT: {
+		static const uint8_t less[] = {0x65, 0x83, 0x2c, 0x25}; /* sub dword gs:[credit], 1 */
+		for (unsigned n = 0; n < sizeof(less); n++)
+			e8(e, less[n]);
+		e32(e, GS_JIT(slots) + k->group->slot + (uint32_t)offsetof(struct jit_slot, credit));
+		e8(e, 1);
+		e8(e, 0x79); /* jns over the call */
+		uint8_t *over = e->at;
+		e8(e, 0);
+		tx_group_address(t, e, k->group);
+		e_mov_imm(e, T1, k->group->slot);
+		e_call(e, j->slot_fill, j->exec);
+		if (!e->full)
+			*over = (uint8_t)(e->at - over - 1);
+		if (k->saved)
+			tx_restore_flags(e);
+		struct jit_link *l = tx_cold_link(t, e, k->rip);
+		e_mov_imm(e, T1, (uintptr_t)l);
+		e_jmp(e, j->exit_code, j->exec);
+		break;
+	}
 	}
 }
 
 /* ---- the whole -------------------------------------------------------------------------- */
 
+/* The instruction of the block at guest address rip, or -1. */
+static int16_t find_insn(const struct tx *t, uint64_t rip) {
+	for (unsigned n = 0; n < t->n; n++)
+		if (t->rip[n] == rip)
+			return (int16_t)n;
+	return -1;
+}
+
+/* After instruction n: whether the path goes on, and where. */
+static bool path_goes_on(struct tx *t, unsigned n, unsigned *at) {
+	const struct x86_insn *i = &t->insn[n];
+	uint64_t target = t->rip[n] + i->len + i->imm;
+	bool relative = i->nopnds && i->opnd[0].kind == OPND_REL;
+	if (t->j->off & JIT_OFF_BLOCK)
+		return false;
+	if (!tx_ends_block(i))
+		return true;
+	if (!t->hot || t->call[n])
+		return false;
+	switch (i->op) {
+	case X86_OP_JCC:
+	case X86_OP_JMP:
+		if (relative)
+			t->target[n] = find_insn(t, target);
+		if (t->target[n] >= 0)
+			t->label[t->target[n]] = true;
+		if (i->op == X86_OP_JCC)
+			return true;
+		if (!relative || t->target[n] >= 0 || target < t->rip[n] ||
+			(target & ~PAGE_MASK) != (t->b->rip & ~PAGE_MASK))
+			return false;
+		t->follow[n] = true;
+		*at = (unsigned)(target - t->b->rip);
+		return true;
+	case X86_OP_CALL:
+		return !(t->j->off & JIT_OFF_RET);
+	default:
+		return false;
+	}
+}
+
 static void decode_block(struct tx *t) {
 	unsigned at = 0, avail = PAGE_SIZE - (unsigned)(t->b->rip & PAGE_MASK);
-	while (t->n < TX_INSNS) {
+	unsigned most = t->hot ? TX_INSNS : TX_INSNS_PLAIN;
+	while (t->n < most) {
 		struct x86_insn *i = &t->insn[t->n];
 		int len = x86_decode(i, t->b->host + at, avail - at, X86_MODE_64);
-		t->rip[t->n] = t->b->rip + at;
-		if (len == X86_DECODE_SHORT && !t->n) {
+		unsigned n = t->n;
+		t->rip[n] = t->b->rip + at;
+		if (len == X86_DECODE_SHORT && !n && !t->hot) {
 			t->crossing = t->call[0] = true;
 			*i = (struct x86_insn){.mode = X86_MODE_64};
 			at = avail;
@@ -70,15 +138,54 @@ static void decode_block(struct tx *t) {
 		}
 		if (len <= 0)
 			break;
-		t->call[t->n] = tx_needs_call(t, i);
+		t->call[n] = tx_needs_call(t, i);
+		t->label[n] = t->follow[n] = false;
+		t->target[n] = -1;
 		at += (unsigned)len;
+		t->b->len = MAX(t->b->len, (uint16_t)at);
 		t->n++;
-		if (tx_ends_block(i) || t->j->off & JIT_OFF_BLOCK)
+		if (!path_goes_on(t, n, &at))
 			break;
 	}
 	t->rip[t->n] = t->b->rip + at;
-	t->b->len = (uint16_t)at;
+	if (t->crossing) {
+		t->b->len = (uint16_t)at;
+		t->label[0] = t->follow[0] = false;
+		t->target[0] = -1;
+	}
 	t->b->ninsns = (uint16_t)t->n;
+}
+
+/* Leaves out all from instruction n on. */
+static void cut(struct tx *t, unsigned n) {
+	t->n = n;
+	for (unsigned k = 0; k < n; k++) {
+		t->label[k] = false;
+		if (t->target[k] >= (int)n)
+			t->target[k] = -1;
+	}
+	for (unsigned k = 0; k < n; k++)
+		if (t->target[k] >= 0)
+			t->label[t->target[k]] = true;
+	t->b->ninsns = (uint16_t)n;
+}
+
+/* Flags and groups, which decide how far the block goes. */
+static void analyse(struct tx *t) {
+	for (;;) {
+		tx_find_live_flags(t);
+		t->ngroups = 0;
+		if (!t->hot || t->j->off & JIT_OFF_GROUP) {
+			memset(t->groups_of, 0xff, sizeof(t->groups_of));
+			return;
+		}
+		unsigned n = tx_find_groups(t);
+		if (n == t->n)
+			return;
+		cut(t, n);
+		if (!n)
+			return;
+	}
 }
 
 /* Where in the block to look at jit.poll: where no flags are needed, if there is such a place. */
@@ -87,8 +194,9 @@ static unsigned poll_at(const struct tx *t) {
 		/* The instruction behind STI comes before the next look. */
 		if (!t->live[n] && !(n && t->insn[n - 1].op == X86_OP_STI))
 			return n;
-		if (t->call[n])
-			break; /* which looks, too, and may be the last */
+		/* It looks, too, and may be the last; or there is a way out before the look. */
+		if (t->call[n] || x86_forms[t->insn[n].form].attr & X86_ATTR_ENDS)
+			break;
 	}
 	return 0;
 }
@@ -98,46 +206,68 @@ static void emit_insns(struct tx *t) {
 	bool ended = false;
 	for (unsigned n = 0; n < t->n && !ended; n++) {
 		const struct x86_insn *i = &t->insn[n];
-		if (n == poll)
+		if (t->label[n]) {
+			tx_flags_back(t, t->live[n]);
+			t->at[n] = tx_here(t);
+		}
+		if (n == poll || (t->label[n] && n))
 			tx_poll(t, n);
+		tx_check_groups(t, n);
 		enum tx_emitted r = t->call[n] ? EMIT_CALL : tx_special(t, n);
 		if (r == EMIT_CALL) {
+			if (t->hot && !t->call[n]) { /* then groups end here: once more */
+				t->call[n] = t->again = true;
+				return;
+			}
 			t->failed |= !tx_emit_call(t, n);
 			if (tx_ends_block(i)) {
 				/* It fell through, as CLI does; whatever went elsewhere has left already. */
-				tx_goto(t, t->rip[n] + i->len);
+				tx_goto(t, t->rip[n] + i->len, t->live[n + 1]);
 				ended = true;
 			}
 		}
 		ended |= r == EMIT_END;
 	}
 	if (!ended)
-		tx_goto(t, t->rip[t->n]);
+		tx_goto(t, t->rip[t->n], t->live[t->n]);
 	t->saved = false;
 }
 
 struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64_t rip,
-								uint32_t key) {
+								uint32_t key, bool hot) {
 	struct jit *j = c->soft->jit;
-	struct jit_block draft = {.host = host, .rip = rip, .key = key, .peek_from = PAGE_SIZE};
+	struct jit_block draft = {
+		.host = host, .rip = rip, .key = key, .peek_from = PAGE_SIZE, .second = hot};
 	static __thread struct tx tx;
 	struct tx *t = &tx;
 	t->j = j;
 	t->c = c;
 	t->b = &draft;
 	t->key = key;
+	t->hot = hot;
 	t->n = t->ncold = 0;
-	t->saved = t->crossing = t->failed = false;
+	t->saved = t->crossing = t->failed = t->again = false;
 	t->e = (struct emit){j->hot, j->hot_end, false};
 	decode_block(t);
+	if (t->n)
+		analyse(t);
 	struct jit_block *b = t->n ? jit_arena(j, sizeof(*b)) : NULL;
 	if (!b)
 		return NULL;
 	*b = draft;
 	t->b = b;
-	tx_find_live_flags(t);
 	b->entry = tx_here(t);
 	emit_insns(t);
+	while (t->again) {
+		t->again = t->saved = false;
+		t->ncold = 0;
+		t->e.at = j->hot;
+		b->out = NULL;
+		analyse(t);
+		if (!t->n)
+			return NULL;
+		emit_insns(t);
+	}
 	struct emit cold = {j->cold, j->cold_end, false};
 	tx_checked_entry(t, &cold);
 	for (unsigned n = 0; n < t->ncold; n++)

@@ -4,6 +4,7 @@
  *   tx_mem.c     flags put aside, access checks, what is out of line
  *   tx_copy.c    an instruction with its registers renamed
  *   tx_flow.c    calls of handlers, branches, the ways in and out
+ *   tx_hot.c     the second tier: accesses in groups, checked once against a slot
  *   translate.c  all of it together
  *
  * jit->lock is held throughout, on the vCPU's thread, FPU unloaded. */
@@ -16,8 +17,11 @@
 #include "engine/soft/emit.h"
 #include "engine/soft/fast.h"
 
-#define TX_INSNS 32
-#define TX_COLD (3 * TX_INSNS + 8)
+#define TX_INSNS 64
+#define TX_INSNS_PLAIN 32 /* of the first tier */
+#define TX_COLD (5 * TX_INSNS + 8)
+#define TX_GROUPS 64
+#define TX_REGS 18 /* the sixteen, and the bases of FS and GS */
 
 enum tx_cold_kind {
 	COLD_PROBE, /* fill the TLB for an instruction's memory operand and try again */
@@ -26,7 +30,8 @@ enum tx_cold_kind {
 	COLD_POLL,
 	COLD_POLL_RCX, /* with guest RCX in T0 */
 	COLD_LINK,	   /* a jump within the page that is not linked yet */
-	COLD_FAR	   /* a conditional jump to another page */
+	COLD_FAR,	   /* a conditional jump to another page */
+	COLD_SLOT	   /* a group's check failed: maybe fill the slot, go on in the first tier */
 };
 
 /* What waits to be emitted out of line. */
@@ -41,6 +46,21 @@ struct tx_cold {
 	unsigned stack_reg;
 	int32_t stack_disp;
 	struct jit_link *link;
+	const struct tx_group *group;
+	bool saved; /* guest flags are in jit.flags_ax, and needed */
+};
+
+/* Accesses at constant distances from one address, for which one check is enough. The address is
+ * a sum of registers as they were at one place; `ver` names register values (tx_hot.c). */
+struct tx_group {
+	unsigned base, index, scale, seg; /* registers, or NOREG */
+	uint32_t base_ver, index_ver, seg_ver;
+	int64_t min, max; /* bytes [min, max) from it */
+	bool write;
+	unsigned first;	   /* instruction that needs it */
+	unsigned check_at; /* where it is checked: there, or earlier where no flags are needed */
+	uint32_t slot;	   /* distance of its struct jit_slot from jit.slots */
+	unsigned size;	   /* that the slot checks, at least max - min */
 };
 
 struct tx {
@@ -53,12 +73,24 @@ struct tx {
 	struct x86_insn insn[TX_INSNS];
 	uint64_t rip[TX_INSNS + 1];	 /* of each; the last one: behind the block */
 	bool call[TX_INSNS];		 /* by its handler */
+	bool hot;					 /* second tier: branches within, groups */
+	bool label[TX_INSNS];		 /* a branch of this block goes there, backwards */
+	bool follow[TX_INSNS];		 /* a JMP to the next instruction of the block */
+	int16_t target[TX_INSNS];	 /* of a branch: the instruction of this block, or -1 */
+	uint16_t needed[TX_INSNS];	 /* flags that are needed where a branch goes */
+	const uint8_t *at[TX_INSNS]; /* the label's code */
+	unsigned ngroups;
+	struct tx_group group[TX_GROUPS];
+	int8_t groups_of[TX_INSNS][2]; /* of the memory operand and of the stack access; or -1 */
+	uint32_t ver[TX_INSNS + 1][TX_REGS];
+	int32_t delta[TX_INSNS + 1][TX_REGS];
 	uint16_t live[TX_INSNS + 1]; /* arithmetic flags that are needed before it */
 	/* Where the guest's flags are between two instructions: in the host's, or (those of the
 	 * host being spoilt by a probe) in jit.flags_ax until somebody wants them. */
 	bool saved;
 	bool crossing; /* the block's one instruction reaches into the next page */
 	bool failed;   /* no room */
+	bool again;	   /* an instruction turned out to need its handler */
 	unsigned ncold;
 	struct tx_cold cold[TX_COLD];
 };
@@ -94,12 +126,15 @@ bool tx_ends_block(const struct x86_insn *i);
 /* Flags needed before i if `after` are behind it. */
 uint16_t tx_flags_before(const struct tx *t, const struct x86_insn *i, bool call, uint16_t after);
 void tx_find_live_flags(struct tx *t);
+/* Whether control never goes on behind i. */
+bool tx_is_jump_away(const struct tx *t, unsigned n);
 
 /* ---- tx_mem.c ---- */
 struct tx_cold *tx_add_cold(struct tx *t);
 void tx_flags_aside(struct tx *t, unsigned n);
 void tx_flags_for(struct tx *t, unsigned n);
-void tx_flags_back(struct tx *t);
+/* Before leaving to code that needs `live` in the host's flags. */
+void tx_flags_back(struct tx *t, uint16_t live);
 /* RAX survives; T1 does not. */
 void tx_restore_flags(struct emit *e);
 uint64_t tx_const_ea(const struct x86_insn *i, uint64_t rip);
@@ -112,6 +147,17 @@ void tx_access(struct tx *t, unsigned n, struct emem *m);
 /* The same for 8 bytes at [reg + disp], of the stack kind; afterwards [reg + T0 + disp]. */
 void tx_stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, bool write);
 
+/* With the addend of its page in T0: *m addresses instruction n's memory operand, T1 is free. */
+void tx_address(struct tx *t, unsigned n, struct emem *m);
+
+/* ---- tx_hot.c ---- */
+/* Gives the number of instructions from the first on whose accesses all belong to a group. */
+unsigned tx_find_groups(struct tx *t);
+void tx_check_groups(struct tx *t, unsigned n); /* those to be checked before instruction n */
+/* T0 = addend for instruction n's access `which`; false: it belongs to no group. */
+bool tx_group_addend(struct tx *t, unsigned n, unsigned which);
+void tx_group_address(const struct tx *t, struct emit *e, const struct tx_group *g);
+
 /* ---- tx_copy.c ---- */
 /* false: emit a call instead; then nothing was emitted. */
 bool tx_native(struct tx *t, unsigned n);
@@ -119,7 +165,8 @@ bool tx_native(struct tx *t, unsigned n);
 /* ---- tx_flow.c ---- */
 bool tx_emit_call(struct tx *t, unsigned n);
 enum tx_emitted tx_special(struct tx *t, unsigned n);
-void tx_goto(struct tx *t, uint64_t target);
+void tx_goto(struct tx *t, uint64_t target, uint16_t live);
+struct jit_link *tx_cold_link(struct tx *t, struct emit *e, uint64_t target);
 void tx_poll(struct tx *t, unsigned n);
 /* Code at e that goes on at t->b->entry if T0 is the block's address, else looks T0 up. */
 void tx_checked_entry(struct tx *t, struct emit *e);

@@ -107,9 +107,27 @@ static void jump_to(struct tx *t, unsigned how, uint64_t target) {
 	e32(e, 0);
 }
 
-void tx_goto(struct tx *t, uint64_t target) {
-	tx_flags_back(t);
+void tx_goto(struct tx *t, uint64_t target, uint16_t live) {
+	tx_flags_back(t, live);
 	jump_to(t, JUMP_ALWAYS, target);
+}
+
+/* The way to the first tier's block at `target`, for code out of line. NULL: no room. */
+struct jit_link *tx_cold_link(struct tx *t, struct emit *e, uint64_t target) {
+	struct jit_link *l = jit_arena(t->j, sizeof(*l));
+	while (!e->full && (((uintptr_t)e->at + 1) & 3))
+		e8(e, 0x90);
+	if (!l) {
+		t->failed = true;
+		return NULL;
+	}
+	e8(e, 0xe9);
+	*l = (struct jit_link){
+		.rip = target, .host = t->b->host, .patch = e->at, .own_next = t->b->out, .plain = true};
+	t->b->out = l;
+	e32(e, 0); /* the stub is right behind */
+	l->stub = e->at;
+	return l;
 }
 
 /* ---- ways in ----------------------------------------------------------------------------- */
@@ -224,7 +242,7 @@ static void pop(struct tx *t, unsigned n) {
 
 /* ---- branches ---------------------------------------------------------------------------- */
 
-static void call(struct tx *t, unsigned n) {
+static enum tx_emitted call(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
 	struct emit *e = &t->e;
 	uint64_t next = t->rip[n] + i->len;
@@ -236,7 +254,7 @@ static void call(struct tx *t, unsigned n) {
 		load_tmp(t, n);
 	}
 	push_value(t, n, PUSH_IMM, next);
-	tx_flags_back(t);
+	tx_flags_back(t, t->needed[n]);
 	if (direct) {
 		jump_to(t, paired ? JUMP_CALL : JUMP_ALWAYS, next + i->imm);
 	} else {
@@ -244,9 +262,9 @@ static void call(struct tx *t, unsigned n) {
 		look_up(t, paired);
 	}
 	if (!paired)
-		return;
+		return EMIT_END;
 	expect(e, next, t->j->ret_miss[tx_user(t)], t->j->exec);
-	jump_to(t, JUMP_ALWAYS, next);
+	return EMIT_OK;
 }
 
 static void ret(struct tx *t, unsigned n) {
@@ -256,7 +274,7 @@ static void ret(struct tx *t, unsigned n) {
 	struct emem slot = {H_RSP, T0, 0, 0};
 	e_op_mem(e, true, 0x8b, T0, &slot);
 	e_lea(e, H_RSP, H_RSP, NOREG, 0, 8 + (i->nopnds ? (uint16_t)i->imm : 0));
-	tx_flags_back(t);
+	tx_flags_back(t, RFLAGS_ARITH);
 	if (t->j->off & JIT_OFF_RET)
 		look_up(t, false);
 	else
@@ -266,8 +284,13 @@ static void ret(struct tx *t, unsigned n) {
 static void jump(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
 	struct emit *e = &t->e;
+	if (t->target[n] >= 0) {
+		tx_flags_back(t, t->live[t->target[n]]);
+		e_jmp(e, t->at[t->target[n]], t->j->exec);
+		return;
+	}
 	if (i->opnd[0].kind == OPND_REL) {
-		tx_goto(t, t->rip[n] + i->len + i->imm);
+		tx_goto(t, t->rip[n] + i->len + i->imm, t->needed[n]);
 		return;
 	}
 	if (i->opnd[0].kind == OPND_GPR) {
@@ -277,7 +300,7 @@ static void jump(struct tx *t, unsigned n) {
 		tx_access(t, n, &m);
 		e_op_mem(e, true, 0x8b, T0, &m);
 	}
-	tx_flags_back(t);
+	tx_flags_back(t, RFLAGS_ARITH);
 	look_up(t, false);
 }
 
@@ -381,15 +404,18 @@ enum tx_emitted tx_special(struct tx *t, unsigned n) {
 	}
 	case X86_OP_JCC:
 		tx_flags_for(t, n);
-		jump_to(t, i->cond, next + i->imm);
-		tx_goto(t, next);
-		return EMIT_END;
+		if (t->target[n] >= 0)
+			e_jcc(e, i->cond, t->at[t->target[n]], t->j->exec);
+		else
+			jump_to(t, i->cond, next + i->imm);
+		return EMIT_OK;
 	case X86_OP_JMP:
+		if (t->follow[n])
+			return EMIT_OK;
 		jump(t, n);
 		return EMIT_END;
 	case X86_OP_CALL:
-		call(t, n);
-		return EMIT_END;
+		return call(t, n);
 	case X86_OP_RET:
 		ret(t, n);
 		return EMIT_END;

@@ -45,9 +45,8 @@ void tx_flags_for(struct tx *t, unsigned n) {
 	t->saved = false;
 }
 
-/* Before leaving to code that takes the host's flags. */
-void tx_flags_back(struct tx *t) {
-	if (t->saved && t->live[t->n])
+void tx_flags_back(struct tx *t, uint16_t live) {
+	if (t->saved && live)
 		tx_restore_flags(&t->e);
 	t->saved = false;
 }
@@ -138,12 +137,39 @@ static void emit_probe(struct tx *t, unsigned size, bool write, struct tx_cold *
 	e_op_gs_index(e, 0x8b, T0, T1, tlb + offsetof(struct jit_tlb_entry, addend));
 }
 
+/* #GP for an operand that must be aligned is the interpreter's. With the address in T0. */
+static void check_alignment(struct tx *t, unsigned n) {
+	struct emit *e = &t->e;
+	const struct x86_opnd *o = tx_memory_operand(&t->insn[n]);
+	e8(e, 0x41); /* test r10b, size - 1 */
+	e8(e, 0xf6);
+	e8(e, 0xc0 | (T0 & 7));
+	e8(e, o->size - 1);
+	struct tx_cold *a = tx_add_cold(t);
+	*a = (struct tx_cold){.rip = t->rip[n], .kind = COLD_INTERP};
+	e8(e, 0x0f);
+	e8(e, 0x85);
+	a->from = e->at;
+	e32(e, 0);
+}
+
 void tx_access(struct tx *t, unsigned n, struct emem *m) {
 	const struct x86_insn *i = &t->insn[n];
 	uint64_t rip = t->rip[n];
 	struct emit *e = &t->e;
 	const struct x86_opnd *o = tx_memory_operand(i);
 	bool write = o->access & OPND_W;
+	bool aligned = x86_forms[i->form].attr & X86_ATTR_ALIGN && o->size > 1;
+	if (t->groups_of[n][0] >= 0) {
+		if (aligned) {
+			tx_flags_aside(t, n);
+			tx_ea(e, i, rip);
+			check_alignment(t, n);
+		}
+		tx_group_addend(t, n, 0);
+		tx_address(t, n, m);
+		return;
+	}
 	tx_flags_aside(t, n);
 	struct tx_cold *k = tx_add_cold(t);
 	*k = (struct tx_cold){.retry = tx_here(t),
@@ -153,26 +179,22 @@ void tx_access(struct tx *t, unsigned n, struct emem *m) {
 						  .size = o->size,
 						  .write = write};
 	tx_ea(e, i, rip);
-	if (x86_forms[i->form].attr & X86_ATTR_ALIGN && o->size > 1) {
-		e8(e, 0x41); /* test r10b, size - 1 */
-		e8(e, 0xf6);
-		e8(e, 0xc0 | (T0 & 7));
-		e8(e, o->size - 1);
-		struct tx_cold *a = tx_add_cold(t);
-		*a = (struct tx_cold){.rip = rip, .kind = COLD_INTERP};
-		e8(e, 0x0f);
-		e8(e, 0x85);
-		a->from = e->at;
-		e32(e, 0);
-	}
+	if (aligned)
+		check_alignment(t, n);
 	emit_probe(t, o->size, write, k);
+	tx_address(t, n, m);
+}
+
+void tx_address(struct tx *t, unsigned n, struct emem *m) {
+	const struct x86_insn *i = &t->insn[n];
+	struct emit *e = &t->e;
 	if (i->seg >= SEG_FS) {
 		e_load_gs(e, T1, GS_SEG(i->seg));
 		e_lea(e, T0, T0, T1, 0, 0);
 	}
 	*m = (struct emem){T0, NOREG, 0, 0};
 	if (tx_is_const_ea(i)) {
-		uint64_t ea = tx_const_ea(i, rip);
+		uint64_t ea = tx_const_ea(i, t->rip[n]);
 		if ((int64_t)ea == (int32_t)ea) {
 			m->disp = (int32_t)ea;
 		} else {
@@ -206,6 +228,8 @@ void tx_access(struct tx *t, unsigned n, struct emem *m) {
 
 void tx_stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, bool write) {
 	struct emit *e = &t->e;
+	if (tx_group_addend(t, n, 1))
+		return;
 	tx_flags_aside(t, n);
 	struct tx_cold *k = tx_add_cold(t);
 	*k = (struct tx_cold){.retry = tx_here(t),

@@ -28,8 +28,11 @@
  *         where X - Y is a constant below a page;
  *   HIT   ... and they were equal: JNE was not taken. An entry at that index holds no page but one
  *         with these index bits, so X and Y lie in that page, and all between them;
- *   and an atom loaded from the addend beside that tag is worth: Y + addend + d is the host
- *   address of guest byte Y + d, for min(0, X - Y) <= d <= max(0, X - Y).
+ *   SLOT  the flags compare X - lo with lim, both of slot S; JAE not taken: the S.size bytes from X
+ *         lie in the slot (kept until values are forgotten: nothing else changes slots);
+ *   and an atom loaded from the addend beside that tag, or of that slot, is worth: Y + addend + d is the host
+ *   address of guest byte Y + d, for min(0, X - Y) <= d <= max(0, X - Y); for a slot Y is X, and
+ *         0 <= d < S.size.
  * An operand is allowed if its address minus one such atom minus Y is a constant d with
  * [d, d + size) in those bounds.
  *
@@ -94,9 +97,18 @@ struct probe {
 
 struct atom {
 	bool addend, write;
+	bool lo_of; /* loaded from slot's lo */
+	uint32_t slot;
 	struct lin y;
 	int64_t lo, hi;
 };
+
+/* A slot whose check has passed for the bytes from x on. */
+struct passed {
+	uint32_t slot;
+	struct lin x;
+};
+#define PASSED 64
 
 struct region {
 	const uint8_t *at; /* writable address */
@@ -106,7 +118,7 @@ struct region {
 #define MARK_START 1u
 #define MARK_LABEL 2u
 
-enum pending { PENDING_NONE, PENDING_TLB };
+enum pending { PENDING_NONE, PENDING_TLB, PENDING_SLOT };
 
 struct verifier {
 	const struct jit *j;
@@ -120,6 +132,8 @@ struct verifier {
 	enum pending pending; /* what the flags say */
 	struct probe compared;
 	struct probe hit;
+	struct passed slot_compared, passed[PASSED];
+	unsigned npassed;
 
 	const uint8_t *pc; /* writable address of the instruction, and of the next one */
 	struct x86_insn insn;
@@ -224,6 +238,7 @@ static void forget_all(struct verifier *v) {
 	memset(v->slot_known, 0, sizeof(v->slot_known));
 	v->pending = PENDING_NONE;
 	v->hit.on = false;
+	v->npassed = 0;
 }
 
 /* ---- memory operands --------------------------------------------------------------------- */
@@ -368,10 +383,100 @@ static bool load_addend(struct verifier *v) {
 		struct val index = *table_index(v), *to = &v->reg[i->opnd[0].reg];
 		*to = value(fresh_lin(v));
 		if (v->hit.on && v->hit.write == write && same_bits(v, &index, &v->hit.index))
-			v->atoms[to->lin.atom[0]] = (struct atom){true, write, index.of, v->hit.lo, v->hit.hi};
+			v->atoms[to->lin.atom[0]] = (struct atom){
+				.addend = true, .write = write, .y = index.of, .lo = v->hit.lo, .hi = v->hit.hi};
 		return true;
 	}
 	return false;
+}
+
+/* ---- slots of the second tier ---------------------------------------------------------------- */
+
+/* A GS-relative operand in a field of a slot of this mode; *slot is the slot, *field where in it. */
+static bool in_slot(const struct verifier *v, uint32_t *slot, unsigned *field, unsigned *write,
+					unsigned *size) {
+	const struct x86_insn *i = &v->insn;
+	if (i->base != X86_REG_NONE || i->index != X86_REG_NONE || (uint64_t)i->disp < JIT(slots) ||
+		(uint64_t)i->disp >= JIT(slots) + sizeof(((struct jit_vcpu *)0)->slots))
+		return false;
+	uint32_t off = (uint32_t)i->disp - JIT(slots);
+	*field = off % sizeof(struct jit_slot);
+	*slot = off - *field;
+	return jit_slot_valid(*slot, v->b->key & JIT_KEY_USER ? 1 : 0, write, size);
+}
+
+/* sub reg, lo: the register holds X - lo. */
+static void subtract_lo(struct verifier *v, uint32_t slot) {
+	struct val *d = &v->reg[v->insn.opnd[0].reg];
+	struct lin lo = fresh_lin(v);
+	v->atoms[lo.atom[0]].lo_of = true;
+	v->atoms[lo.atom[0]].slot = slot;
+	*d = value(lin_add(v, &d->lin, &lo, ~0ull));
+}
+
+/* cmp reg, lim */
+static void compare_lim(struct verifier *v, uint32_t slot) {
+	struct lin x = v->reg[v->insn.opnd[0].reg].lin;
+	v->pending = PENDING_NONE;
+	for (unsigned n = 0; n < x.n; n++) {
+		const struct atom *a = &v->atoms[x.atom[n]];
+		if (!a->lo_of || a->slot != slot || x.coef[n] != ~0ull)
+			continue;
+		x.n--;
+		x.atom[n] = x.atom[x.n];
+		x.coef[n] = x.coef[x.n];
+		v->pending = PENDING_SLOT;
+		v->slot_compared = (struct passed){slot, x};
+		return;
+	}
+}
+
+static void check_passed(struct verifier *v) {
+	unsigned n = 0;
+	while (n < v->npassed && v->passed[n].slot != v->slot_compared.slot)
+		n++;
+	if (n == PASSED) {
+		refuse(v, "too many checks");
+		return;
+	}
+	v->passed[n] = v->slot_compared;
+	if (n == v->npassed)
+		v->npassed++;
+}
+
+/* mov reg, addend */
+static void load_slot_addend(struct verifier *v, uint32_t slot, unsigned write, unsigned size) {
+	struct val *to = &v->reg[v->insn.opnd[0].reg];
+	*to = value(fresh_lin(v));
+	for (unsigned n = 0; n < v->npassed; n++)
+		if (v->passed[n].slot == slot)
+			v->atoms[to->lin.atom[0]] = (struct atom){
+				.addend = true, .write = write, .y = v->passed[n].x, .hi = (int64_t)size - 1};
+}
+
+/* One of the four things that code does with a slot. */
+static bool slot_operand(struct verifier *v, const struct x86_opnd *m) {
+	const struct x86_insn *i = &v->insn;
+	uint32_t slot;
+	unsigned field, write, size;
+	if (!in_slot(v, &slot, &field, &write, &size))
+		return false;
+	bool to_reg = i->nopnds == 2 && i->opnd[0].kind == OPND_GPR && i->opnd[0].size == 8 &&
+				  i->opnd[1].kind == OPND_MEM;
+	if (to_reg && i->op == X86_OP_SUB && field == offsetof(struct jit_slot, lo)) {
+		subtract_lo(v, slot);
+		v->pending = PENDING_NONE;
+	} else if (to_reg && i->op == X86_OP_CMP && field == offsetof(struct jit_slot, lim)) {
+		compare_lim(v, slot);
+	} else if (to_reg && i->op == X86_OP_MOV && field == offsetof(struct jit_slot, addend)) {
+		load_slot_addend(v, slot, write, size);
+	} else if (i->op == X86_OP_SUB && m->size == 4 && i->opnd[1].kind == OPND_IMM &&
+			   field == offsetof(struct jit_slot, credit)) {
+		v->pending = PENDING_NONE;
+	} else {
+		refuse(v, "odd use of a slot");
+	}
+	return true;
 }
 
 /* ---- instructions ------------------------------------------------------------------------ */
@@ -566,10 +671,16 @@ static void clobber_registers(struct verifier *v) {
 			v->reg[i->opnd[n].reg & X86_REG_HIGH ? i->opnd[n].reg & 3 : i->opnd[n].reg] =
 				fresh(v, i->opnd[n].size);
 	/* Operands that the table does not list. */
-	if (x86_forms[i->form].cls >= X86_CLASS_X87)
-		for (unsigned r = RAX; r <= RDX; r++)
-			v->reg[r] = value(fresh_lin(v));
 	switch (i->op) {
+	case X86_OP_PCMPESTRI:
+	case X86_OP_PCMPISTRI:
+	case X86_OP_VPCMPESTRI:
+	case X86_OP_VPCMPISTRI:
+		v->reg[RCX] = value(fresh_lin(v));
+		break;
+	case X86_OP_LAHF:
+		v->reg[RAX] = value(fresh_lin(v));
+		break;
 	case X86_OP_MUL:
 	case X86_OP_IMUL:
 	case X86_OP_CMPXCHG:
@@ -577,7 +688,6 @@ static void clobber_registers(struct verifier *v) {
 	case X86_OP_CMPXCHG16B:
 	case X86_OP_CBW:
 	case X86_OP_CWD:
-	case X86_OP_LAHF:
 		v->reg[RAX] = value(fresh_lin(v));
 		v->reg[RDX] = value(fresh_lin(v));
 		break;
@@ -643,7 +753,7 @@ static bool plain(struct verifier *v) {
 			i->opnd[1].kind != OPND_IMM)
 			return refuse(v, "bit string");
 		if (i->seg_prefix == SEG_GS) {
-			if (compare_with_table(v) || load_addend(v))
+			if (compare_with_table(v) || load_addend(v) || slot_operand(v, m))
 				return !v->why;
 			if (!slot_access(v, m))
 				return false;
@@ -721,6 +831,11 @@ static bool leaves(struct verifier *v, const uint8_t *target) {
 	for (unsigned n = 0; op == X86_OP_CALL && n < 14; n++)
 		if (target == j->fill[n / 7][n % 7])
 			return (const_in(v, &c) && in_guest_code(v, c)) || refuse(v, "fills with a wrong R11");
+	unsigned write, size;
+	if (op == X86_OP_CALL && target == j->slot_fill)
+		return (const_in(v, &c) && c <= UINT32_MAX &&
+				jit_slot_valid((uint32_t)c, user, &write, &size)) ||
+			   refuse(v, "fills a slot that is none");
 	for (unsigned n = 0; op == X86_OP_CALL && n < JIT_QUICKS; n++)
 		if (target == j->quick[n])
 			return true;
@@ -767,6 +882,8 @@ static bool branch(struct verifier *v) {
 	}
 	if (i->cond == 5 && v->pending == PENDING_TLB) /* NE was not taken: equal */
 		v->hit = v->compared;
+	if (i->cond == 3 && v->pending == PENDING_SLOT) /* AE was not taken: below */
+		check_passed(v);
 	return true;
 }
 

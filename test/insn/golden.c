@@ -144,13 +144,15 @@ struct cost {
 
 static struct bench_vm vm;
 
+static bool hot; /* the tier */
+
 static struct cost measure(const uint8_t *code, unsigned len) {
 	struct soft_vcpu *c = vm.cpu->engine;
 	struct cost k = {0, 0};
 	memset(vm.ram + 0x1000, 0xf4, 4096);
 	memcpy(vm.ram + 0x1000, code, len);
 	struct jit_block *b =
-		jit_translate(c, vm.ram + 0x1000, 0x401000, JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_AVX);
+		jit_translate(c, vm.ram + 0x1000, 0x401000, JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_AVX, hot);
 	if (!b) {
 		printf("Bail out! no block\n");
 		exit(1);

@@ -1,0 +1,53 @@
+/* Which code is hot: a thread looks, a thousand times a second, at every vCPU that executes guest
+ * code, by asking it to stop at its next block (jit.sample, jit.poll). A block that is found
+ * there twice is translated again by the second tier (jit.c, promote()). Translated code counts
+ * nothing. The thread looks less often while no vCPU runs. */
+#include <string.h>
+#include <time.h>
+
+#include "core/base/check.h"
+#include "engine/soft/jit.h"
+
+#define PERIOD_NS 1000000
+#define IDLE_NS 16000000
+#define IDLE_AFTER 64
+
+static void *sample(void *opaque) {
+	struct jit *j = opaque;
+	unsigned idle = 0;
+	while (__atomic_load_n(&j->sampling, __ATOMIC_RELAXED)) {
+		struct timespec ts = {0, idle > IDLE_AFTER ? IDLE_NS : PERIOD_NS};
+		nanosleep(&ts, NULL);
+		bool any = false;
+		unsigned nvcpus = __atomic_load_n(&j->soft->nvcpus, __ATOMIC_ACQUIRE);
+		for (unsigned n = 0; n < nvcpus; n++) {
+			struct soft_vcpu *c = j->soft->vcpus[n];
+			if (!__atomic_load_n(&c->in_guest, __ATOMIC_RELAXED))
+				continue;
+			any = true;
+			__atomic_store_n(&c->jit.sample, 1, __ATOMIC_RELAXED);
+			__atomic_store_n(&c->jit.poll, 1, __ATOMIC_SEQ_CST);
+		}
+		idle = any ? 0 : idle + 1;
+	}
+	return NULL;
+}
+
+int jit_sampler_create(struct jit *j) {
+	if (j->off & (JIT_OFF_HOT | JIT_OFF_TIER))
+		return 0;
+	j->sampling = 1;
+	if (pthread_create(&j->sampler, NULL, sample, j) != 0)
+		return -ERR_NOMEM;
+	j->has_sampler = true;
+	pthread_setname_np(j->sampler, "sampler");
+	return 0;
+}
+
+void jit_sampler_destroy(struct jit *j) {
+	if (!j->has_sampler)
+		return;
+	__atomic_store_n(&j->sampling, 0, __ATOMIC_RELAXED);
+	pthread_join(j->sampler, NULL);
+	j->has_sampler = false;
+}

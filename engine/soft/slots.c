@@ -1,0 +1,102 @@
+/* The slots that the second tier's checks look into: each a run of guest pages with one distance
+ * between guest and host addresses (jit_vcpu.h).
+ *
+ * A slot is made from what is in the translator's TLB, so it holds nothing that the TLB does not,
+ * and goes when any entry of the TLB goes. Emptying one leaves its addend: code that has passed its
+ * check may still be about to use it, and may, until the vCPU leaves the block. Runs on the vCPU's
+ * thread, or while the world is stopped. */
+#include "engine/soft/fast.h"
+#include "engine/soft/jit.h"
+
+#define RUN_PAGES 512 /* to each side */
+#define CREDIT_MIN 7
+#define CREDIT_MAX 1023
+#define THRASH_CYCLES 64 /* a miss, less than this many cycles after the last one */
+
+unsigned jit_slot_size(unsigned class) {
+	return 16u << 2 * class;
+}
+
+static uint32_t slot_offset(unsigned user, unsigned write, unsigned class, unsigned n) {
+	return (uint32_t)((((user * 2 + write) * JIT_SLOT_CLASSES + class) * JIT_SLOTS + n) *
+					  sizeof(struct jit_slot));
+}
+
+uint32_t jit_slot_pick(struct jit *j, unsigned user, unsigned write, unsigned class) {
+	unsigned n = j->next_slot++ % JIT_SLOTS;
+	return slot_offset(user, write, class, n);
+}
+
+bool jit_slot_valid(uint32_t off, unsigned user, unsigned *write, unsigned *size) {
+	uint32_t n = off / (uint32_t)sizeof(struct jit_slot);
+	if (off % sizeof(struct jit_slot) || n >= 4 * JIT_SLOT_CLASSES * JIT_SLOTS)
+		return false;
+	*size = jit_slot_size(n / JIT_SLOTS % JIT_SLOT_CLASSES);
+	n /= JIT_SLOTS * JIT_SLOT_CLASSES;
+	*write = n & 1;
+	return n >> 1 == user;
+}
+
+void jit_slots_empty(struct soft_vcpu *c) {
+	struct jit_vcpu *v = &c->jit;
+	for (unsigned n = 0; n < v->nslots; n++) {
+		struct jit_slot *s = &v->slots[v->slot_list[n]];
+		s->lim = 0;
+		s->credit = 0;
+		s->listed = false;
+	}
+	v->nslots = 0;
+}
+
+static bool in_tlb(const struct jit_tlb_entry *tlb, gva_t page, uint64_t addend) {
+	const struct jit_tlb_entry *e = &tlb[page >> 12 & (JIT_TLB - 1)];
+	return e->tag == page && e->addend == addend;
+}
+
+static uint64_t cycles(void) {
+	uint32_t lo, hi;
+	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
+	return (uint64_t)hi << 32 | lo;
+}
+
+/* How many misses until the next call: more if they come so thick that filling is in vain. */
+static void set_credit(struct jit_slot *s) {
+	uint64_t now = cycles();
+	uint32_t last = MAX(s->patience, CREDIT_MIN);
+	bool thrash = now - s->filled < (uint64_t)last * THRASH_CYCLES;
+	s->patience = (uint16_t)(thrash ? MIN(2 * last, CREDIT_MAX) : CREDIT_MIN);
+	s->credit = s->patience;
+	s->filled = now;
+}
+
+void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
+	struct soft_vcpu *c = v->engine;
+	unsigned write, size, user = fast_user(c);
+	if (!jit_slot_valid(off, user, &write, &size))
+		return;
+	unsigned n = off / (uint32_t)sizeof(struct jit_slot);
+	struct jit_slot *s = &c->jit.slots[n];
+	const struct jit_tlb_entry *tlb = c->jit.tlb[user][write];
+	gva_t page = gva & ~PAGE_MASK, lo = page, hi = page;
+	const struct jit_tlb_entry *e = &tlb[page >> 12 & (JIT_TLB - 1)];
+	c->jit.slot_fills++;
+	s->credit = 0; /* try again at the next miss: the first tier is about to fill the TLB */
+	if (e->tag != page || c->soft->jit->off & JIT_OFF_TLB)
+		return;
+	uint64_t addend = e->addend;
+	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, lo - PAGE_SIZE, addend); k++)
+		lo -= PAGE_SIZE;
+	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, hi + PAGE_SIZE, addend); k++)
+		hi += PAGE_SIZE;
+	set_credit(s);
+	hi += PAGE_SIZE;
+	if (hi < lo || gva + size > hi || gva + size < gva)
+		return;
+	s->lo = lo;
+	s->lim = hi - lo - size + 1;
+	s->addend = addend;
+	if (!s->listed) {
+		s->listed = true;
+		c->jit.slot_list[c->jit.nslots++] = (uint16_t)n;
+	}
+}

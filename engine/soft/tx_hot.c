@@ -1,0 +1,378 @@
+/* The second tier's memory accesses: many of a block's accesses lie at constant distances from one
+ * register value. Such a group is checked once, as a whole, against a slot of the vCPU:
+ *
+ *     lea  r10, [lowest byte]; sub r10, gs:[slot.lo]; cmp r10, gs:[slot.lim]; jae elsewhere
+ *
+ * after which each access only adds gs:[slot.addend]. That addend does not depend on the address,
+ * so the CPU predicts the branch and goes on: the check costs no latency. A slot holds a run of
+ * pages that lie in host memory as they lie in guest memory (slots.c).
+ *
+ * `elsewhere` is the first tier's block at the same guest instruction: exact, access by access. So
+ * a check may be made earlier than its access, and for more bytes, as long as nothing has been
+ * executed in between that cannot be executed again: it is made where no flags are needed, before
+ * the instruction that makes them.
+ *
+ * Register values have version numbers. Adding a constant keeps the version and changes `delta`; a
+ * handler, the code behind a call, and every label begin new ones, as slots may change there. */
+#include "engine/soft/tx.h"
+
+#define REG_FS 16
+#define REG_GS 17
+#define SPAN_MAX 256
+
+struct scan {
+	struct tx *t;
+	uint32_t next;
+	uint32_t ver[TX_REGS];
+	int64_t delta[TX_REGS];
+	uint32_t era; /* stands for the constant address */
+};
+
+static void renew(struct scan *s, unsigned reg) {
+	s->ver[reg] = ++s->next;
+	s->delta[reg] = 0;
+}
+
+static void renew_all(struct scan *s) {
+	for (unsigned r = 0; r < TX_REGS; r++)
+		renew(s, r);
+	s->era = ++s->next;
+}
+
+/* ---- what instructions do to registers ------------------------------------------------------ */
+
+static void copy_reg(struct scan *s, unsigned to, unsigned from, int64_t add) {
+	s->ver[to] = s->ver[from];
+	s->delta[to] = s->delta[from] + add;
+	if (s->delta[to] != (int32_t)s->delta[to])
+		renew(s, to);
+}
+
+/* d = d + constant, d = another register + constant. */
+static bool adds_constant(struct scan *s, const struct x86_insn *i) {
+	const struct x86_opnd *a = &i->opnd[0], *b = &i->opnd[1];
+	if (!i->nopnds || a->kind != OPND_GPR || a->size != 8)
+		return false;
+	switch (i->op) {
+	case X86_OP_INC:
+	case X86_OP_DEC:
+		copy_reg(s, a->reg, a->reg, i->op == X86_OP_INC ? 1 : -1);
+		return true;
+	case X86_OP_ADD:
+	case X86_OP_SUB:
+		if (b->kind != OPND_IMM)
+			return false;
+		copy_reg(s, a->reg, a->reg, i->op == X86_OP_ADD ? (int64_t)i->imm : -(int64_t)i->imm);
+		return true;
+	case X86_OP_MOV:
+		if (b->kind != OPND_GPR)
+			return false;
+		copy_reg(s, a->reg, b->reg, 0);
+		return true;
+	case X86_OP_LEA:
+		if (i->base >= 16 || i->index < 16 || i->addrsize != 8)
+			return false;
+		copy_reg(s, a->reg, i->base, i->disp);
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void written_registers(struct scan *s, const struct x86_insn *i) {
+	for (unsigned n = 0; n < i->nopnds; n++)
+		if (i->opnd[n].kind == OPND_GPR && i->opnd[n].access & OPND_W)
+			renew(s, i->opnd[n].reg & X86_REG_HIGH ? i->opnd[n].reg & 3 : i->opnd[n].reg);
+	/* Operands that the table does not list. */
+	switch (i->op) {
+	case X86_OP_MUL:
+	case X86_OP_IMUL:
+	case X86_OP_CMPXCHG:
+	case X86_OP_CMPXCHG8B:
+	case X86_OP_CMPXCHG16B:
+	case X86_OP_CBW:
+	case X86_OP_CWD:
+	case X86_OP_LAHF:
+		renew(s, RAX);
+		renew(s, RDX);
+		break;
+	case X86_OP_PCMPESTRI:
+	case X86_OP_PCMPISTRI:
+	case X86_OP_VPCMPESTRI:
+	case X86_OP_VPCMPISTRI:
+		renew(s, RCX);
+		break;
+	default:
+		break;
+	}
+}
+
+static void execute(struct scan *s, unsigned n) {
+	const struct tx *t = s->t;
+	const struct x86_insn *i = &t->insn[n];
+	if (t->call[n] || jit_quick(t->j, t->key, i) >= 0) {
+		renew_all(s);
+		return;
+	}
+	switch (i->op) {
+	case X86_OP_PUSH:
+		copy_reg(s, RSP, RSP, -8);
+		break;
+	case X86_OP_POP:
+		copy_reg(s, RSP, RSP, 8);
+		renew(s, i->opnd[0].reg);
+		break;
+	case X86_OP_LEAVE:
+		copy_reg(s, RSP, RBP, 8);
+		renew(s, RBP);
+		break;
+	case X86_OP_CALL:
+		renew_all(s);
+		break;
+	case X86_OP_NOP:
+	case X86_OP_PREFETCH:
+	case X86_OP_JCC:
+	case X86_OP_JMP:
+	case X86_OP_RET:
+		break;
+	default:
+		if (!adds_constant(s, i))
+			written_registers(s, i);
+	}
+}
+
+/* ---- groups ----------------------------------------------------------------------------------- */
+
+static bool same_root(const struct tx_group *a, const struct tx_group *b) {
+	return a->base_ver == b->base_ver && a->index_ver == b->index_ver && a->scale == b->scale &&
+		   a->seg_ver == b->seg_ver;
+}
+
+/* Joins the access [off, off + size) from g's root to a group; the group's number, or -1. */
+static int8_t join(struct tx *t, struct tx_group *g, int64_t off, unsigned size, bool write) {
+	for (unsigned k = 0; k < t->ngroups; k++) {
+		struct tx_group *o = &t->group[k];
+		int64_t min = MIN(o->min, off), max = MAX(o->max, off + (int64_t)size);
+		if (!same_root(o, g) || max - min > SPAN_MAX)
+			continue;
+		o->min = min;
+		o->max = max;
+		o->write |= write;
+		return (int8_t)k;
+	}
+	if (t->ngroups == TX_GROUPS)
+		return -1;
+	g->min = off;
+	g->max = off + (int64_t)size;
+	g->write = write;
+	t->group[t->ngroups] = *g;
+	return (int8_t)t->ngroups++;
+}
+
+static int8_t operand_group(struct scan *s, unsigned n) {
+	struct tx *t = s->t;
+	const struct x86_insn *i = &t->insn[n];
+	const struct x86_opnd *o = tx_memory_operand(i);
+	struct tx_group g = {.base = NOREG, .index = NOREG, .seg = NOREG, .first = n};
+	int64_t off;
+	if (!o || !o->size || o->size > 32 || x86_forms[i->form].attr & X86_ATTR_NOMEM_FAULT ||
+		i->op == X86_OP_LEA || i->op == X86_OP_NOP || i->op == X86_OP_PREFETCH)
+		return -1;
+	if (tx_is_const_ea(i)) {
+		off = (int64_t)tx_const_ea(i, t->rip[n]);
+		g.base_ver = s->era;
+	} else {
+		off = i->disp;
+		if (i->base < 16) {
+			g.base = i->base;
+			g.base_ver = s->ver[i->base];
+			off += s->delta[i->base];
+		}
+		if (i->index < 16) {
+			g.index = i->index;
+			g.index_ver = s->ver[i->index];
+			g.scale = i->scale;
+			off += (int64_t)((uint64_t)s->delta[i->index] << i->scale);
+		}
+	}
+	if (i->seg >= SEG_FS) {
+		g.seg = i->seg;
+		g.seg_ver = s->ver[i->seg == SEG_FS ? REG_FS : REG_GS];
+	}
+	return join(t, &g, off, o->size, o->access & OPND_W);
+}
+
+static int8_t stack_group(struct scan *s, unsigned n) {
+	const struct x86_insn *i = &s->t->insn[n];
+	unsigned reg = RSP;
+	int64_t off = 0;
+	bool write = false;
+	switch (i->op) {
+	case X86_OP_PUSH:
+	case X86_OP_CALL:
+		off = -8;
+		write = true;
+		break;
+	case X86_OP_POP:
+	case X86_OP_RET:
+		break;
+	case X86_OP_LEAVE:
+		reg = RBP;
+		break;
+	default:
+		return -1;
+	}
+	struct tx_group g = {
+		.base = reg, .index = NOREG, .seg = NOREG, .first = n, .base_ver = s->ver[reg]};
+	return join(s->t, &g, off + s->delta[reg], 8, write);
+}
+
+/* The constant to add to the registers of the group as they are before instruction n. */
+static bool distance(const struct tx *t, const struct tx_group *g, unsigned n, int64_t *d) {
+	*d = g->min;
+	if (g->base != NOREG) {
+		if (t->ver[n][g->base] != g->base_ver)
+			return false;
+		*d -= t->delta[n][g->base];
+	}
+	if (g->index != NOREG) {
+		if (t->ver[n][g->index] != g->index_ver)
+			return false;
+		*d -= (int64_t)((uint64_t)(int64_t)t->delta[n][g->index] << g->scale);
+	}
+	if (g->seg != NOREG && t->ver[n][g->seg == SEG_FS ? REG_FS : REG_GS] != g->seg_ver)
+		return false;
+	return (g->base == NOREG && g->index == NOREG && g->seg == NOREG) || *d == (int32_t)*d;
+}
+
+/* Where to check: as late as possible, but where no flags are needed. */
+static bool place(struct tx *t, struct tx_group *g, unsigned era_start) {
+	int64_t d;
+	if (!distance(t, g, g->first, &d))
+		return false;
+	g->check_at = g->first;
+	for (unsigned n = g->first + 1; n-- > era_start && distance(t, g, n, &d);)
+		if (!t->live[n]) {
+			g->check_at = n;
+			break;
+		}
+	unsigned class = g->max - g->min <= 16 ? 0 : g->max - g->min <= 64 ? 1 : 2;
+	g->size = jit_slot_size(class);
+	g->slot = jit_slot_pick(t->j, tx_user(t), g->write, class);
+	return true;
+}
+
+/* Whether instruction n has an access that belongs to no group, though it has a check to make. */
+static bool left_out(const struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	const struct x86_opnd *o = tx_memory_operand(i);
+	if (t->call[n])
+		return false;
+	if (o && o->size && !(x86_forms[i->form].attr & X86_ATTR_NOMEM_FAULT) &&
+		t->groups_of[n][0] < 0 && i->op != X86_OP_LEA && i->op != X86_OP_NOP &&
+		i->op != X86_OP_PREFETCH)
+		return true;
+	switch (i->op) {
+	case X86_OP_PUSH:
+	case X86_OP_POP:
+	case X86_OP_CALL:
+	case X86_OP_RET:
+	case X86_OP_LEAVE:
+		return t->groups_of[n][1] < 0;
+	default:
+		return false;
+	}
+}
+
+unsigned tx_find_groups(struct tx *t) {
+	struct scan s = {.t = t};
+	unsigned era_start[TX_INSNS], era = 0;
+	renew_all(&s);
+	t->ngroups = 0;
+	for (unsigned n = 0; n < t->n; n++) {
+		uint32_t before = s.era;
+		if (t->label[n] && n)
+			renew_all(&s);
+		for (unsigned r = 0; r < TX_REGS; r++) {
+			t->ver[n][r] = s.ver[r];
+			t->delta[n][r] = (int32_t)s.delta[r];
+		}
+		if (s.era != before)
+			era = n;
+		era_start[n] = era;
+		t->groups_of[n][0] = t->groups_of[n][1] = -1;
+		if (!t->call[n]) {
+			t->groups_of[n][0] = operand_group(&s, n);
+			t->groups_of[n][1] = stack_group(&s, n);
+		}
+		before = s.era;
+		execute(&s, n);
+		if (s.era != before)
+			era = n + 1;
+	}
+	unsigned end = t->n;
+	for (unsigned k = 0; k < t->ngroups; k++)
+		if (!place(t, &t->group[k], era_start[t->group[k].first]))
+			end = MIN(end, t->group[k].first);
+	for (unsigned n = 0; n < end; n++)
+		if (left_out(t, n))
+			end = n;
+	return end;
+}
+
+/* ---- emission --------------------------------------------------------------------------------- */
+
+/* T0 = linear address of the group's lowest byte; flags are lost. */
+void tx_group_address(const struct tx *t, struct emit *e, const struct tx_group *g) {
+	int64_t d;
+	check(distance(t, g, g->check_at, &d));
+	if (g->base == NOREG && g->index == NOREG) {
+		e_mov_imm(e, T0, (uint64_t)d);
+	} else {
+		struct x86_insn i = {.base = g->base == NOREG ? X86_REG_NONE : (uint8_t)g->base,
+							 .index = g->index == NOREG ? X86_REG_NONE : (uint8_t)g->index,
+							 .scale = (uint8_t)g->scale,
+							 .disp = d};
+		struct emem m = tx_operand(e, &i);
+		if (m.index == NOREG && !m.disp)
+			e_mov(e, T0, m.base);
+		else
+			e_op_mem(e, true, 0x8d, T0, &m);
+	}
+	if (g->seg != NOREG)
+		e_op_gs(e, true, 0x03, T0, GS_SEG(g->seg)); /* add */
+}
+
+static uint32_t slot_at(const struct tx_group *g, size_t field) {
+	return GS_JIT(slots) + g->slot + (uint32_t)field;
+}
+
+void tx_check_groups(struct tx *t, unsigned n) {
+	struct emit *e = &t->e;
+	for (unsigned k = 0; k < t->ngroups; k++) {
+		const struct tx_group *g = &t->group[k];
+		if (g->check_at != n)
+			continue;
+		tx_flags_aside(t, n);
+		tx_group_address(t, e, g);
+		e_op_gs(e, true, 0x2b, T0, slot_at(g, offsetof(struct jit_slot, lo)));	/* sub */
+		e_op_gs(e, true, 0x3b, T0, slot_at(g, offsetof(struct jit_slot, lim))); /* cmp */
+		struct tx_cold *c = tx_add_cold(t);
+		*c = (struct tx_cold){.rip = t->rip[n],
+							  .kind = COLD_SLOT,
+							  .group = g,
+							  .saved = t->saved && t->live[n]};
+		e8(e, 0x0f);
+		e8(e, 0x83); /* jae */
+		c->from = e->at;
+		e32(e, 0);
+	}
+}
+
+bool tx_group_addend(struct tx *t, unsigned n, unsigned which) {
+	if (t->groups_of[n][which] < 0)
+		return false;
+	e_load_gs(&t->e, T0,
+			  slot_at(&t->group[t->groups_of[n][which]], offsetof(struct jit_slot, addend)));
+	return true;
+}
