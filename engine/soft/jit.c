@@ -327,8 +327,9 @@ static bool cache_full(const struct jit *j) {
 static void publish(struct jit *j, struct jit_block *b, gpa_t gpa) {
 	struct jit_block **head = &j->hash[hash_of(b->host, b->key)];
 	b->hash_next = *head;
-	b->page_next = j->pages[gpa >> 12];
-	j->pages[gpa >> 12] = b;
+	b->page = gpa >> 12;
+	b->page_next = j->pages[b->page];
+	j->pages[b->page] = b;
 	__atomic_store_n(head, b, __ATOMIC_RELEASE);
 }
 
@@ -400,6 +401,28 @@ static void replace(struct jit *j, struct jit_block *old, struct jit_block *b) {
 	}
 	for (unsigned n = 0; n < j->soft->nvcpus; n++)
 		jit_jump_forget(j->soft->vcpus[n], old);
+}
+
+/* The block that missed its slots too often goes; when it is made again, jit_slot_bad() tells. */
+static void demote(struct soft_vcpu *c) {
+	struct jit *j = c->soft->jit;
+	c->jit.slots_bad = false;
+	soft_exclusive_begin(c);
+	pthread_mutex_lock(&j->lock);
+	struct jit_block *b = look_up(j, c->jit.bad_host, c->jit.bad_rip, c->jit.bad_key, false);
+	if (b && b->second) {
+		struct jit_block **p = &j->pages[b->page];
+		while (*p != b)
+			p = &(*p)->page_next;
+		*p = b->page_next;
+		kill_block(j, b);
+		__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
+		struct jit_block *plain = look_up(j, b->host, b->rip, b->key, true);
+		if (plain)
+			plain->samples = 0;
+	}
+	pthread_mutex_unlock(&j->lock);
+	soft_exclusive_end(c);
 }
 
 /* A sample found the vCPU at the block at guest address rip, under c->jit.key. */
@@ -719,6 +742,8 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 			break;
 		case JIT_EXIT_POLL:
 			c->jit.polls++;
+			if (c->jit.slots_bad)
+				demote(c);
 			if (__atomic_exchange_n(&c->jit.sample, 0, __ATOMIC_RELAXED))
 				promote(c, c->jit.tmp);
 			break;

@@ -44,6 +44,7 @@ struct jit_block {
 	const uint8_t *hot, *cold;	  /* its code, writable addresses */
 	uint32_t hot_len, cold_len;
 	struct jit_block *hash_next, *page_next;
+	uint64_t page; /* guest-physical, in whose list it is */
 	struct jit_link *incoming;
 	struct jit_link *out; /* its own */
 	bool dead;
@@ -150,6 +151,12 @@ struct jit {
 	uint8_t far_user[JIT_FAR];
 	unsigned nfar;
 	uint32_t next_slot;
+	struct jit_slot_user {
+		const uint8_t *host; /* of the block that uses it, which was made last */
+		uint64_t rip, access;
+		uint32_t key;
+	} slot_user[4 * JIT_SLOT_CLASSES * JIT_SLOTS];
+	uint8_t slot_bad[8192]; /* by a hash of the access's address */
 	pthread_t sampler;
 	uint32_t sampling; /* the sampler runs; atomic */
 	bool has_sampler;
@@ -210,7 +217,10 @@ void jit_emit_jump_index(struct emit *e, const struct jit *j);
 
 unsigned jit_slot_size(unsigned class);
 /* Distance of the next slot of this kind from jit.slots. jit->lock held. */
-uint32_t jit_slot_pick(struct jit *j, unsigned user, unsigned write, unsigned class);
+uint32_t jit_slot_pick(struct jit *j, const struct jit_block *b, uint64_t rip, unsigned write,
+					   unsigned class);
+/* Whether the accesses from guest address rip on missed their slot too often. */
+bool jit_slot_bad(const struct jit *j, uint64_t rip);
 /* Whether there is a slot for that mode; what it checks. */
 bool jit_slot_valid(uint32_t off, unsigned user, unsigned *write, unsigned *size);
 void jit_slots_empty(struct soft_vcpu *c);

@@ -29,6 +29,7 @@ struct jit_slot {
 };
 #define JIT_SLOTS 64
 #define JIT_SLOT_CLASSES 3
+#define JIT_HELD 16
 
 /* Jump targets that hold for the current mode and mappings. Code goes straight to jumps[hash] and
  * compares there (entry_checked); what is not it goes to the thunk `miss`, which looks into
@@ -67,6 +68,11 @@ struct jit_vcpu {
 	struct jit_slot slots[4 * JIT_SLOT_CLASSES * JIT_SLOTS]; /* [user][write][class][n] */
 	uint16_t slot_list[4 * JIT_SLOT_CLASSES * JIT_SLOTS];
 	uint32_t nslots;
+	uint64_t held[JIT_HELD]; /* addends of groups that a block has probed for */
+	bool slots_bad;			 /* and the block to be translated again */
+	uint64_t bad_rip;
+	const uint8_t *bad_host;
+	uint32_t bad_key;
 	uint64_t self;					 /* the struct vcpu itself */
 	uint64_t host_rsp;				 /* the C stack while emitted code runs */
 	uint64_t shadow_top, shadow_rsp; /* the stack of return addresses in emitted code */

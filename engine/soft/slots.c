@@ -11,7 +11,8 @@
 #define RUN_PAGES 512 /* to each side */
 #define CREDIT_MIN 7
 #define CREDIT_MAX 1023
-#define THRASH_CYCLES 64 /* a miss, less than this many cycles after the last one */
+#define THRASH_CYCLES 160 /* a miss, less than this many cycles after the last one */
+#define BAD_PATIENCE (4 * CREDIT_MIN)
 
 unsigned jit_slot_size(unsigned class) {
 	return 16u << 2 * class;
@@ -22,9 +23,35 @@ static uint32_t slot_offset(unsigned user, unsigned write, unsigned class, unsig
 					  sizeof(struct jit_slot));
 }
 
-uint32_t jit_slot_pick(struct jit *j, unsigned user, unsigned write, unsigned class) {
+static unsigned bad_hash(uint64_t rip) {
+	return (unsigned)(rip * 0x9e3779b97f4a7c15ull >> 51);
+}
+
+uint32_t jit_slot_pick(struct jit *j, const struct jit_block *b, uint64_t rip, unsigned write,
+					   unsigned class) {
 	unsigned n = j->next_slot++ % JIT_SLOTS;
-	return slot_offset(user, write, class, n);
+	uint32_t off = slot_offset(b->key & JIT_KEY_USER ? 1 : 0, write, class, n);
+	j->slot_user[off / sizeof(struct jit_slot)] =
+		(struct jit_slot_user){b->host, b->rip, rip, b->key};
+	return off;
+}
+
+bool jit_slot_bad(const struct jit *j, uint64_t rip) {
+	return j->slot_bad[bad_hash(rip)];
+}
+
+/* The loop has the block made anew (jit.c). */
+static void give_up(struct soft_vcpu *c, unsigned n) {
+	struct jit *j = c->soft->jit;
+	pthread_mutex_lock(&j->lock);
+	const struct jit_slot_user *u = &j->slot_user[n];
+	j->slot_bad[bad_hash(u->access)] = 1;
+	c->jit.bad_host = u->host;
+	c->jit.bad_rip = u->rip;
+	c->jit.bad_key = u->key;
+	pthread_mutex_unlock(&j->lock);
+	c->jit.slots_bad = true;
+	__atomic_store_n(&c->jit.poll, 1, __ATOMIC_SEQ_CST);
 }
 
 bool jit_slot_valid(uint32_t off, unsigned user, unsigned *write, unsigned *size) {
@@ -89,6 +116,8 @@ void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
 	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, hi + PAGE_SIZE, addend); k++)
 		hi += PAGE_SIZE;
 	set_credit(s);
+	if (s->patience >= BAD_PATIENCE)
+		give_up(c, n);
 	hi += PAGE_SIZE;
 	if (hi < lo || gva + size > hi || gva + size < gva)
 		return;

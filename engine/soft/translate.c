@@ -11,6 +11,13 @@
 
 /* ---- out of line ------------------------------------------------------------------------ */
 
+/* On to the first tier's block. */
+static void go_plain(struct tx *t, struct emit *e, uint64_t rip) {
+	struct jit_link *l = tx_cold_link(t, e, rip);
+	e_mov_imm(e, T1, (uintptr_t)l);
+	e_jmp(e, t->j->exit_code, t->j->exec);
+}
+
 static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 	struct jit *j = t->j;
 	jit_put_rel32(k->from, e->at + j->exec, j->exec);
@@ -55,6 +62,11 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 	case COLD_FAR:
 		tx_far_jump(t, e, k->rip, false);
 		break;
+	case COLD_PLAIN:
+		if (k->saved)
+			tx_restore_flags(e);
+		go_plain(t, e, k->rip);
+		break;
 	case COLD_SLOT: {
 		static const uint8_t less[] = {0x65, 0x83, 0x2c, 0x25}; /* sub dword gs:[credit], 1 */
 		for (unsigned n = 0; n < sizeof(less); n++)
@@ -71,9 +83,7 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 			*over = (uint8_t)(e->at - over - 1);
 		if (k->saved)
 			tx_restore_flags(e);
-		struct jit_link *l = tx_cold_link(t, e, k->rip);
-		e_mov_imm(e, T1, (uintptr_t)l);
-		e_jmp(e, j->exit_code, j->exec);
+		go_plain(t, e, k->rip);
 		break;
 	}
 	}

@@ -31,6 +31,7 @@ enum tx_cold_kind {
 	COLD_POLL_RCX, /* with guest RCX in T0 */
 	COLD_LINK,	   /* a jump within the page that is not linked yet */
 	COLD_FAR,	   /* a conditional jump to another page */
+	COLD_PLAIN,	   /* a group's probe failed: go on in the first tier */
 	COLD_SLOT	   /* a group's check failed: maybe fill the slot, go on in the first tier */
 };
 
@@ -59,6 +60,9 @@ struct tx_group {
 	bool write;
 	unsigned first;	   /* instruction that needs it */
 	unsigned check_at; /* where it is checked: there, or earlier where no flags are needed */
+	unsigned naccesses;
+	bool probe; /* slots do no good here: each time by the TLB */
+	int held;	/* ... whose addend is kept in jit.held[], or -1: it is used at once */
 	uint32_t slot;	   /* distance of its struct jit_slot from jit.slots */
 	unsigned size;	   /* that the slot checks, at least max - min */
 };
@@ -149,6 +153,8 @@ void tx_stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, bool 
 
 /* With the addend of its page in T0: *m addresses instruction n's memory operand, T1 is free. */
 void tx_address(struct tx *t, unsigned n, struct emem *m);
+/* With the linear address in T0: T0 = addend of its page, or off to cold code k. Flags lost. */
+void tx_probe(struct tx *t, unsigned size, bool write, struct tx_cold *k);
 
 /* ---- tx_hot.c ---- */
 /* Gives the number of instructions from the first on whose accesses all belong to a group. */

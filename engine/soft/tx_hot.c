@@ -12,6 +12,9 @@
  * executed in between that cannot be executed again: it is made where no flags are needed, before
  * the instruction that makes them.
  *
+ * Where slots are missed too often, because the guest's pages lie scattered, jit_slot_bad() knows:
+ * such a group is checked by a probe of the TLB, as in the first tier, but once for all of it.
+ *
  * Register values have version numbers. Adding a constant keeps the version and changes `delta`; a
  * handler, the code behind a call, and every label begin new ones, as slots may change there. */
 #include "engine/soft/tx.h"
@@ -158,6 +161,7 @@ static int8_t join(struct tx *t, struct tx_group *g, int64_t off, unsigned size,
 		o->min = min;
 		o->max = max;
 		o->write |= write;
+		o->naccesses++;
 		return (int8_t)k;
 	}
 	if (t->ngroups == TX_GROUPS)
@@ -165,6 +169,7 @@ static int8_t join(struct tx *t, struct tx_group *g, int64_t off, unsigned size,
 	g->min = off;
 	g->max = off + (int64_t)size;
 	g->write = write;
+	g->naccesses = 1;
 	t->group[t->ngroups] = *g;
 	return (int8_t)t->ngroups++;
 }
@@ -246,7 +251,7 @@ static bool distance(const struct tx *t, const struct tx_group *g, unsigned n, i
 }
 
 /* Where to check: as late as possible, but where no flags are needed. */
-static bool place(struct tx *t, struct tx_group *g, unsigned era_start) {
+static bool place(struct tx *t, struct tx_group *g, unsigned era_start, int *held) {
 	int64_t d;
 	if (!distance(t, g, g->first, &d))
 		return false;
@@ -256,9 +261,19 @@ static bool place(struct tx *t, struct tx_group *g, unsigned era_start) {
 			g->check_at = n;
 			break;
 		}
+	g->held = -1;
+	g->probe = jit_slot_bad(t->j, t->rip[g->first]) && g->max - g->min <= 128 &&
+			   (g->naccesses == 1 || *held < JIT_HELD);
+	if (g->probe) {
+		if (g->naccesses == 1)
+			g->check_at = g->first;
+		else
+			g->held = (*held)++;
+		return true;
+	}
 	unsigned class = g->max - g->min <= 16 ? 0 : g->max - g->min <= 64 ? 1 : 2;
 	g->size = jit_slot_size(class);
-	g->slot = jit_slot_pick(t->j, tx_user(t), g->write, class);
+	g->slot = jit_slot_pick(t->j, t->b, t->rip[g->first], g->write, class);
 	return true;
 }
 
@@ -311,8 +326,9 @@ unsigned tx_find_groups(struct tx *t) {
 			era = n + 1;
 	}
 	unsigned end = t->n;
+	int held = 0;
 	for (unsigned k = 0; k < t->ngroups; k++)
-		if (!place(t, &t->group[k], era_start[t->group[k].first]))
+		if (!place(t, &t->group[k], era_start[t->group[k].first], &held))
 			end = MIN(end, t->group[k].first);
 	for (unsigned n = 0; n < end; n++)
 		if (left_out(t, n))
@@ -347,12 +363,26 @@ static uint32_t slot_at(const struct tx_group *g, size_t field) {
 	return GS_JIT(slots) + g->slot + (uint32_t)field;
 }
 
+/* T0 = addend for the whole group. */
+static void probe_group(struct tx *t, unsigned n, const struct tx_group *g) {
+	tx_flags_aside(t, n);
+	tx_group_address(t, &t->e, g);
+	struct tx_cold *c = tx_add_cold(t);
+	*c = (struct tx_cold){.rip = t->rip[n], .kind = COLD_PLAIN, .saved = t->saved && t->live[n]};
+	tx_probe(t, (unsigned)(g->max - g->min), g->write, c);
+}
+
 void tx_check_groups(struct tx *t, unsigned n) {
 	struct emit *e = &t->e;
 	for (unsigned k = 0; k < t->ngroups; k++) {
 		const struct tx_group *g = &t->group[k];
-		if (g->check_at != n)
+		if (g->check_at != n || (g->probe && g->held < 0))
 			continue;
+		if (g->probe) {
+			probe_group(t, n, g);
+			e_store_gs(e, T0, GS_JIT(held[0]) + 8 * (uint32_t)g->held);
+			continue;
+		}
 		tx_flags_aside(t, n);
 		tx_group_address(t, e, g);
 		e_op_gs(e, true, 0x2b, T0, slot_at(g, offsetof(struct jit_slot, lo)));	/* sub */
@@ -372,7 +402,12 @@ void tx_check_groups(struct tx *t, unsigned n) {
 bool tx_group_addend(struct tx *t, unsigned n, unsigned which) {
 	if (t->groups_of[n][which] < 0)
 		return false;
-	e_load_gs(&t->e, T0,
-			  slot_at(&t->group[t->groups_of[n][which]], offsetof(struct jit_slot, addend)));
+	const struct tx_group *g = &t->group[t->groups_of[n][which]];
+	if (g->probe && g->held < 0)
+		probe_group(t, n, g);
+	else if (g->probe)
+		e_load_gs(&t->e, T0, GS_JIT(held[0]) + 8 * (uint32_t)g->held);
+	else
+		e_load_gs(&t->e, T0, slot_at(g, offsetof(struct jit_slot, addend)));
 	return true;
 }

@@ -104,8 +104,7 @@ void tx_ea(struct emit *e, const struct x86_insn *i, uint64_t rip) {
 		e_op_gs(e, true, 0x03, T0, GS_SEG(i->seg)); /* add */
 }
 
-/* With the linear address in T0: T0 = addend of its page, or off to cold code. Flags lost. */
-static void emit_probe(struct tx *t, unsigned size, bool write, struct tx_cold *k) {
+void tx_probe(struct tx *t, unsigned size, bool write, struct tx_cold *k) {
 	struct emit *e = &t->e;
 	bool user = t->key & JIT_KEY_USER;
 	uint32_t tlb = GS_JIT(tlb) + (user ? sizeof(struct jit_tlb_entry) * JIT_TLB * 2 : 0) +
@@ -181,7 +180,7 @@ void tx_access(struct tx *t, unsigned n, struct emem *m) {
 	tx_ea(e, i, rip);
 	if (aligned)
 		check_alignment(t, n);
-	emit_probe(t, o->size, write, k);
+	tx_probe(t, o->size, write, k);
 	tx_address(t, n, m);
 }
 
@@ -243,5 +242,5 @@ void tx_stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, bool 
 		e_lea(e, T0, reg, NOREG, 0, disp);
 	else
 		e_mov(e, T0, reg);
-	emit_probe(t, 8, write, k);
+	tx_probe(t, 8, write, k);
 }
