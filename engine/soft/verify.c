@@ -68,6 +68,22 @@ static const struct slot {
 	{STATE(rip), 8, OPND_R | OPND_W},	  {STATE(seg[SEG_FS].base), 8, OPND_R},
 	{STATE(seg[SEG_GS].base), 8, OPND_R}, {JIT(tmp), 8, OPND_R | OPND_W},
 	{JIT(flags_ax), 8, OPND_R | OPND_W},  {JIT(poll), 4, OPND_R},
+	{JIT(held[0]), 8, OPND_R | OPND_W},
+	{JIT(held[1]), 8, OPND_R | OPND_W},
+	{JIT(held[2]), 8, OPND_R | OPND_W},
+	{JIT(held[3]), 8, OPND_R | OPND_W},
+	{JIT(held[4]), 8, OPND_R | OPND_W},
+	{JIT(held[5]), 8, OPND_R | OPND_W},
+	{JIT(held[6]), 8, OPND_R | OPND_W},
+	{JIT(held[7]), 8, OPND_R | OPND_W},
+	{JIT(held[8]), 8, OPND_R | OPND_W},
+	{JIT(held[9]), 8, OPND_R | OPND_W},
+	{JIT(held[10]), 8, OPND_R | OPND_W},
+	{JIT(held[11]), 8, OPND_R | OPND_W},
+	{JIT(held[12]), 8, OPND_R | OPND_W},
+	{JIT(held[13]), 8, OPND_R | OPND_W},
+	{JIT(held[14]), 8, OPND_R | OPND_W},
+	{JIT(held[15]), 8, OPND_R | OPND_W},
 };
 #define SLOTS (sizeof(slots) / sizeof(slots[0]))
 
