@@ -618,6 +618,12 @@ static bool names_rsp(const struct x86_insn *i) {
 static bool modelled(struct verifier *v) {
 	const struct x86_insn *i = &v->insn;
 	const struct x86_opnd *a = &i->opnd[0], *b = &i->opnd[1];
+	if (i->nopnds == 1 && (i->op == X86_OP_INC || i->op == X86_OP_DEC) && a->kind == OPND_GPR &&
+		a->size == 8) {
+		v->reg[a->reg].lin.c += i->op == X86_OP_INC ? 1 : ~0ull;
+		v->reg[a->reg].bits = false;
+		return true;
+	}
 	if (i->nopnds < 2 || a->kind != OPND_GPR || a->size < 4 || !(a->access & OPND_W))
 		return false;
 	struct val *d = &v->reg[a->reg];
