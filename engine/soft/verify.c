@@ -633,7 +633,7 @@ static bool modelled(struct verifier *v) {
 		if (b->kind == OPND_IMM)
 			*d = value(constant(wide ? i->imm : (uint32_t)i->imm));
 		else if (b->kind == OPND_GPR)
-			*d = wide ? v->reg[b->reg] : masked(v, &v->reg[b->reg], 0xffffffff);
+			*d = wide ? value(v->reg[b->reg].lin) : masked(v, &v->reg[b->reg], 0xffffffff);
 		else
 			return false;
 		return true;
