@@ -64,7 +64,7 @@ struct jit_vcpu {
 	const uint8_t *jumps[2][JIT_JUMPS];		 /* [user] */
 	struct jit_target targets[2][JIT_TARGETS];
 	bool target_global[2][JIT_TARGETS];
-	const uint8_t *far[JIT_FAR];	 /* a slot for each far target: its entry, or `miss` */
+	const uint8_t *far[JIT_FAR]; /* a slot for each far target: its entry, or `miss` */
 	struct jit_slot slots[4 * JIT_SLOT_CLASSES * JIT_SLOTS]; /* [user][write][class][n] */
 	uint16_t slot_list[4 * JIT_SLOT_CLASSES * JIT_SLOTS];
 	uint32_t nslots;

@@ -16,8 +16,8 @@ static const struct {
 	{"sse", JIT_OFF_SSE},	  {"avx", JIT_OFF_AVX},		  {"block", JIT_OFF_BLOCK},
 	{"tlb", JIT_OFF_TLB},	  {"cache", JIT_OFF_CACHE},	  {"poll", JIT_OFF_POLL},
 	{"pcid", JIT_OFF_PCID},	  {"next", JIT_OFF_NEXT},	  {"system", JIT_OFF_SYSTEM},
-	{"ret", JIT_OFF_RET},
-	{"hot", JIT_OFF_HOT}, {"tier", JIT_OFF_TIER}, {"group", JIT_OFF_GROUP},
+	{"ret", JIT_OFF_RET},	  {"hot", JIT_OFF_HOT},		  {"tier", JIT_OFF_TIER},
+	{"group", JIT_OFF_GROUP},
 };
 
 uint32_t jit_switches(void) {

@@ -61,10 +61,10 @@ struct tx_group {
 	unsigned first;	   /* instruction that needs it */
 	unsigned check_at; /* where it is checked: there, or earlier where no flags are needed */
 	unsigned naccesses;
-	bool probe; /* slots do no good here: each time by the TLB */
-	int held;	/* ... whose addend is kept in jit.held[], or -1: it is used at once */
-	uint32_t slot;	   /* distance of its struct jit_slot from jit.slots */
-	unsigned size;	   /* that the slot checks, at least max - min */
+	bool probe;	   /* slots do no good here: each time by the TLB */
+	int held;	   /* ... whose addend is kept in jit.held[], or -1: it is used at once */
+	uint32_t slot; /* distance of its struct jit_slot from jit.slots */
+	unsigned size; /* that the slot checks, at least max - min */
 };
 
 struct tx {

@@ -144,7 +144,8 @@ static void execute(struct scan *s, unsigned n) {
 	}
 }
 
-/* ---- groups ----------------------------------------------------------------------------------- */
+/* ---- groups -----------------------------------------------------------------------------------
+ */
 
 static bool same_root(const struct tx_group *a, const struct tx_group *b) {
 	return a->base_ver == b->base_ver && a->index_ver == b->index_ver && a->scale == b->scale &&
@@ -336,7 +337,8 @@ unsigned tx_find_groups(struct tx *t) {
 	return end;
 }
 
-/* ---- emission --------------------------------------------------------------------------------- */
+/* ---- emission ---------------------------------------------------------------------------------
+ */
 
 /* T0 = linear address of the group's lowest byte; flags are lost. */
 void tx_group_address(const struct tx *t, struct emit *e, const struct tx_group *g) {
@@ -388,10 +390,8 @@ void tx_check_groups(struct tx *t, unsigned n) {
 		e_op_gs(e, true, 0x2b, T0, slot_at(g, offsetof(struct jit_slot, lo)));	/* sub */
 		e_op_gs(e, true, 0x3b, T0, slot_at(g, offsetof(struct jit_slot, lim))); /* cmp */
 		struct tx_cold *c = tx_add_cold(t);
-		*c = (struct tx_cold){.rip = t->rip[n],
-							  .kind = COLD_SLOT,
-							  .group = g,
-							  .saved = t->saved && t->live[n]};
+		*c = (struct tx_cold){
+			.rip = t->rip[n], .kind = COLD_SLOT, .group = g, .saved = t->saved && t->live[n]};
 		e8(e, 0x0f);
 		e8(e, 0x83); /* jae */
 		c->from = e->at;

@@ -30,11 +30,10 @@
  *         with these index bits, so X and Y lie in that page, and all between them;
  *   SLOT  the flags compare X - lo with lim, both of slot S; JAE not taken: the S.size bytes from X
  *         lie in the slot (kept until values are forgotten: nothing else changes slots);
- *   and an atom loaded from the addend beside that tag, or of that slot, is worth: Y + addend + d is the host
- *   address of guest byte Y + d, for min(0, X - Y) <= d <= max(0, X - Y); for a slot Y is X, and
- *         0 <= d < S.size.
- * An operand is allowed if its address minus one such atom minus Y is a constant d with
- * [d, d + size) in those bounds.
+ *   and an atom loaded from the addend beside that tag, or of that slot, is worth: Y + addend + d
+ * is the host address of guest byte Y + d, for min(0, X - Y) <= d <= max(0, X - Y); for a slot Y is
+ * X, and 0 <= d < S.size. An operand is allowed if its address minus one such atom minus Y is a
+ * constant d with [d, d + size) in those bounds.
  *
  * Called by the translator on the vCPU's thread when switched on, and by test/insn/verify.c. */
 #include "core/base/check.h"
@@ -68,22 +67,14 @@ static const struct slot {
 	{STATE(rip), 8, OPND_R | OPND_W},	  {STATE(seg[SEG_FS].base), 8, OPND_R},
 	{STATE(seg[SEG_GS].base), 8, OPND_R}, {JIT(tmp), 8, OPND_R | OPND_W},
 	{JIT(flags_ax), 8, OPND_R | OPND_W},  {JIT(poll), 4, OPND_R},
-	{JIT(held[0]), 8, OPND_R | OPND_W},
-	{JIT(held[1]), 8, OPND_R | OPND_W},
-	{JIT(held[2]), 8, OPND_R | OPND_W},
-	{JIT(held[3]), 8, OPND_R | OPND_W},
-	{JIT(held[4]), 8, OPND_R | OPND_W},
-	{JIT(held[5]), 8, OPND_R | OPND_W},
-	{JIT(held[6]), 8, OPND_R | OPND_W},
-	{JIT(held[7]), 8, OPND_R | OPND_W},
-	{JIT(held[8]), 8, OPND_R | OPND_W},
-	{JIT(held[9]), 8, OPND_R | OPND_W},
-	{JIT(held[10]), 8, OPND_R | OPND_W},
-	{JIT(held[11]), 8, OPND_R | OPND_W},
-	{JIT(held[12]), 8, OPND_R | OPND_W},
-	{JIT(held[13]), 8, OPND_R | OPND_W},
-	{JIT(held[14]), 8, OPND_R | OPND_W},
-	{JIT(held[15]), 8, OPND_R | OPND_W},
+	{JIT(held[0]), 8, OPND_R | OPND_W},	  {JIT(held[1]), 8, OPND_R | OPND_W},
+	{JIT(held[2]), 8, OPND_R | OPND_W},	  {JIT(held[3]), 8, OPND_R | OPND_W},
+	{JIT(held[4]), 8, OPND_R | OPND_W},	  {JIT(held[5]), 8, OPND_R | OPND_W},
+	{JIT(held[6]), 8, OPND_R | OPND_W},	  {JIT(held[7]), 8, OPND_R | OPND_W},
+	{JIT(held[8]), 8, OPND_R | OPND_W},	  {JIT(held[9]), 8, OPND_R | OPND_W},
+	{JIT(held[10]), 8, OPND_R | OPND_W},  {JIT(held[11]), 8, OPND_R | OPND_W},
+	{JIT(held[12]), 8, OPND_R | OPND_W},  {JIT(held[13]), 8, OPND_R | OPND_W},
+	{JIT(held[14]), 8, OPND_R | OPND_W},  {JIT(held[15]), 8, OPND_R | OPND_W},
 };
 #define SLOTS (sizeof(slots) / sizeof(slots[0]))
 
@@ -408,7 +399,8 @@ static bool load_addend(struct verifier *v) {
 
 /* ---- slots of the second tier ---------------------------------------------------------------- */
 
-/* A GS-relative operand in a field of a slot of this mode; *slot is the slot, *field where in it. */
+/* A GS-relative operand in a field of a slot of this mode; *slot is the slot, *field where in it.
+ */
 static bool in_slot(const struct verifier *v, uint32_t *slot, unsigned *field, unsigned *write,
 					unsigned *size) {
 	const struct x86_insn *i = &v->insn;

@@ -463,6 +463,10 @@ int main(int argc, char **argv) {
 		{"poll", 15},
 		{"next", 10},
 		{"system", 15},
+		{"ret", 15},
+		{"tier", 50},
+		{"tier,group", 10},
+		{"tier,ret,flags", 10},
 		{"cache", 4},
 		{"link,jumps,flags,block,int,lea,mem,stack,branch,x87,sse,avx,next,system", 10},
 	};
