@@ -30,6 +30,11 @@ static const char hook[] =
 	">\"$1/etc/machine-id\"; "
 	"printf 'localhost\\n' >\"$1/etc/hostname\"; "
 	"cat \"$1\"/boot/vmlinuz-* >\"$OUT/vmlinuz\"; cat \"$1\"/boot/initrd.img-* >\"$OUT/initrd\"; "
+	/* What keeps services from starting in the chroot must not keep them from it in the VM;
+	 * mmdebstrap itself puts both away only after this hook. */
+	"rm -f \"$1/usr/sbin/policy-rc.d\"; "
+	"[ ! -e \"$1/sbin/start-stop-daemon.REAL\" ] || "
+	"mv -f \"$1/sbin/start-stop-daemon.REAL\" \"$1/sbin/start-stop-daemon\"; "
 	/* Without /proc, /sys and /dev, which are mounted below $1. */
 	"mount --bind \"$1\" \"$OUT/root\"; "
 	"mke2fs -q -F -t ext4 -L root -E lazy_itable_init=1,nodiscard -d \"$OUT/root\" "
