@@ -11,7 +11,7 @@
 #define RUN_PAGES 512 /* to each side */
 #define CREDIT_MIN 7
 #define CREDIT_MAX 1023
-#define THRASH_CYCLES 160 /* a miss, less than this many cycles after the last one */
+#define THRASH_CYCLES 500 /* a miss, less than this many cycles after the last one */
 #define BAD_PATIENCE (4 * CREDIT_MIN)
 
 unsigned jit_slot_size(unsigned class) {
@@ -86,11 +86,14 @@ static uint64_t cycles(void) {
 	return (uint64_t)hi << 32 | lo;
 }
 
-/* How many misses until the next call: more if they come so thick that filling is in vain. */
-static void set_credit(struct jit_slot *s) {
-	uint64_t now = cycles();
+/* How many misses until the next call: more if they come so thick that filling is in vain. One run
+ * of pages after the other is no such case. */
+static void set_credit(struct jit_slot *s, gva_t gva, unsigned size) {
+	uint64_t now = cycles(), end = s->lo + s->lim + size + PAGE_SIZE;
 	uint32_t last = MAX(s->patience, CREDIT_MIN);
 	bool thrash = now - s->filled < (uint64_t)last * THRASH_CYCLES;
+	if (gva - (s->lo - PAGE_SIZE) < end - (s->lo - PAGE_SIZE))
+		thrash = false;
 	s->patience = (uint16_t)(thrash ? MIN(2 * last, CREDIT_MAX) : CREDIT_MIN);
 	s->credit = s->patience;
 	s->filled = now;
@@ -115,7 +118,7 @@ void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
 		lo -= PAGE_SIZE;
 	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, hi + PAGE_SIZE, addend); k++)
 		hi += PAGE_SIZE;
-	set_credit(s);
+	set_credit(s, gva, size);
 	if (s->patience >= BAD_PATIENCE)
 		give_up(c, n);
 	hi += PAGE_SIZE;
