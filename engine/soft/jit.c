@@ -190,7 +190,6 @@ static void kill_block(struct jit *j, struct jit_block *b) {
 		p = &(*p)->hash_next;
 	if (*p)
 		*p = b->hash_next;
-	b->dead = true;
 	for (struct jit_link *l = b->incoming; l; l = l->next) {
 		jit_put_rel32(l->patch, l->stub + j->exec, j->exec);
 		l->to = NULL;
@@ -322,8 +321,7 @@ static bool cache_full(const struct jit *j) {
 		   j->cold + (1u << 15) > j->cold_end;
 }
 
-/* The others go on meanwhile: a block is complete before it can be found, and no world is stopped,
- * so no block killed, while this one is in the guest. */
+/* A complete block, from now on to be found. */
 static void publish(struct jit *j, struct jit_block *b, gpa_t gpa) {
 	struct jit_block **head = &j->hash[hash_of(b->host, b->key)];
 	b->hash_next = *head;
@@ -333,6 +331,8 @@ static void publish(struct jit *j, struct jit_block *b, gpa_t gpa) {
 	__atomic_store_n(head, b, __ATOMIC_RELEASE);
 }
 
+/* The others go on meanwhile: a block is complete before it can be found, and no world is stopped,
+ * so no block killed, while this one is in the guest. */
 static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gpa, uint32_t key,
 							  bool plain) {
 	struct jit *j = c->soft->jit;

@@ -37,7 +37,7 @@ struct jit_block {
 	const uint8_t *host; /* of the guest code's first byte */
 	uint64_t rip;
 	uint32_t key;
-	uint16_t len, ninsns;
+	uint16_t len;
 	uint16_t peek_from, peek_to;  /* offsets in the page: code that it was looked into for flags */
 	const uint8_t *entry;		  /* flags in the host's flags */
 	const uint8_t *entry_checked; /* the same, for whoever comes with an address in R10 */
@@ -47,9 +47,8 @@ struct jit_block {
 	uint64_t page; /* guest-physical, in whose list it is */
 	struct jit_link *incoming;
 	struct jit_link *out; /* its own */
-	bool dead;
-	bool second;	 /* of the second tier */
-	uint8_t samples; /* how often it was found running */
+	bool second;		  /* of the second tier */
+	uint8_t samples;	  /* how often it was found running */
 };
 
 /* Mode key bits: what a translation depends on besides bytes and address. */

@@ -163,7 +163,6 @@ static void decode_block(struct tx *t) {
 		t->label[0] = t->follow[0] = false;
 		t->target[0] = -1;
 	}
-	t->b->ninsns = (uint16_t)t->n;
 }
 
 /* Leaves out all from instruction n on. */
@@ -177,7 +176,6 @@ static void cut(struct tx *t, unsigned n) {
 	for (unsigned k = 0; k < n; k++)
 		if (t->target[k] >= 0)
 			t->label[t->target[k]] = true;
-	t->b->ninsns = (uint16_t)n;
 }
 
 /* Flags and groups, which decide how far the block goes. */
