@@ -169,6 +169,11 @@ struct net_device board_net_device(struct board *b, unsigned i) {
 	return virtio_net_port(b->nets[i]);
 }
 
+struct vsock_device board_vsock_device(struct board *b) {
+	check(b->vsock);
+	return virtio_vsock_port(b->vsock);
+}
+
 void board_channel_set_open(struct board *b, unsigned i, bool open) {
 	check(i < b->config.nchannels);
 	virtio_console_set_open(b->console, b->first_channel + i, open);

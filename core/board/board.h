@@ -63,6 +63,8 @@ struct board_config {
 	unsigned nchannels;
 	struct board_net nets[BOARD_NETS];
 	unsigned nnets;
+	struct vsock_backend vsock; /* virtio-vsock; and the guest's address on it */
+	uint32_t vsock_cid;
 	/* Takes back memory that the guest does not use: virtio-balloon. */
 	void (*discard)(void *opaque, uint8_t *host, uint64_t len);
 	void *discard_opaque;
@@ -98,6 +100,9 @@ void board_set_balloon(struct board *b, uint64_t bytes);
 void board_balloon(struct board *b, uint64_t *target, uint64_t *actual, uint64_t *reported);
 /* The way into network card `i`, for its back end. */
 struct net_device board_net_device(struct board *b, unsigned i);
+
+/* The way into the vsock device, for its back end. */
+struct vsock_device board_vsock_device(struct board *b);
 
 /* Presses the ACPI power button; the guest decides what follows. */
 void board_power_button(struct board *b);

@@ -19,6 +19,7 @@
 #include "core/virtio/balloon.h"
 #include "core/virtio/console.h"
 #include "core/virtio/net.h"
+#include "core/virtio/vsock.h"
 #include "core/vm/kvmclock.h"
 
 #define BOARD_PARTS 64
@@ -77,6 +78,7 @@ struct board {
 	struct virtio_console *console; /* NULL: none */
 	struct virtio_net *nets[BOARD_NETS];
 	struct virtio_balloon *balloon; /* NULL: none */
+	struct virtio_vsock *vsock;		/* NULL: none */
 	unsigned first_channel;			/* its port that is config.channels[0] */
 };
 

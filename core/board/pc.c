@@ -6,7 +6,7 @@
  *     5000000000 PCI, 64 bits               FEE00000  local APICs
  *
  * PCI device 0 is the host bridge, 1f the LPC bridge; virtio devices are at 1 and on,
- * disks first, network cards at 18, the balloon at 1c. */
+ * disks first, network cards at 18, the balloon at 1c, vsock at 1d. */
 #include "core/base/bits.h"
 #include "core/board/parts.h"
 #include "core/virtio/pci.h"

@@ -8,6 +8,7 @@
 
 #define SLOT_NETS 0x18u
 #define SLOT_BALLOON 0x1cu
+#define SLOT_VSOCK 0x1du
 
 struct adder {
 	struct board *b;
@@ -70,6 +71,12 @@ static bool add_balloon(struct adder *a) {
 		   add_at(a, virtio_balloon_device(a->b->balloon), "virtio-balloon", SLOT_BALLOON);
 }
 
+static bool add_vsock(struct adder *a) {
+	const struct board_config *c = &a->b->config;
+	a->b->vsock = virtio_vsock_create(a->b->vm, c->vsock_cid, &c->vsock);
+	return a->b->vsock && add_at(a, virtio_vsock_device(a->b->vsock), "virtio-vsock", SLOT_VSOCK);
+}
+
 int board_add_virtio(struct board *b, board_attach *attach, struct err *e) {
 	struct adder a = {.b = b, .attach = attach};
 	bool ok = true;
@@ -86,5 +93,7 @@ int board_add_virtio(struct board *b, board_attach *attach, struct err *e) {
 		ok = add_net(&a, i);
 	if (ok && b->config.discard)
 		ok = add_balloon(&a);
+	if (ok && b->config.vsock.connect)
+		ok = add_vsock(&a);
 	return ok ? 0 : err_set(e, ERR_NOMEM, "no memory for a virtio device");
 }

@@ -1,4 +1,5 @@
-/* Back ends that devices are given: characters, blocks, random bytes, frames.
+/* Back ends that devices are given: characters, blocks, random bytes, frames,
+ * streams.
  * Nothing here blocks: work is submitted and its completion comes back later (or
  * at once, from inside submit). VM lock held in both directions. */
 #ifndef CORE_VM_BACKEND_H
@@ -51,6 +52,46 @@ struct net_device {
 	void (*flush)(void *dev); /* after one or several receive: tell the guest */
 	void (*writable)(void *dev);
 	void (*set_link)(void *dev, bool up);
+	void *dev;
+};
+
+/* Streams between the guest and its host, numbered 0 to VSOCK_CONNS - 1 by the device. A number is
+ * free again after close(), whichever side called it. */
+#define VSOCK_CONNS 64
+#define VSOCK_WINDOW 65536u /* bytes that the guest may send ahead of vsock_device.consumed */
+
+struct vsock_backend {
+	/* The guest connects to the host's `port`. false: nobody is there. Does not call in. */
+	bool (*connect)(void *opaque, unsigned conn, uint32_t port);
+	/* What vsock_device.connect asked for: the guest has accepted. */
+	void (*connected)(void *opaque, unsigned conn);
+	/* Bytes from the guest; all of them are taken. Never more than VSOCK_WINDOW wait there. */
+	void (*write)(void *opaque, unsigned conn, const uint8_t *buf, size_t len);
+	/* The guest will send no more; `both`: nor take any more. What waits is still passed on, then
+	 * (`both`) the back end closes. */
+	void (*finish)(void *opaque, unsigned conn, bool both);
+	/* The stream is over at once: reset by the guest or with it. */
+	void (*close)(void *opaque, unsigned conn);
+	/* The guest can take bytes again after vsock_device.receive took less than it was offered. */
+	void (*readable)(void *opaque, unsigned conn);
+	void *opaque;
+};
+
+/* The other direction. */
+struct vsock_device {
+	/* Connects to the guest's `port`; returns the stream's number, -1: none is free, or the
+	 * guest has no driver. */
+	int (*connect)(void *dev, uint32_t port);
+	/* The host's port of a stream. */
+	uint32_t (*host_port)(void *dev, unsigned conn);
+	/* Bytes for the guest; returns how many it took. */
+	size_t (*receive)(void *dev, unsigned conn, const uint8_t *buf, size_t len);
+	/* So many bytes of the guest's have been passed on. */
+	void (*consumed)(void *dev, unsigned conn, size_t len);
+	/* The host will send no more. */
+	void (*finish)(void *dev, unsigned conn);
+	/* The stream is over. `reset`: something is lost, or it never came to be. */
+	void (*close)(void *dev, unsigned conn, bool reset);
 	void *dev;
 };
 

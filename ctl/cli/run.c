@@ -208,6 +208,12 @@ int cli_configure(const struct cli_args *a, struct run_request *q) {
 	c->no_reboot = cli_flag(a, "no-reboot");
 	c->no_balloon = strcmp(cli_text(a, "balloon"), "off") == 0;
 	c->virtio_console = strcmp(cli_text(a, "console"), "virtio") == 0;
+	c->vsock = cli_text(a, "vsock");
+	uint64_t cid = cli_number(a, "vsock-cid");
+	if (cid < 3 || cid >= UINT32_MAX)
+		return cli_usage(a->verb, "--vsock-cid %s: a number from 3 to 4294967294",
+						 cli_text(a, "vsock-cid"));
+	c->vsock_cid = (uint32_t)cid;
 	r = configure_channels(a, q);
 	return r ? r : configure_nets(a, c);
 }
@@ -329,6 +335,12 @@ const struct cli_option cli_machine_options[] = {
 	{"channel", 0, CLI_TEXT, "NAME=SOCKET",
 	 "The guest's /dev/virtio-ports/NAME as a Unix socket, as org.qemu.guest_agent.0=agent.sock",
 	 NULL, NULL, true},
+	{"vsock", 0, CLI_FILE, "SOCKET",
+	 "The guest's AF_VSOCK as Unix sockets: write \"CONNECT PORT\" and a newline into SOCKET to "
+	 "reach "
+	 "the guest's PORT; SOCKET_PORT is what the guest finds at CID 2, port PORT",
+	 NULL, NULL, false},
+	{"vsock-cid", 0, CLI_NUMBER, "N", "The guest's own address on it", "3", NULL, false},
 	{"no-reboot", 0, CLI_FLAG, NULL, "End when the guest resets instead of booting again", NULL,
 	 NULL, false},
 	{"engine-stats", 0, CLI_FLAG, NULL, "Print the engine's counters at the end, on stderr", NULL,

@@ -459,6 +459,17 @@ static int start_nets(struct machine *m, struct err *e) {
 	return r;
 }
 
+static int make_vsock(struct machine *m, struct err *e) {
+	if (!m->config.vsock)
+		return 0;
+	int r = host_vsock_create(&m->vsock, m->loop, m->config.vsock, &m->host, e);
+	if (r)
+		return r;
+	m->config.board.vsock = host_vsock_backend(m->vsock);
+	m->config.board.vsock_cid = m->config.vsock_cid;
+	return 0;
+}
+
 static void discard(void *opaque, uint8_t *host, uint64_t len) {
 	host_ram_discard(&((struct machine *)opaque)->ram, host, len);
 }
@@ -501,7 +512,8 @@ static int make(struct machine *m, struct err *e) {
 		return err_set(e, -r, "cannot make a timer: %s", strerror(-r));
 	m->has_timer = true;
 	if ((r = make_console(m, e)) || (r = host_ram_create(&m->ram, m->config.board.memory, e)) ||
-		(r = open_images(m, e)) || (r = make_channels(m, e)) || (r = make_nets(m, e)))
+		(r = open_images(m, e)) || (r = make_channels(m, e)) || (r = make_nets(m, e)) ||
+		(r = make_vsock(m, e)))
 		return r;
 	m->config.board.rng = host_rng();
 	if (!m->config.no_balloon) {
@@ -567,6 +579,8 @@ int machine_start(struct machine *m, struct err *e) {
 	if (r)
 		return r;
 	if ((r = start_channels(m, e)) || (r = start_nets(m, e)))
+		return r;
+	if (m->vsock && (r = host_vsock_start(m->vsock, board_vsock_device(m->board), e)) != 0)
 		return r;
 	/* Set before the threads exist: they start with park(). */
 	hold(m);
@@ -634,6 +648,8 @@ void machine_destroy(struct machine *m) {
 	for (unsigned i = 0; i < BOARD_NETS; i++)
 		if (m->nets[i])
 			host_net_destroy(m->nets[i]);
+	if (m->vsock)
+		host_vsock_destroy(m->vsock);
 	if (m->has_console)
 		console_destroy(&m->console);
 	if (m->has_request)

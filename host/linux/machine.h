@@ -62,6 +62,8 @@ struct machine_config {
 	unsigned nchannels;
 	struct machine_net nets[BOARD_NETS];
 	unsigned nnets;
+	const char *vsock; /* Unix socket of virtio-vsock, see vsock.h; NULL: none */
+	uint32_t vsock_cid;
 	int in, out;		 /* console's descriptors; -1: none */
 	bool virtio_console; /* on the virtio console instead of COM1 */
 	bool escape;		 /* Ctrl-] in the input ends the machine */

@@ -12,6 +12,7 @@
 #include "host/linux/file.h"
 #include "host/linux/machine.h"
 #include "host/linux/ram.h"
+#include "host/linux/vsock.h"
 
 struct vcpu_thread {
 	struct machine *m;
@@ -43,6 +44,7 @@ struct machine {
 	struct host_disk *disks[BOARD_DISKS];
 	struct host_channel *channels[BOARD_CHANNELS];
 	struct host_net *nets[BOARD_NETS];
+	struct host_vsock *vsock;
 	struct console console;
 	struct loop_timer timer;
 	struct loop_event request; /* something below in `park_lock`'s part changed */

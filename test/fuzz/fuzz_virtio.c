@@ -17,6 +17,7 @@
 #include "core/virtio/net.h"
 #include "core/virtio/pci.h"
 #include "core/virtio/rng.h"
+#include "core/virtio/vsock.h"
 #include "core/vm/vm.h"
 #include "test/unit/fake.h"
 
@@ -52,6 +53,10 @@ struct fuzz {
 	struct virtio_console *console;
 	struct virtio_net *net;
 	struct virtio_balloon *balloon;
+	struct virtio_vsock *vsock;
+	struct vsock_device streams;
+	uint64_t open;				/* streams, bits */
+	size_t unread[VSOCK_CONNS]; /* bytes of the guest's that were not passed on */
 	uint8_t frame[FRAME_MAX], segment[FRAME_MAX];
 	struct block_backend disk;
 	struct block_request *waiting[256];
@@ -162,6 +167,113 @@ static void balloon_discard(void *opaque, uint8_t *host, uint64_t len) {
 	memset(host, 0, len);
 }
 
+/* --- streams: whatever the device says about them must make sense --- */
+
+static bool stream_is(struct fuzz *f, unsigned conn) {
+	return f->open >> conn & 1;
+}
+
+static void stream_begin(struct fuzz *f, unsigned conn) {
+	if (conn >= VSOCK_CONNS || stream_is(f, conn))
+		abort();
+	f->open |= BIT(conn);
+	f->unread[conn] = 0;
+}
+
+static void stream_end(struct fuzz *f, unsigned conn) {
+	if (!stream_is(f, conn))
+		abort();
+	f->open &= ~BIT(conn);
+}
+
+static bool stream_connect(void *opaque, unsigned conn, uint32_t port) {
+	if (port & 1)
+		return false;
+	stream_begin(opaque, conn);
+	return true;
+}
+
+static void stream_connected(void *opaque, unsigned conn) {
+	if (!stream_is(opaque, conn))
+		abort();
+}
+
+static void stream_write(void *opaque, unsigned conn, const uint8_t *buf, size_t len) {
+	struct fuzz *f = opaque;
+	check_guest_memory(f, buf, len);
+	f->unread[conn] += len;
+	if (!stream_is(f, conn) || f->unread[conn] > VSOCK_WINDOW)
+		abort();
+	if (f->room & 1) {
+		f->streams.consumed(f->streams.dev, conn, f->unread[conn]);
+		f->unread[conn] = 0;
+	} else if (f->room & 16) {
+		stream_end(f, conn);
+		f->streams.close(f->streams.dev, conn, true);
+	}
+}
+
+static void stream_finish(void *opaque, unsigned conn, bool both) {
+	struct fuzz *f = opaque;
+	if (!stream_is(f, conn))
+		abort();
+	if (both && f->room & 2) {
+		stream_end(f, conn);
+		f->streams.close(f->streams.dev, conn, false);
+	}
+}
+
+static void stream_close(void *opaque, unsigned conn) {
+	stream_end(opaque, conn);
+}
+
+static void stream_readable(void *opaque, unsigned conn) {
+	struct fuzz *f = opaque;
+	if (!stream_is(f, conn))
+		abort();
+	if (f->streams.receive(f->streams.dev, conn, f->segment, f->room) > f->room)
+		abort();
+}
+
+static struct virtio_device *make_vsock(struct fuzz *f) {
+	struct vsock_backend b = {stream_connect,
+							  stream_connected,
+							  stream_write,
+							  stream_finish,
+							  stream_close,
+							  stream_readable,
+							  f};
+	f->vsock = virtio_vsock_create(&f->vm, 3, &b);
+	f->streams = virtio_vsock_port(f->vsock);
+	return virtio_vsock_device(f->vsock);
+}
+
+/* The host's side of a stream. */
+static void stream_input(struct fuzz *f, struct input *in) {
+	uint8_t what = (uint8_t)take(in, 1);
+	unsigned conn = (unsigned)take(in, 1) % VSOCK_CONNS;
+	f->room = take(in, 2);
+	if (what & 1) {
+		int n = f->streams.connect(f->streams.dev, what & 2 ? 1 : (uint32_t)take(in, 1));
+		if (n >= 0)
+			stream_begin(f, (unsigned)n);
+	}
+	if (!stream_is(f, conn))
+		return;
+	if (what & 4)
+		f->streams.receive(f->streams.dev, conn, f->segment, f->room);
+	if (what & 8) {
+		f->streams.consumed(f->streams.dev, conn, f->unread[conn]);
+		f->unread[conn] = 0;
+	}
+	if (what & 16)
+		f->streams.finish(f->streams.dev, conn);
+	if (what & 32) {
+		stream_end(f, conn);
+		f->streams.close(f->streams.dev, conn, what & 64);
+	}
+}
+
 /* --- the machine --- */
 
 static struct virtio_device *make_device(struct fuzz *f, unsigned kind) {
@@ -192,6 +304,8 @@ static struct virtio_device *make_device(struct fuzz *f, unsigned kind) {
 		f->balloon = virtio_balloon_create(&f->vm, &b);
 		return virtio_balloon_device(f->balloon);
 	}
+	case 4:
+		return make_vsock(f);
 	default:
 		return virtio_rng_create(&f->vm, &rng);
 	}
@@ -218,7 +332,7 @@ static void make(struct fuzz *f, uint8_t choice) {
 	map(f, &f->ram_region, MEM_RAM, 0, RAM_SIZE / 2, f->ram + RAM_SIZE / 2);
 	map(f, &f->ram2_region, MEM_RAM, RAM_SIZE / 2, RAM_SIZE / 2, f->ram);
 	map(f, &f->rom_region, MEM_ROM, ROM_BASE, PAGE_SIZE, f->ram);
-	f->dev = make_device(f, choice % 5);
+	f->dev = make_device(f, choice % 6);
 	f->pci = choice & 0x80;
 	f->regs = f->pci ? BARS : MMIO;
 	if (f->pci) {
@@ -372,6 +486,32 @@ static void put_chain(struct fuzz *f, struct input *in) {
 	kick(f, q->index);
 }
 
+/* A packet whose form is right, so that streams come to be. */
+static void put_packet(struct fuzz *f, struct input *in) {
+	uint8_t h[48] = {3}, desc[16], head[2] = {0}, idx[2], shape = (uint8_t)take(in, 1);
+	struct virtqueue *q = &f->dev->vq[1];
+	uint32_t len = shape & 0x40 ? (uint32_t)take(in, 2) : shape & 0x20 ? (uint32_t)take(in, 1) : 0;
+	if (!q->enabled || q->packed || !q->size)
+		return;
+	h[8] = 2;
+	h[16] = (uint8_t)take(in, 1); /* ports */
+	h[20] = (uint8_t)take(in, 1);
+	h[23] = shape & 0x10 ? 0x40 : 0;
+	le32_put(h + 24, len);
+	h[28] = 1;
+	h[30] = shape & 7;
+	h[32] = (uint8_t)take(in, 1);
+	le32_put(h + 36, (uint32_t)take(in, 2));
+	le32_put(h + 40, (uint32_t)take(in, 1));
+	poke(f, 0x8000, h, 44);
+	encode(desc, false, 0x8000, 44 + (shape & 0x80 ? 0 : len), 0, 0);
+	poke(f, q->desc, desc, 16);
+	poke(f, q->driver + 4 + q->next_avail % q->size * 2u, head, 2);
+	le16_put(idx, (uint16_t)(q->next_avail + 1));
+	poke(f, q->driver + 2, idx, 2);
+	kick(f, 1);
+}
+
 /* A frame for the guest, with work left to do that a link has judged. */
 static void net_input(struct fuzz *f, struct input *in) {
 	struct net_device port = virtio_net_port(f->net);
@@ -400,6 +540,8 @@ static void net_input(struct fuzz *f, struct input *in) {
 static void console_input(struct fuzz *f, struct input *in) {
 	if (f->net)
 		net_input(f, in);
+	if (f->vsock)
+		stream_input(f, in);
 	if (f->balloon)
 		virtio_balloon_set_target(f->balloon, take(in, 3) << 12);
 	if (!f->console)
@@ -494,7 +636,10 @@ static void step(struct fuzz *f, struct input *in) {
 		break;
 	case 13:
 	case 14:
-		put_chain(f, in);
+		if (f->vsock && op & 0x80)
+			put_packet(f, in);
+		else
+			put_chain(f, in);
 		break;
 	default:
 		if (op & 0x80)
