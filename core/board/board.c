@@ -150,9 +150,11 @@ struct char_device board_channel_device(struct board *b, unsigned i) {
 	return virtio_console_port(b->console, b->first_channel + i);
 }
 
-void board_set_balloon(struct board *b, uint64_t bytes) {
-	if (b->balloon)
-		virtio_balloon_set_target(b->balloon, bytes);
+bool board_set_balloon(struct board *b, uint64_t bytes) {
+	if (!b->balloon)
+		return false;
+	virtio_balloon_set_target(b->balloon, bytes);
+	return virtio_device_live(virtio_balloon_device(b->balloon));
 }
 
 void board_balloon(struct board *b, uint64_t *target, uint64_t *actual, uint64_t *reported) {

@@ -93,9 +93,9 @@ struct char_device board_console_device(struct board *b);
 /* The same for channel `i`, and whether somebody is at its host's end: at first nobody is. */
 struct char_device board_channel_device(struct board *b, unsigned i);
 void board_channel_set_open(struct board *b, unsigned i, bool open);
-/* Asks the guest to do with so many bytes less than it has; it may take its time. Nothing
- * happens without a balloon, or a driver for it. */
-void board_set_balloon(struct board *b, uint64_t bytes);
+/* Asks the guest to do with so many bytes less than it has; it may take its time. false: there is
+ * no balloon, or no driver for it yet, which will find this when it comes. */
+bool board_set_balloon(struct board *b, uint64_t bytes);
 /* Bytes that it was asked for, has given, and has reported as free, ever; all 0 without one. */
 void board_balloon(struct board *b, uint64_t *target, uint64_t *actual, uint64_t *reported);
 /* The way into network card `i`, for its back end. */

@@ -88,8 +88,8 @@ static void print_stat(void *out, const char *name, uint64_t val) {
 	fprintf(out, "%-28s %llu\n", name, (unsigned long long)val);
 }
 
-/* --disk FILE[,ro][,serial=TEXT][,bus=nvme]. What follows the path is cut off in `path`, which
- * has the option's text; other commas belong to the path. */
+/* --disk FILE[,ro][,serial=TEXT][,bus=nvme][,cache=none]. What follows the path is cut off in
+ * `path`, which has the option's text; other commas belong to the path. */
 static int read_disk(const char *text, struct machine_disk *d, char *path, size_t size) {
 	char *comma;
 	if (strlen(text) >= size)
@@ -101,6 +101,8 @@ static int read_disk(const char *text, struct machine_disk *d, char *path, size_
 			d->options.read_only = true;
 		else if (strncmp(comma, ",serial=", 8) == 0)
 			d->options.serial = comma + 8;
+		else if (strcmp(comma, ",cache=none") == 0 || strcmp(comma, ",cache=writeback") == 0)
+			d->options.direct = comma[7] == 'n';
 		else if (strcmp(comma, ",bus=nvme") == 0 || strcmp(comma, ",bus=virtio") == 0)
 			d->nvme = comma[5] == 'n';
 		else
@@ -204,6 +206,12 @@ int cli_configure(const struct cli_args *a, struct run_request *q) {
 			return cli_usage(a->verb, "--disk: the path is too long");
 		c->ndisks++;
 	}
+	const char *limit = cli_text(a, "disk-limit");
+	struct host_disk_limits limits = {{0, 0}, {0, 0}};
+	if (limit && host_disk_read_limits(limit, &limits, &e))
+		return cli_usage(a->verb, "--disk-limit %s", e.text);
+	for (unsigned i = 0; i < c->ndisks; i++)
+		c->disks[i].options.limits = limits;
 	c->cpu_model = cli_text(a, "cpu-model");
 	c->no_reboot = cli_flag(a, "no-reboot");
 	c->no_balloon = strcmp(cli_text(a, "balloon"), "off") == 0;
@@ -305,8 +313,11 @@ const struct cli_option cli_machine_options[] = {
 	{"append", 0, CLI_TEXT, "TEXT", "The kernel's command line", "", NULL, false},
 	{"memory", 'm', CLI_SIZE, "SIZE", "Memory of the guest", "512M", NULL, false},
 	{"cpus", 'c', CLI_NUMBER, "N", "Virtual CPUs", "1", NULL, false},
-	{"disk", 0, CLI_FILE, "FILE[,ro][,bus=nvme][,serial=TEXT]",
-	 "Image as a disk: raw, or qcow2 if it is called .qcow2 or qcow2:FILE", NULL, NULL, true},
+	{"disk", 0, CLI_FILE, "FILE[,ro][,bus=nvme][,cache=none][,serial=TEXT]",
+	 "Image as a disk: raw, or qcow2 if it is called .qcow2 or qcow2:FILE; cache=none goes past "
+	 "this "
+	 "host's page cache",
+	 NULL, NULL, true},
 	{"name", 'n', CLI_NAME, "NAME", "Name of the VM, in messages", NULL, NULL, false},
 	{"engine", 0, CLI_TEXT, "ENGINE", "What runs the guest's code", "auto",
 	 "auto kvm soft soft,jit soft,interp", false},
@@ -329,6 +340,9 @@ const struct cli_option cli_machine_options[] = {
 	{"net-limit", 0, CLI_TEXT, "RATE[,burst=SIZE][,packets=N]",
 	 "Bytes a second each network card may send and receive, 10M or 100Mbit, and packets", NULL,
 	 NULL, false},
+	{"disk-limit", 0, CLI_TEXT, "RATE[,burst=SIZE][,iops=N]",
+	 "Bytes a second that each disk may read and write together, as 10M, and requests", NULL, NULL,
+	 false},
 	{"publish", 'p', CLI_TEXT, "[ADDR:]HOST:GUEST[/udp]",
 	 "Forward a port of the host, on 127.0.0.1 if no address is given, to one of the guest", NULL,
 	 NULL, true},

@@ -5,10 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "core/base/bits.h"
 #include "core/base/fmt.h"
 #include "host/linux/disk_io.h"
 #include "host/linux/image.h"
+#include "host/linux/limit_text.h"
 
 #define SECTOR 512u
 
@@ -21,10 +24,14 @@ struct host_disk {
 	const struct vm_host *vm;
 	struct image *image;
 	struct disk_io *io;
-	pthread_mutex_t lock; /* taken after the VM lock; guards the next two */
+	pthread_mutex_t lock; /* taken after the VM lock; guards the next four */
 	struct requests incoming;
 	bool quit;
-	struct requests finished; /* the disk's thread only */
+	struct host_disk_limits limits;
+	bool new_limits;
+	/* The disk's thread only: */
+	struct requests finished, held; /* held: waits for the limits */
+	struct bucket bytes, requests;
 	bool has_thread;
 	pthread_t thread;
 };
@@ -59,25 +66,58 @@ static void answer(struct host_disk *d) {
 	d->vm->unlock(d->vm->opaque);
 }
 
+static uint64_t now_ns(void) {
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Sends on what the limits allow, in order; returns for how long the rest has to wait. What is
+ * still there when the VM has ended goes at once. */
+static uint64_t send_held(struct host_disk *d, bool quit) {
+	bool limited = d->bytes.limit.rate || d->requests.limit.rate;
+	while (d->held.first) {
+		struct block_request *r = d->held.first;
+		if (limited && !quit) {
+			uint64_t now = now_ns();
+			uint64_t wait = MAX(bucket_wait(&d->bytes, now), bucket_wait(&d->requests, now));
+			if (wait)
+				return wait;
+			bucket_take(&d->requests, 1);
+			bucket_take(&d->bytes, r->op == BLOCK_READ || r->op == BLOCK_WRITE ? r->len : 0);
+		}
+		d->held.first = r->next;
+		block_submit(d->image->top, r);
+	}
+	return UINT64_MAX;
+}
+
 static void *run(void *opaque) {
 	struct host_disk *d = opaque;
 	for (;;) {
 		pthread_mutex_lock(&d->lock);
 		struct block_request *r = d->incoming.first;
-		bool quit = d->quit;
+		bool quit = d->quit, fresh = d->new_limits;
+		struct host_disk_limits l = d->limits;
 		d->incoming.first = NULL;
+		d->new_limits = false;
 		pthread_mutex_unlock(&d->lock);
+		if (fresh) {
+			bucket_init(&d->bytes, l.bytes, now_ns());
+			bucket_init(&d->requests, l.requests, now_ns());
+		}
 		for (struct block_request *next; r; r = next) {
 			next = r->next;
-			block_submit(d->image->top, r);
+			add(&d->held, r);
 		}
+		uint64_t wait_ns = send_held(d, quit);
 		if (d->finished.first) {
 			answer(d); /* which may bring new requests */
 			continue;
 		}
 		if (quit && !d->image->top->in_work)
 			return NULL;
-		d->io->ops->wait(d->io);
+		d->io->ops->wait(d->io, wait_ns);
 	}
 }
 
@@ -93,7 +133,7 @@ static void submit(void *opaque, struct block_request *r) {
 
 static int start(struct host_disk *d, const char *name, const struct host_disk_options *o,
 				 struct err *e) {
-	struct image_options io = {.read_only = o->read_only};
+	struct image_options io = {.read_only = o->read_only, .direct = o->direct};
 	int r = image_open(&d->image, name, &io, e);
 	if (!r && d->image->format > IMAGE_QCOW2) /* importers block */
 		r = err_set(e, ERR_NOTSUP, "disk %s is for import only; `joist disk convert` it to qcow2",
@@ -118,6 +158,8 @@ static int start(struct host_disk *d, const char *name, const struct host_disk_o
 			 o->serial ? o->serial
 			 : base	   ? base + 1
 					   : d->image->path);
+	d->limits = o->limits;
+	d->new_limits = true;
 	image_set_io(d->image, d->io);
 	top->finish = finish;
 	top->finish_opaque = d;
@@ -143,6 +185,18 @@ int host_disk_open(struct host_disk **out, const char *name, const struct host_d
 	}
 	*out = d;
 	return 0;
+}
+
+void host_disk_set_limits(struct host_disk *d, const struct host_disk_limits *l) {
+	pthread_mutex_lock(&d->lock);
+	d->limits = *l;
+	d->new_limits = true;
+	pthread_mutex_unlock(&d->lock);
+	d->io->ops->wake(d->io);
+}
+
+int host_disk_read_limits(const char *text, struct host_disk_limits *l, struct err *e) {
+	return limit_read(text, "iops", "iops-burst", &l->bytes, &l->requests, e);
 }
 
 const struct block_backend *host_disk_backend(const struct host_disk *d) {

@@ -17,8 +17,20 @@
 
 #define SECTOR 512u
 
+#define DIRECT_ALIGN 4096u
+
+int disk_file_descriptor(const struct disk_file *f, const struct block_request *r) {
+	uint64_t all = r->offset;
+	if (f->direct < 0)
+		return f->fd;
+	for (unsigned i = 0; i < r->nsegs; i++)
+		all |= (uintptr_t)r->segs[i].host | r->segs[i].len;
+	return all % DIRECT_ALIGN ? f->fd : f->direct;
+}
+
 static int transfer(struct disk_file *f, const struct block_request *r) {
 	struct iovec iov[BLOCK_SEGMENTS];
+	int fd = disk_file_descriptor(f, r);
 	uint64_t offset = r->offset;
 	unsigned first = 0, n = 0;
 	for (unsigned i = 0; i < r->nsegs; i++)
@@ -26,11 +38,16 @@ static int transfer(struct disk_file *f, const struct block_request *r) {
 			iov[n++] = (struct iovec){r->segs[i].host, r->segs[i].len};
 	while (first < n) {
 		int count = (int)(n - first);
-		ssize_t done = r->op == BLOCK_READ ? preadv(f->fd, iov + first, count, (off_t)offset)
-										   : pwritev2(f->fd, iov + first, count, (off_t)offset,
+		ssize_t done = r->op == BLOCK_READ ? preadv(fd, iov + first, count, (off_t)offset)
+										   : pwritev2(fd, iov + first, count, (off_t)offset,
 													  r->fua ? RWF_DSYNC : 0);
 		if (done < 0 && errno == EINTR)
 			continue;
+		/* The end of a file need not be aligned, and what is left of a short transfer neither. */
+		if (done < 0 && errno == EINVAL && fd != f->fd) {
+			fd = f->fd;
+			continue;
+		}
 		if (done < 0)
 			return -errno;
 		if (done == 0 && r->op == BLOCK_READ && f->gate.growable) {
@@ -163,20 +180,29 @@ int disk_file_open(struct disk_file *f, const char *path, const struct disk_file
 				   struct err *e) {
 	int flags = (o->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK;
 	*f = (struct disk_file){
-		.gate = {.ops = &ops, .self = f, .read_only = o->read_only, .growable = o->growable}};
+		.gate = {.ops = &ops, .self = f, .read_only = o->read_only, .growable = o->growable},
+		.direct = -1};
 	f->fd = open(path, flags | (o->create ? O_CREAT | O_EXCL : 0), 0644);
 	if (f->fd < 0)
 		return err_set(e, errno, "disk %s: %s", path, strerror(errno));
 	int r = measure(f, path, o, e);
 	if (!r)
 		r = lock_image(f->fd, path, o->lock, e);
+	if (!r && o->direct && (f->direct = open(path, flags | O_DIRECT)) < 0)
+		r = errno == EINVAL ? err_set(e, ERR_NOTSUP,
+									  "disk %s: its file system cannot go past the page cache; "
+									  "leave cache=none away",
+									  path)
+							: err_set(e, errno, "disk %s: %s", path, strerror(errno));
 	if (r)
 		disk_file_close(f);
 	return r;
 }
 
 void disk_file_close(struct disk_file *f) {
+	if (f->fd >= 0 && f->direct >= 0)
+		close(f->direct);
 	if (f->fd >= 0)
 		close(f->fd);
-	f->fd = -1;
+	f->fd = f->direct = -1;
 }

@@ -12,8 +12,9 @@ struct disk_io;
 struct disk_io_ops {
 	const char *name;
 	void (*submit)(struct disk_io *io, struct disk_file *f, struct block_request *r);
-	/* Answers what has completed; sleeps until something did or somebody woke it. */
-	void (*wait)(struct disk_io *io);
+	/* Answers what has completed; sleeps until something did, somebody woke it, or this time is
+	 * over (UINT64_MAX: never). */
+	void (*wait)(struct disk_io *io, uint64_t limit_ns);
 	void (*wake)(struct disk_io *io); /* any thread; not lost if nobody waits yet */
 	void (*destroy)(struct disk_io *io);
 };

@@ -65,11 +65,21 @@ static void submit(struct disk_io *io, struct disk_file *f, struct block_request
 	pthread_mutex_unlock(&t->lock);
 }
 
-static void wait(struct disk_io *io) {
+static void wait(struct disk_io *io, uint64_t limit_ns) {
 	struct disk_threads *t = (struct disk_threads *)io;
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	if (limit_ns != UINT64_MAX) {
+		uint64_t ns = (uint64_t)until.tv_nsec + limit_ns;
+		until.tv_sec += (time_t)(ns / 1000000000);
+		until.tv_nsec = (long)(ns % 1000000000);
+	}
 	pthread_mutex_lock(&t->lock);
 	while (!t->done && !t->woken)
-		pthread_cond_wait(&t->news, &t->lock);
+		if (limit_ns == UINT64_MAX)
+			pthread_cond_wait(&t->news, &t->lock);
+		else if (pthread_cond_timedwait(&t->news, &t->lock, &until) == ETIMEDOUT)
+			break;
 	struct job *j = t->done;
 	t->done = NULL;
 	t->woken = false;

@@ -46,9 +46,10 @@ static bool prepare(struct io_uring_sqe *s, struct slot *x) {
 				x->iov[n++] = (struct iovec){r->segs[i].host, r->segs[i].len};
 		x->want = r->len;
 		if (r->op == BLOCK_READ)
-			io_uring_prep_readv(s, x->file->fd, x->iov, n, r->offset);
+			io_uring_prep_readv(s, disk_file_descriptor(x->file, r), x->iov, n, r->offset);
 		else
-			io_uring_prep_writev2(s, x->file->fd, x->iov, n, r->offset, r->fua ? RWF_DSYNC : 0);
+			io_uring_prep_writev2(s, disk_file_descriptor(x->file, r), x->iov, n, r->offset,
+								  r->fua ? RWF_DSYNC : 0);
 		return true;
 	case BLOCK_FLUSH:
 		io_uring_prep_fsync(s, x->file->fd, IORING_FSYNC_DATASYNC);
@@ -106,12 +107,15 @@ static void arm(struct disk_uring *u) {
 	u->armed = true;
 }
 
-static void wait(struct disk_io *io) {
+static void wait(struct disk_io *io, uint64_t limit_ns) {
 	struct disk_uring *u = (struct disk_uring *)io;
 	struct io_uring_cqe *c;
 	arm(u);
-	int r = io_uring_submit_and_wait(&u->ring, 1);
-	check(r >= 0 || r == -EINTR || r == -EAGAIN || r == -EBUSY);
+	struct __kernel_timespec t = {(int64_t)(limit_ns / 1000000000),
+								  (long long)(limit_ns % 1000000000)};
+	int r = limit_ns == UINT64_MAX ? io_uring_submit_and_wait(&u->ring, 1)
+								   : io_uring_submit_and_wait_timeout(&u->ring, &c, 1, &t, NULL);
+	check(r >= 0 || r == -EINTR || r == -EAGAIN || r == -EBUSY || r == -ETIME);
 	while (io_uring_peek_cqe(&u->ring, &c) == 0) {
 		struct slot *x = io_uring_cqe_get_data(c);
 		int result = c->res;

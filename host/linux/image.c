@@ -77,7 +77,8 @@ static int open_one(struct image **out, const char *path, enum image_format form
 
 static int open_backing(struct image *i, const struct image_options *o, unsigned depth,
 						struct err *e) {
-	struct image_options below = {.read_only = !o->backing_rw, .look = o->look};
+	struct image_options below = {
+		.read_only = !o->backing_rw, .look = o->look, .direct = o->direct};
 	struct qcow2_info info;
 	enum image_format format;
 	int r = qcow2_read_info(&i->file.gate, &info, e);
@@ -166,6 +167,7 @@ static int open_parts(struct image *i, const struct image_options *o, unsigned d
 					   i->path, image_format_names[i->format]);
 	struct disk_file_options f = {.read_only = o->read_only,
 								  .growable = i->format != IMAGE_RAW,
+								  .direct = o->direct,
 								  .lock = o->look		 ? DISK_LOCK_NONE
 										  : o->read_only ? DISK_LOCK_SHARED
 														 : DISK_LOCK_ALONE};

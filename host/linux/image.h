@@ -47,6 +47,7 @@ struct image_options {
 	bool alone;		 /* without its backing files: for looks at the tables */
 	bool look;		 /* no lock: what is seen may change meanwhile */
 	bool check;		 /* damaged ones are let in, for qcow2_check() */
+	bool direct;	 /* past the page cache, backing files, too */
 	bool backing_rw; /* the first backing file is opened for writing, too */
 };
 

@@ -474,11 +474,12 @@ static void discard(void *opaque, uint8_t *host, uint64_t len) {
 	host_ram_discard(&((struct machine *)opaque)->ram, host, len);
 }
 
-void machine_set_memory(struct machine *m, uint64_t bytes) {
+bool machine_set_memory(struct machine *m, uint64_t bytes) {
 	uint64_t all = m->config.board.memory;
 	host_lock(m);
-	board_set_balloon(m->board, bytes < all ? all - bytes : 0);
+	bool heard = board_set_balloon(m->board, bytes < all ? all - bytes : 0);
 	host_unlock(m);
+	return heard;
 }
 
 void machine_memory(struct machine *m, uint64_t *usable, uint64_t *reported) {
@@ -487,6 +488,10 @@ void machine_memory(struct machine *m, uint64_t *usable, uint64_t *reported) {
 	board_balloon(m->board, &target, &actual, reported);
 	host_unlock(m);
 	*usable = m->config.board.memory - MIN(actual, m->config.board.memory);
+}
+
+struct host_disk *machine_disk(struct machine *m, unsigned i) {
+	return i < BOARD_DISKS ? m->disks[i] : NULL;
 }
 
 struct host_net *machine_net(struct machine *m, unsigned i) {

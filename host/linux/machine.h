@@ -110,9 +110,12 @@ void machine_set_clock(void *machine, uint64_t tsc);
 uint64_t machine_untouched(void *machine, const uint8_t *at, uint64_t len);
 struct board *machine_board(struct machine *m);
 /* Asks the guest to do with `bytes` of its memory (virtio-balloon), and how far that is: what it
- * can use now, and what it has reported as free since its start. Take the VM lock. */
-void machine_set_memory(struct machine *m, uint64_t bytes);
+ * can use now, and what it has reported as free since its start. Take the VM lock. false: nobody in
+ * the guest listens (yet). */
+bool machine_set_memory(struct machine *m, uint64_t bytes);
 void machine_memory(struct machine *m, uint64_t *usable, uint64_t *reported);
+/* Disk `i`, to change its limits; NULL: there is no such disk. */
+struct host_disk *machine_disk(struct machine *m, unsigned i);
 /* What network card `i` is plugged into, to look at and to change while the VM runs; NULL:
  * there is no such card. */
 struct host_net *machine_net(struct machine *m, unsigned i);

@@ -57,7 +57,7 @@ struct host_net {
 	struct host_net_forward forwards[HOST_NET_FORWARDS];
 	unsigned nforwards; /* under `lock`, with the above */
 	struct net_poll poll;
-	struct net_bucket tx_bytes, tx_frames, rx_bytes, rx_frames;
+	struct bucket tx_bytes, tx_frames, rx_bytes, rx_frames;
 	int64_t wait_ns; /* for a limit or a busy link, before it goes on; -1: for nothing */
 	bool tx_held;	 /* so: frames of the guest wait */
 	bool rx_held;
@@ -168,7 +168,7 @@ static void take_limits(struct host_net *n) {
 }
 
 /* May a frame go on? If not, notes when to ask again. */
-static bool allowed(struct host_net *n, struct net_bucket *bytes, struct net_bucket *frames) {
+static bool allowed(struct host_net *n, struct bucket *bytes, struct bucket *frames) {
 	if (!bytes->limit.rate && !frames->limit.rate)
 		return true;
 	uint64_t now = now_ns(), a = bucket_wait(bytes, now), b = bucket_wait(frames, now);

@@ -12,8 +12,8 @@
 
 #include <netinet/in.h>
 
+#include "core/base/bucket.h"
 #include "core/base/err.h"
-#include "core/net/limit.h"
 #include "core/vm/backend.h"
 #include "core/vm/vm.h"
 
@@ -33,8 +33,8 @@ struct host_net_forward {
 /* How much may go through, a second and at once: bytes of frames, and frames. The zero value has
  * no limits. */
 struct host_net_limits {
-	struct net_rate tx_bytes, tx_frames; /* from the guest */
-	struct net_rate rx_bytes, rx_frames; /* to it */
+	struct rate tx_bytes, tx_frames; /* from the guest */
+	struct rate rx_bytes, rx_frames; /* to it */
 };
 
 struct host_net_config {

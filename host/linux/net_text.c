@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/fmt.h"
+#include "host/linux/limit_text.h"
 #include "host/linux/net.h"
 #include "host/linux/net_store.h"
 
@@ -94,53 +95,11 @@ int host_net_read(const char *text, struct host_net_config *c, struct err *e) {
 	return r;
 }
 
-/* 10M, 1500, 100Mbit: bytes, with binary suffixes, or decimal ones of bits. */
-static bool read_amount(const char *text, uint64_t *n) {
-	static const char units[] = "KMG";
-	char *end;
-	if (*text < '0' || *text > '9')
-		return false;
-	unsigned long long v = strtoull(text, &end, 10);
-	const char *unit = *end ? strchr(units, *end) : NULL;
-	unsigned power = unit ? (unsigned)(unit - units) + 1 : 0;
-	end += unit != NULL;
-	bool bits = !strcmp(end, "bit");
-	if ((*end && !bits) || v > 1ull << 30)
-		return false;
-	for (; power; power--)
-		v *= bits ? 1000 : 1024;
-	*n = bits ? v / 8 : v;
-	return *n > 0;
-}
-
 int host_net_read_limits(const char *text, struct host_net_limits *l, struct err *e) {
-	char copy[256], *save = NULL;
-	uint64_t rate = 0, burst = 0, packets = 0, packet_burst = 0;
-	*l = (struct host_net_limits){{0, 0}, {0, 0}, {0, 0}, {0, 0}};
-	if (!strcmp(text, "none"))
-		return 0;
-	if (strlen(text) >= sizeof(copy))
-		return err_set(e, ERR_INVAL, "a limit's description is too long");
-	strcpy(copy, text);
-	for (char *key = strtok_r(copy, ",", &save); key; key = strtok_r(NULL, ",", &save)) {
-		char *value = strchr(key, '=');
-		uint64_t *to = &rate;
-		if (value) {
-			*value++ = 0;
-			to = !strcmp(key, "burst")			? &burst
-				 : !strcmp(key, "packets")		? &packets
-				 : !strcmp(key, "packet-burst") ? &packet_burst
-												: NULL;
-		}
-		if (!to || !read_amount(value ? value : key, to))
-			return err_set(e, ERR_INVAL,
-						   "%s: not RATE[,burst=SIZE][,packets=N][,packet-burst=N] with bytes a "
-						   "second like 10M or 100Mbit",
-						   text);
-	}
-	l->tx_bytes = l->rx_bytes = (struct net_rate){rate, burst};
-	l->tx_frames = l->rx_frames = (struct net_rate){packets, packet_burst};
-	return 0;
+	struct rate bytes, packets;
+	int r = limit_read(text, "packets", "packet-burst", &bytes, &packets, e);
+	*l = (struct host_net_limits){bytes, packets, bytes, packets};
+	return r;
 }
 
 int host_net_read_forward(const char *text, struct host_net_forward *f, struct err *e) {

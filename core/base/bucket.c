@@ -1,6 +1,6 @@
-/* See limit.h. Tokens are counted in units of 1/RESOLUTION, so that slow rates lose nothing to
+/* See bucket.h. Tokens are counted in units of 1/RESOLUTION, so that slow rates lose nothing to
  * rounding and fast ones do not overflow: rates up to 2^40 a second, bursts up to 2^40. */
-#include "core/net/limit.h"
+#include "core/base/bucket.h"
 
 #include "core/base/bits.h"
 
@@ -8,7 +8,7 @@
 #define LARGEST (1ull << 40)
 #define SECOND 1000000000ull
 
-void bucket_init(struct net_bucket *b, struct net_rate limit, uint64_t now_ns) {
+void bucket_init(struct bucket *b, struct rate limit, uint64_t now_ns) {
 	limit.rate = MIN(limit.rate, LARGEST);
 	limit.burst = MIN(limit.burst, LARGEST);
 	if (!limit.burst)
@@ -18,7 +18,7 @@ void bucket_init(struct net_bucket *b, struct net_rate limit, uint64_t now_ns) {
 	b->tokens = (int64_t)limit.burst * RESOLUTION;
 }
 
-static void refill(struct net_bucket *b, uint64_t now_ns) {
+static void refill(struct bucket *b, uint64_t now_ns) {
 	int64_t full = (int64_t)b->limit.burst * RESOLUTION;
 	uint64_t passed = now_ns > b->last_ns ? now_ns - b->last_ns : 0;
 	/* A second at a time: rate * RESOLUTION * SECOND would be too much. */
@@ -37,7 +37,7 @@ static void refill(struct net_bucket *b, uint64_t now_ns) {
 		b->tokens = full;
 }
 
-uint64_t bucket_wait(struct net_bucket *b, uint64_t now_ns) {
+uint64_t bucket_wait(struct bucket *b, uint64_t now_ns) {
 	if (!b->limit.rate)
 		return 0;
 	refill(b, now_ns);
@@ -47,7 +47,7 @@ uint64_t bucket_wait(struct net_bucket *b, uint64_t now_ns) {
 	return (missing / b->limit.rate + 1) * 1000;
 }
 
-void bucket_take(struct net_bucket *b, uint64_t n) {
+void bucket_take(struct bucket *b, uint64_t n) {
 	if (b->limit.rate)
 		b->tokens -= (int64_t)MIN(n, LARGEST) * RESOLUTION;
 }

@@ -6,12 +6,12 @@
 
 #include <cmocka.h>
 
-#include "core/net/limit.h"
+#include "core/base/bucket.h"
 
 #define SECOND 1000000000ull
 
 /* How many of size `n` pass in `ns`, waiting as told. */
-static uint64_t run(struct net_bucket *b, uint64_t *now, uint64_t ns, uint64_t n) {
+static uint64_t run(struct bucket *b, uint64_t *now, uint64_t ns, uint64_t n) {
 	uint64_t count = 0, end = *now + ns;
 	while (*now < end) {
 		uint64_t wait = bucket_wait(b, *now);
@@ -29,18 +29,18 @@ static uint64_t run(struct net_bucket *b, uint64_t *now, uint64_t ns, uint64_t n
 static void test_rates(void **state) {
 	static const uint64_t rates[] = {1, 7, 1000, 125000, 12500000, 1250000000, 1ull << 40};
 	for (unsigned i = 0; i < sizeof(rates) / sizeof(rates[0]); i++) {
-		struct net_bucket b;
+		struct bucket b;
 		uint64_t now = 12345, size = rates[i] / 1000 + 1;
-		bucket_init(&b, (struct net_rate){rates[i], size}, now);
+		bucket_init(&b, (struct rate){rates[i], size}, now);
 		uint64_t n = run(&b, &now, 10 * SECOND, size), want = 10 * rates[i] / size;
 		assert_true(n >= want - want / 50 - 1 && n <= want + want / 50 + 3);
 	}
 }
 
 static void test_burst(void **state) {
-	struct net_bucket b;
+	struct bucket b;
 	uint64_t now = 0;
-	bucket_init(&b, (struct net_rate){1000, 5000}, now);
+	bucket_init(&b, (struct rate){1000, 5000}, now);
 	unsigned n = 0;
 	while (!bucket_wait(&b, now)) {
 		bucket_take(&b, 1000);
@@ -63,14 +63,14 @@ static void test_burst(void **state) {
 }
 
 static void test_edges(void **state) {
-	struct net_bucket b;
-	bucket_init(&b, (struct net_rate){0, 0}, 0);
+	struct bucket b;
+	bucket_init(&b, (struct rate){0, 0}, 0);
 	bucket_take(&b, UINT64_MAX);
 	assert_int_equal(bucket_wait(&b, 0), 0);
-	bucket_init(&b, (struct net_rate){UINT64_MAX, UINT64_MAX}, 0);
+	bucket_init(&b, (struct rate){UINT64_MAX, UINT64_MAX}, 0);
 	bucket_take(&b, UINT64_MAX);
 	assert_true(bucket_wait(&b, UINT64_MAX) < SECOND);
-	bucket_init(&b, (struct net_rate){1, 0}, SECOND);
+	bucket_init(&b, (struct rate){1, 0}, SECOND);
 	assert_int_equal(bucket_wait(&b, 0), 0); /* a clock that goes back */
 	bucket_take(&b, 1);
 	assert_true(bucket_wait(&b, 0) > 0);
@@ -82,5 +82,5 @@ int main(void) {
 		cmocka_unit_test(test_burst),
 		cmocka_unit_test(test_edges),
 	};
-	return cmocka_run_group_tests_name("net_limit", tests, NULL, NULL);
+	return cmocka_run_group_tests_name("base_bucket", tests, NULL, NULL);
 }
