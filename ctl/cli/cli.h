@@ -137,13 +137,13 @@ extern const struct cli_option cli_vm_options[];	  /* def/keys.c: what a VM has 
 extern const struct cli_verb cli_verb_disk_check, cli_verb_disk_commit, cli_verb_disk_convert,
 	cli_verb_disk_create, cli_verb_disk_info, cli_verb_disk_rebase, cli_verb_disk_resize;
 extern const struct cli_verb cli_verb_completion, cli_verb_console, cli_verb_cp, cli_verb_create,
-	cli_verb_doctor, cli_verb_events, cli_verb_exec, cli_verb_help, cli_verb_image_build,
-	cli_verb_image_import, cli_verb_image_ls, cli_verb_image_pull, cli_verb_image_rm,
-	cli_verb_inspect, cli_verb_logs, cli_verb_ls, cli_verb_man, cli_verb_network_create,
-	cli_verb_network_ls, cli_verb_network_rm, cli_verb_pause, cli_verb_port_add, cli_verb_port_ls,
-	cli_verb_port_rm, cli_verb_process, cli_verb_prune, cli_verb_ps, cli_verb_rename,
-	cli_verb_restart, cli_verb_resume, cli_verb_rm, cli_verb_run, cli_verb_ssh, cli_verb_ssh_config,
-	cli_verb_start, cli_verb_stats, cli_verb_stop, cli_verb_update, cli_verb_validate,
-	cli_verb_version;
+	cli_verb_doctor, cli_verb_events, cli_verb_exec, cli_verb_freeze, cli_verb_thaw, cli_verb_help,
+	cli_verb_image_build, cli_verb_image_import, cli_verb_image_ls, cli_verb_image_pull,
+	cli_verb_image_rm, cli_verb_inspect, cli_verb_logs, cli_verb_ls, cli_verb_man,
+	cli_verb_network_create, cli_verb_network_ls, cli_verb_network_rm, cli_verb_pause,
+	cli_verb_port_add, cli_verb_port_ls, cli_verb_port_rm, cli_verb_process, cli_verb_prune,
+	cli_verb_ps, cli_verb_rename, cli_verb_restart, cli_verb_resume, cli_verb_rm, cli_verb_run,
+	cli_verb_ssh, cli_verb_ssh_config, cli_verb_start, cli_verb_stats, cli_verb_stop,
+	cli_verb_update, cli_verb_validate, cli_verb_version;
 
 #endif

@@ -1,12 +1,13 @@
-/* joist cp: a file into the guest or out of it, by its agent. */
+/* joist cp: a file or folder into the guest or out of it, by its agent. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "ctl/cli/guest.h"
+#include "ctl/cli/cp.h"
 #include "ctl/cli/launch.h"
 #include "ctl/store/store.h"
 
@@ -16,9 +17,16 @@ static bool is_guest(const char *text) {
 	return colon && colon != text && (!slash || slash > colon);
 }
 
+/* Of a path that may end in slashes, as folders do; in a buffer of its own. */
 static const char *last_part(const char *path) {
-	const char *slash = strrchr(path, '/');
-	return slash ? slash + 1 : path;
+	static char name[256];
+	size_t end = strlen(path), start;
+	while (end > 1 && path[end - 1] == '/')
+		end--;
+	for (start = end; start && path[start - 1] != '/'; start--)
+		;
+	snprintf(name, sizeof(name), "%.*s", (int)(end - start), path + start);
+	return name;
 }
 
 /* "DIR/" means a file of the same name in it. */
@@ -29,43 +37,24 @@ static void target_of(const char *to, const char *from, char *path, size_t size)
 }
 
 static int put(struct wire_client *c, int fd, const char *to, struct err *e) {
-	static uint8_t buf[GUEST_CHUNK];
 	json_int_t h;
-	ssize_t n = 0;
 	int r = guest_open(c, to, "w", &h, e);
 	if (r)
 		return r;
-	while (r == 0 && ((n = read(fd, buf, sizeof(buf))) > 0 || (n < 0 && errno == EINTR)))
-		if (n > 0)
-			r = guest_write(c, h, buf, (size_t)n, e);
-	if (r == 0 && n < 0)
-		r = err_set(e, errno, "reading: %s", strerror(errno));
+	r = guest_write_from(c, h, fd, e);
 	struct err other;
 	int closed = guest_close(c, h, r ? &other : e);
 	return r ? r : closed;
 }
 
 static int get(struct wire_client *c, const char *from, int fd, struct err *e) {
-	static uint8_t buf[GUEST_CHUNK];
 	json_int_t h;
-	long n;
+	struct err other;
 	int r = guest_open(c, from, "r", &h, e);
 	if (r)
 		return r;
-	while ((n = guest_read(c, h, buf, sizeof(buf), e)) > 0)
-		for (long at = 0; at < n;) {
-			ssize_t done = write(fd, buf + at, (size_t)(n - at));
-			if (done < 0 && errno == EINTR)
-				continue;
-			if (done <= 0) {
-				r = err_set(e, errno, "cannot write: %s", strerror(errno));
-				goto out;
-			}
-			at += done;
-		}
-	r = n < 0 ? (int)n : 0;
-out:
-	guest_close(c, h, NULL);
+	r = guest_read_to(c, h, fd, e);
+	guest_close(c, h, &other);
 	return r;
 }
 
@@ -76,9 +65,8 @@ static int copy_in(struct wire_client *c, const char *from, const char *to, stru
 	if (fd < 0 || fstat(fd, &st) < 0) {
 		r = err_set(e, errno, "%s: %s", from, strerror(errno));
 	} else if (S_ISDIR(st.st_mode)) {
-		r = err_set(e, ERR_INVAL,
-					"%s is a folder; 'tar c %s | joist exec -i VM -- tar xC DIR' copies one", from,
-					from);
+		target_of(to, from, path, sizeof(path));
+		r = cp_folder_in(c, from, path, e);
 	} else {
 		target_of(to, from, path, sizeof(path));
 		r = put(c, fd, path, e);
@@ -94,6 +82,11 @@ static int copy_in(struct wire_client *c, const char *from, const char *to, stru
 	return r;
 }
 
+static bool is_guest_folder(struct wire_client *c, const char *path) {
+	struct err none;
+	return guest_run(c, json_pack("[s, s, s]", "/usr/bin/test", "-d", path), &none) == 0;
+}
+
 static int copy_out(struct wire_client *c, const char *from, const char *to, struct err *e) {
 	char path[1024];
 	struct stat st;
@@ -103,6 +96,8 @@ static int copy_out(struct wire_client *c, const char *from, const char *to, str
 		snprintf(path, sizeof(path), "%s/%s", to, last_part(from));
 	else
 		target_of(to, from, path, sizeof(path));
+	if (is_guest_folder(c, from))
+		return cp_folder_out(c, from, path, e);
 	/* Under another name until it is whole. */
 	char part[1040];
 	snprintf(part, sizeof(part), "%s.part", path);
@@ -135,6 +130,7 @@ static int run(const struct cli_args *a) {
 	int r = store_find(&vm, name, &e);
 	if (r || (r = wire_connect(&c, &vm, &e)) != 0)
 		return cli_fail(r, &e);
+	signal(SIGPIPE, SIG_IGN); /* a tar that ends early is an error to be told */
 	r = in ? copy_in(&c, from, path, &e) : copy_out(&c, path, to, &e);
 	wire_close(&c);
 	return r ? cli_fail(r, &e) : CLI_OK;
@@ -145,11 +141,13 @@ const struct cli_verb cli_verb_cp = {
 	.operands = "FILE VM:PATH | VM:PATH FILE",
 	.min_operands = 2,
 	.max_operands = 2,
-	.summary = "copy a file into the guest or out of it",
+	.summary = "copy files and folders into the guest or out of it",
 	.about =
-		"Copies a file by the guest's agent, as root. A path that ends in / keeps the file's name; "
-		"- is standard input or output.",
+		"Copies a file or a folder by the guest's agent, as root. A path that ends in / keeps the "
+		"name; - is standard input or output. A folder goes as an archive (tar) that lies on the "
+		"guest's disk for a moment.",
 	.examples = "  joist cp nginx.conf web:/etc/nginx/\n"
-				"  joist cp web:/var/log/syslog .\n",
+				"  joist cp web:/var/log/syslog .\n"
+				"  joist cp site web:/var/www/\n",
 	.run = run,
 };

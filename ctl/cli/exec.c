@@ -9,15 +9,17 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/base/bits.h"
 #include "ctl/cli/guest.h"
 #include "ctl/cli/launch.h"
 #include "ctl/cli/ssh.h"
 #include "ctl/store/store.h"
 
-#define STDIN_MAX (5u << 20)
+#define STDIN_MAX (5u << 20) /* that travels with the request; more goes through a file */
 
 /* $0 is the folder; the rest the command. A shell of POSIX, as small as the guest may have. */
-static const char script[] = "umask 077; mkdir \"$0\" && : >\"$0/out\" && : >\"$0/err\" && "
+static const char script[] = "umask 077; mkdir -p \"$0\" && : >\"$0/out\" && : >\"$0/err\" && "
+							 "if [ -f \"$0/in\" ]; then exec <\"$0/in\" && rm -f \"$0/in\"; fi && "
 							 "exec \"$@\" >\"$0/out\" 2>\"$0/err\"";
 
 struct job {
@@ -27,21 +29,46 @@ struct job {
 	json_int_t files[2]; /* of out and err; -1: not open yet */
 };
 
-/* Standard input as base64; "" without. */
-static char *read_input(struct err *e) {
-	char *data = malloc(STDIN_MAX + 1), *text = NULL;
+/* What is in `data` and then the rest of standard input, as a file of the guest. On its disk, since
+ * it may be big; nobody but root sees it, and the command's shell unlinks it. */
+static int stage_input(struct job *j, const char *data, size_t len, struct err *e) {
+	char path[80];
+	json_int_t h;
+	snprintf(path, sizeof(path), "%s/in", j->dir);
+	int r = guest_run(&j->c, json_pack("[s, s, s, s]", "/bin/mkdir", "-m", "700", j->dir), e);
+	if (r || (r = guest_open(&j->c, path, "w", &h, e)) != 0)
+		return r;
+	for (size_t at = 0; !r && at < len; at += GUEST_CHUNK)
+		r = guest_write(&j->c, h, data + at, MIN(len - at, (size_t)GUEST_CHUNK), e);
+	if (r == 0)
+		r = guest_write_from(&j->c, h, STDIN_FILENO, e);
+	struct err other;
+	int closed = guest_close(&j->c, h, r ? &other : e);
+	return r ? r : closed;
+}
+
+/* Standard input: small as a part of the request, else as a file. */
+static int add_input(struct job *j, json_t *request, struct err *e) {
+	char *data = malloc(STDIN_MAX + 1);
 	size_t len = 0;
 	ssize_t n;
+	int r = 0;
 	while (data && len <= STDIN_MAX &&
 		   ((n = read(STDIN_FILENO, data + len, STDIN_MAX + 1 - len)) > 0 ||
 			(n < 0 && errno == EINTR)))
 		len += n > 0 ? (size_t)n : 0;
-	if (data && len > STDIN_MAX)
-		err_set(e, ERR_FBIG, "standard input has more than 5 MiB: use joist cp");
-	else if (data)
-		text = base64_encode(data, len);
+	if (data && len > STDIN_MAX) {
+		r = stage_input(j, data, len, e);
+	} else {
+		char *text = data ? base64_encode(data, len) : NULL;
+		if (text)
+			json_object_set_new(request, "input-data", json_string(text));
+		else
+			r = err_set(e, ERR_NOMEM, "no memory for standard input");
+		free(text);
+	}
 	free(data);
-	return text;
+	return r;
 }
 
 static json_t *arguments_of(const struct cli_args *a, const struct job *j) {
@@ -73,23 +100,20 @@ static int begin(struct job *j, const struct cli_args *a, struct err *e) {
 	json_t *result;
 	if (getrandom(&secret, sizeof(secret), 0) != sizeof(secret))
 		return err_set(e, ERR_IO, "the host gives no random numbers");
-	snprintf(j->dir, sizeof(j->dir), "/run/joist-exec-%016llx", (unsigned long long)secret);
+	/* /run is memory, in which a big input has no room. */
+	snprintf(j->dir, sizeof(j->dir), "%s/joist-exec-%016llx",
+			 cli_flag(a, "interactive") ? "/var/tmp" : "/run", (unsigned long long)secret);
 	json_t *q = json_pack("{s:s, s:o, s:b}", "path", "/bin/sh", "arg", arguments_of(a, j),
 						  "capture-output", 0);
-	if (cli_flag(a, "interactive")) {
-		char *input = read_input(e);
-		if (!input) {
-			json_decref(q);
-			return -ERR_FBIG;
-		}
-		json_object_set_new(q, "input-data", json_string(input));
-		free(input);
+	int r = cli_flag(a, "interactive") ? add_input(j, q, e) : 0;
+	if (r) {
+		json_decref(q);
+		return r;
 	}
-	int r = guest_ask(&j->c, "guest-exec", q, &result, e);
+	r = guest_ask(&j->c, "guest-exec", q, &result, e);
 	if (r)
 		return r;
 	j->pid = json_integer_value(json_object_get(result, "pid"));
-	j->files[0] = j->files[1] = -1;
 	json_decref(result);
 	return 0;
 }
@@ -161,7 +185,7 @@ static void tidy(struct job *j) {
 
 static int run(const struct cli_args *a) {
 	struct store_vm vm;
-	struct job j = {.pid = 0};
+	struct job j = {.files = {-1, -1}};
 	struct err e = {{0}};
 	int code = CLI_FAILED, r = store_find(&vm, a->operands[0], &e);
 	if (r)
@@ -172,7 +196,7 @@ static int run(const struct cli_args *a) {
 		return cli_fail(r, &e);
 	if ((r = begin(&j, a, &e)) == 0)
 		r = follow(&j, cli_nanoseconds(a, "timeout"), &code, &e);
-	if (j.pid)
+	if (j.dir[0])
 		tidy(&j);
 	wire_close(&j.c);
 	return r ? cli_fail(r, &e) : code;

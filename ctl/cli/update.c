@@ -1,15 +1,37 @@
-/* joist update: changes a VM's definition, and the VM as far as it can change while it runs. */
+/* joist update: changes a VM's definition, and the VM as far as it can change while it runs. Memory
+ * and CPUs can become less than the VM was started with, and again as much; more needs a start. */
 #include <stdio.h>
 #include <string.h>
 
+#include "core/board/board.h"
 #include "ctl/cli/look.h"
 #include "ctl/proc/limit.h"
 #include "ctl/wire/wire.h"
+#include "host/linux/disk.h"
+#include "host/linux/net.h"
 
 /* Keys that a running VM takes at once. */
 static bool is_live(const char *name) {
 	return strcmp(name, "cpu-limit") == 0 || strcmp(name, "cpu-shares") == 0 ||
-		   strcmp(name, "memory-limit") == 0;
+		   strcmp(name, "memory-limit") == 0 || strcmp(name, "memory") == 0 ||
+		   strcmp(name, "cpus") == 0 || strcmp(name, "disk-limit") == 0 ||
+		   strcmp(name, "net-limit") == 0;
+}
+
+/* What the process answered about one key, where there is something to say. */
+static void tell_how(const struct store_vm *vm, const char *key, const char *how) {
+	bool memory = strcmp(key, "memory") == 0;
+	if (strcmp(how, "restart") == 0)
+		cli_error("--%s takes effect when VM %s is started again: it is more than it has now", key,
+				  vm->name);
+	else if (strcmp(how, "none") == 0 && memory)
+		cli_error("--memory is noted, but VM %s has no balloon that listens: it keeps its memory "
+				  "until then or its next start",
+				  vm->name);
+	else if (strcmp(how, "none") == 0)
+		cli_error("--%s is noted, but cannot be enforced here: it needs cgroup v2, which this "
+				  "user may not use on this host",
+				  key);
 }
 
 static int tell_process(const struct store_vm *vm, const struct cli_args *a, const struct def *d) {
@@ -27,19 +49,26 @@ static int tell_process(const struct store_vm *vm, const struct cli_args *a, con
 		json_object_set_new(q, "cpu-shares", json_integer((json_int_t)shares));
 	if (cli_text(a, "memory-limit"))
 		json_object_set_new(q, "memory-limit", json_integer((json_int_t)bytes));
+	if (cli_text(a, "memory"))
+		json_object_set_new(q, "memory", json_integer((json_int_t)cli_size(a, "memory")));
+	if (cli_text(a, "cpus"))
+		json_object_set_new(q, "cpus", json_integer((json_int_t)cli_number(a, "cpus")));
+	if (cli_text(a, "disk-limit"))
+		json_object_set_new(q, "disk-limit", json_string(cli_text(a, "disk-limit")));
+	if (cli_text(a, "net-limit"))
+		json_object_set_new(q, "net-limit", json_string(cli_text(a, "net-limit")));
 	int r = wire_ask(vm, q, &reply, 5000, NULL, &e);
 	if (r)
 		return cli_fail(r, &e);
-	json_object_foreach(reply, key,
-						how) if (json_is_string(how) && strcmp(json_string_value(how), "none") == 0)
-		cli_error("--%s is noted, but cannot be enforced here: it needs cgroup v2, which this "
-				  "user may not use on this host",
-				  key);
+	json_object_foreach(reply, key, how) {
+		if (json_is_string(how))
+			tell_how(vm, key, json_string_value(how));
+	}
 	json_decref(reply);
 	return CLI_OK;
 }
 
-static int check_cpu(const struct cli_args *a) {
+static int check_values(const struct cli_args *a) {
 	const char *limit = cli_text(a, "cpu-limit");
 	uint64_t n = 100;
 	if (limit && strcmp(limit, "none") != 0 && !limit_read_percent(limit))
@@ -50,6 +79,22 @@ static int check_cpu(const struct cli_args *a) {
 	if (n < 2 || n > 10000)
 		return cli_usage(a->verb, "--cpu-shares %s: a number from 2 to 10000",
 						 cli_text(a, "cpu-shares"));
+	if (cli_text(a, "cpus") && (cli_number(a, "cpus") < 1 || cli_number(a, "cpus") > VM_VCPUS))
+		return cli_usage(a->verb, "--cpus %s: a number from 1 to %d", cli_text(a, "cpus"),
+						 VM_VCPUS);
+	uint64_t memory = cli_size(a, "memory");
+	if (cli_text(a, "memory") &&
+		(memory % 4096 || memory < BOARD_MEMORY_MIN || memory > BOARD_MEMORY_MAX))
+		return cli_usage(a->verb, "--memory %s: a multiple of 4K from %lluM to %lluG",
+						 cli_text(a, "memory"), (unsigned long long)(BOARD_MEMORY_MIN >> 20),
+						 (unsigned long long)(BOARD_MEMORY_MAX >> 30));
+	struct host_disk_limits disk;
+	struct host_net_limits net;
+	struct err e;
+	if (cli_text(a, "disk-limit") && host_disk_read_limits(cli_text(a, "disk-limit"), &disk, &e))
+		return cli_usage(a->verb, "--disk-limit %s", e.text);
+	if (cli_text(a, "net-limit") && host_net_read_limits(cli_text(a, "net-limit"), &net, &e))
+		return cli_usage(a->verb, "--net-limit %s", e.text);
 	return 0;
 }
 
@@ -62,8 +107,8 @@ static int update_one(const struct cli_args *a, struct store_vm *vm) {
 		return cli_fail(r, &e);
 	for (unsigned i = 0; !r && i < a->nvalues; i++) {
 		const struct cli_value *v = &a->values[i];
-		if (strcmp(v->option->name, "cpu-limit") == 0 && strcmp(v->text, "none") == 0)
-			def_drop(&d, "cpu-limit");
+		if (strcmp(v->text, "none") == 0 && v->option->kind == CLI_TEXT)
+			def_drop(&d, v->option->name);
 		else
 			r = def_add(&d, v->option->name, v->text, &e);
 		if (!r && vm->phase == STORE_RUNNING && !is_live(v->option->name))
@@ -80,7 +125,7 @@ static int update_one(const struct cli_args *a, struct store_vm *vm) {
 }
 
 static int run(const struct cli_args *a) {
-	int r = check_cpu(a);
+	int r = check_values(a);
 	if (r)
 		return r;
 	if (!a->nvalues)
@@ -89,13 +134,20 @@ static int run(const struct cli_args *a) {
 }
 
 static const struct cli_option options[] = {
-	{"cpus", 'c', CLI_NUMBER, "N", "Virtual CPUs, from the next start on", NULL, NULL, false},
-	{"memory", 'm', CLI_SIZE, "SIZE", "Memory of the guest, from the next start on", NULL, NULL,
-	 false},
+	{"cpus", 'c', CLI_NUMBER, "N",
+	 "Virtual CPUs; until its next start a running VM gets the time of fewer", NULL, NULL, false},
+	{"memory", 'm', CLI_SIZE, "SIZE", "Memory of the guest; a running VM gives some back", NULL,
+	 NULL, false},
 	{"cpu-limit", 0, CLI_TEXT, "PERCENT", "Most CPU time it may take, at once; none: no limit",
 	 NULL, NULL, false},
 	{"cpu-shares", 0, CLI_NUMBER, "N", "Weight against other VMs, at once", NULL, NULL, false},
 	{"memory-limit", 0, CLI_SIZE, "SIZE", "Memory of the VM's process, at once", NULL, NULL, false},
+	{"disk-limit", 0, CLI_TEXT, "RATE[,burst=SIZE][,iops=N]",
+	 "Bytes a second that each disk may read and write, at once; none: no limit", NULL, NULL,
+	 false},
+	{"net-limit", 0, CLI_TEXT, "RATE[,burst=SIZE][,packets=N]",
+	 "Bytes a second each network card may send and receive, at once; none: no limit", NULL, NULL,
+	 false},
 	{"restart", 0, CLI_CHOICE, "WHEN", "Start it again when it ends", NULL, "no on-failure always",
 	 false},
 	{0},
@@ -111,8 +163,12 @@ const struct cli_verb cli_verb_update = {
 	.about =
 		"Changes the definition. Limits hold at once: by cgroup v2 where this user may use it; "
 		"else the CPU limit by standing still for a part of the time, and shares below 100 by "
-		"the nice level.",
+		"the nice level. Less memory than a VM was started with is taken by its balloon, as far "
+		"and "
+		"as soon as the guest gives it, and given back by it; fewer CPUs are a limit of CPU time. "
+		"More of either takes effect at the next start, and joist says so.",
 	.examples = "  joist update web --cpu-limit 50%\n"
+				"  joist update web --memory 512M\n"
 				"  joist update db --memory 4G && joist restart db\n",
 	.options = options,
 	.run = run,

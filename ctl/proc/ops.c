@@ -47,6 +47,9 @@ static void op_status(struct client *c, const json_t *q) {
 						  hub_last_line(&p->hub), "engine", p->request.config.engine->name,
 						  "throttled-ns", (json_int_t)p->limit.throttled_ns, "memory",
 						  (json_int_t)p->request.config.board.memory);
+	uint64_t usable, reported;
+	machine_memory(p->machine, &usable, &reported);
+	json_object_set_new(j, "memory-usable", json_integer((json_int_t)usable));
 	json_object_set_new(j, "agent", json_boolean(p->agent.answers));
 	json_object_set_new(j, "cpus", json_integer(p->request.config.board.cpus));
 	client_reply(c, j);
@@ -155,13 +158,65 @@ static json_int_t whole(const json_t *q, const char *key) {
 	return json_is_integer(v) ? json_integer_value(v) : -1;
 }
 
+/* The stricter of the limit and of fewer CPUs than it was started with: those cannot go while the
+ * guest runs, but the time of them can. */
+static const char *set_cpu_time(struct proc *p) {
+	unsigned percent = p->cpu_percent;
+	if (p->cpus && p->cpus < p->request.config.board.cpus)
+		percent = percent ? MIN(percent, p->cpus * 100) : p->cpus * 100;
+	return limit_set_cpu(&p->limit, percent);
+}
+
+static const char *set_cpus(struct proc *p, unsigned cpus) {
+	p->cpus = cpus;
+	const char *how = set_cpu_time(p);
+	return cpus > p->request.config.board.cpus ? "restart" : how;
+}
+
+static const char *set_memory(struct proc *p, uint64_t bytes) {
+	bool heard = machine_set_memory(p->machine, bytes);
+	return bytes > p->request.config.board.memory ? "restart" : heard ? "balloon" : "none";
+}
+
+/* All network cards and all disks get the same; -ERR_INVAL: not a limit. */
+static int set_io_limits(struct proc *p, const json_t *q, json_t *how, struct err *e) {
+	const char *net = json_string_value(json_object_get(q, "net-limit"));
+	const char *disk = json_string_value(json_object_get(q, "disk-limit"));
+	struct host_net_limits n;
+	struct host_disk_limits d;
+	if ((net && host_net_read_limits(net, &n, e)) || (disk && host_disk_read_limits(disk, &d, e)))
+		return -ERR_INVAL;
+	for (unsigned i = 0; net && machine_net(p->machine, i); i++)
+		host_net_set_limits(machine_net(p->machine, i), &n);
+	for (unsigned i = 0; disk && machine_disk(p->machine, i); i++)
+		host_disk_set_limits(machine_disk(p->machine, i), &d);
+	if (net)
+		json_object_set_new(how, "net-limit", json_string("own"));
+	if (disk)
+		json_object_set_new(how, "disk-limit", json_string("own"));
+	return 0;
+}
+
 static void op_update(struct client *c, const json_t *q) {
-	struct limit *l = &c->p->limit;
+	struct proc *p = c->p;
+	struct limit *l = &p->limit;
 	json_int_t percent = whole(q, "cpu-limit"), shares = whole(q, "cpu-shares"),
-			   memory = whole(q, "memory-limit");
+			   memory = whole(q, "memory-limit"), ram = whole(q, "memory"), cpus = whole(q, "cpus");
 	json_t *how = ok();
-	if (percent >= 0)
-		json_object_set_new(how, "cpu-limit", json_string(limit_set_cpu(l, (unsigned)percent)));
+	struct err e;
+	if (set_io_limits(p, q, how, &e)) {
+		json_decref(how);
+		client_error(c, CLI_USAGE, "%s", e.text);
+		return;
+	}
+	if (ram > 0)
+		json_object_set_new(how, "memory", json_string(set_memory(p, (uint64_t)ram)));
+	if (percent >= 0) {
+		p->cpu_percent = (unsigned)percent;
+		json_object_set_new(how, "cpu-limit", json_string(set_cpu_time(p)));
+	}
+	if (cpus > 0 && cpus <= VM_VCPUS)
+		json_object_set_new(how, "cpus", json_string(set_cpus(p, (unsigned)cpus)));
 	if (shares > 0)
 		json_object_set_new(how, "cpu-shares", json_string(limit_set_shares(l, (unsigned)shares)));
 	if (memory >= 0)

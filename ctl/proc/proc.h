@@ -47,6 +47,7 @@ struct proc {
 	struct client *clients;
 	struct loop_timer housekeeping; /* once a second */
 	unsigned pauses;				/* by request; machine pauses nest */
+	unsigned cpu_percent, cpus;		/* as asked for while it runs; 0: no limit, as started */
 	bool stop_asked, again;
 	int lock; /* descriptor */
 };

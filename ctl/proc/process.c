@@ -111,7 +111,8 @@ static int up(struct proc *p, struct err *e) {
 static void apply_limits(struct proc *p) {
 	const char *limit = def_text(&p->def, "cpu-limit"), *memory = def_text(&p->def, "memory-limit");
 	uint64_t shares = 100, bytes = 0;
-	if (limit && strcmp(limit_set_cpu(&p->limit, limit_read_percent(limit)), "none") == 0)
+	p->cpu_percent = limit ? limit_read_percent(limit) : 0;
+	if (limit && strcmp(limit_set_cpu(&p->limit, p->cpu_percent), "none") == 0)
 		log_line(LOG_WARN, "cpu-limit cannot be kept here");
 	if (cli_read_number(def_text(&p->def, "cpu-shares"), &shares) && shares != 100 &&
 		strcmp(limit_set_shares(&p->limit, (unsigned)shares), "none") == 0)

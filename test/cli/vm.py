@@ -199,10 +199,39 @@ def limits():
     assert j["cpu-percent"] < 45, j  # one CPU busy would be 100, were it not for the limit
     has(joist("inspect", "-o", "yaml", "busy").stdout, 'cpu-limit: "20%"')
     has(joist("update", "busy", "--memory", "192M").stderr, "when VM busy is started again")
+    has(joist("update", "busy", "--cpus", "2").stderr, "when VM busy is started again")
+    same(joist("update", "busy", "--cpus", "1").stderr, "", "fewer again")
+    same(joist("update", "busy", "--disk-limit", "5M,iops=100", "--net-limit", "1M").stderr, "",
+         "limits that hold at once")
+    has(joist("inspect", "-o", "yaml", "busy").stdout, 'disk-limit: "5M,iops=100"')
+    joist("update", "busy", "--disk-limit", "none")
+    assert "disk-limit" not in joist("inspect", "-o", "yaml", "busy").stdout
+    refused(2, "update", "busy", "--disk-limit", "5X", says="--disk-limit 5X")
+    refused(2, "update", "busy", "--cpus", "0", says="--cpus 0")
+    refused(2, "update", "busy", "--memory", "1000", says="--memory 1000")
     joist("update", "busy", "--cpu-limit", "none", "--cpu-shares", "50")
     refused(2, "update", "busy", "--cpu-limit", "much", says="--cpu-limit much")
     refused(2, "update", "busy", says="what to change?")
     return f"limit 20%: {j['cpu-percent']:.0f}% used"
+
+
+@case
+def memory_while_it_runs():
+    def usable():
+        return json.loads(joist("stats", "--json", "--interval", "0.1", "thin").stdout)[0]["memory-usable"]
+
+    run("thin", append="joist.modules=1 joist.end=shell")
+    until_log("thin", "joist-guest: shell")
+    same(usable(), 128 << 20, "bytes at first")
+    same(joist("update", "thin", "--memory", "96M").stderr, "", "what there is to say")
+    until("96 MiB", lambda: usable() == 96 << 20)
+    has(joist("inspect", "-o", "yaml", "thin").stdout, "memory: 96M")
+    joist("update", "thin", "--memory", "128M")
+    until("128 MiB again", lambda: usable() == 128 << 20)
+    joist("stop", "-f", "thin")
+    run("fat", append="joist.end=shell")
+    until_log("fat", "joist-guest: shell")
+    has(joist("update", "fat", "--memory", "96M").stderr, "no balloon that listens")
 
 
 class Console:

@@ -5,6 +5,8 @@ usage: vm_debian.py JOIST [CASE]...
 JOIST_IMAGES=FOLDER: where an image "debian" lies already, as `joist image build` makes it (its
 folder's name is the image's); then it is not built anew. LIMIT: seconds for a boot.
 """
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -93,6 +95,23 @@ def exec_and_cp():
     with open(path + ".back", "rb") as f:
         same(f.read() == data, True, "the file after both ways")
     refused(1, "cp", "web:/no/such", path, says="No such file")
+    tree = os.path.join(vmlib.home, "tree")
+    os.makedirs(os.path.join(tree, "a/b"))
+    for name in ("one", "a/two", "a/b/three"):
+        with open(os.path.join(tree, name), "w") as f:
+            f.write(name + "\n")
+    os.symlink("a/two", os.path.join(tree, "link"))
+    joist("cp", tree, "web:/root/")
+    same(joist("exec", "web", "--", "sh", "-c", "cd /root/tree && cat one a/two a/b/three link; "
+               "stat -c %u one; ls /var/tmp").stdout, "one\na/two\na/b/three\na/two\n0\n" +
+         joist("exec", "web", "ls", "/var/tmp").stdout, "a folder, and nothing left behind")
+    joist("cp", "web:/root/tree/", os.path.join(vmlib.home, "back"))
+    subprocess.run(["diff", "-r", tree, os.path.join(vmlib.home, "back")], check=True)
+    # More than fits into one request of the agent's.
+    big = os.urandom(8 << 20)
+    p = subprocess.run([vmlib.joist_path, "exec", "-i", "web", "--", "sha256sum"], input=big,
+                       capture_output=True, timeout=120, check=True)
+    same(p.stdout.decode(), hashlib.sha256(big).hexdigest() + "  -\n", "8 MiB of stdin")
     refused(2, "cp", path, "web:relative", says="from its root on")
 
 
@@ -107,6 +126,58 @@ def addresses_and_ssh():
           "joist\n", LIMIT)
     has(joist("ssh-config", "web").stdout, "Host web")
     return "addresses " + ", ".join(inspect("web")["addresses"])
+
+
+@case
+@keep
+def verbs():
+    """What one reaches for in the first week."""
+    need_web()
+    has(joist("ps").stdout, "web")
+    has(joist("stats", "--no-stream").stdout, "web")
+    has(joist("logs", "-n", "50", "web").stdout, "login:")
+    with subprocess.Popen([vmlib.joist_path, "logs", "-f", "web"], stdout=subprocess.PIPE) as p:
+        joist("exec", "web", "--", "sh", "-c", "echo said-on-the-console >/dev/console")
+        text = b""
+        while b"said-on-the-console" not in text:
+            text += os.read(p.stdout.fileno(), 4096)
+        p.terminate()
+    joist("pause", "web")
+    same(inspect("web")["state"], "paused", "state")
+    time.sleep(3)
+    joist("resume", "web")
+    until("the clock set after a pause", lambda: abs(int(joist("exec", "web", "date", "+%s").stdout) -
+                                                    time.time()) < 2.5)
+    joist("rename", "web", "www")
+    same(joist("exec", "www", "true").stdout, "", "under its new name")
+    joist("rename", "www", "web")
+    joist("update", "web", "--memory", "448M", "--cpus", "1")
+    until("memory given back", lambda: json.loads(joist(
+        "stats", "--json", "--interval", "0.1", "web").stdout)[0]["memory-usable"] == 448 << 20)
+    joist("update", "web", "--memory", "512M", "--cpus", "2")
+    # Frozen: what writes waits.
+    joist("freeze", "web")
+    refused(1, "exec", "web", "true", says="disabled")
+    joist("thaw", "web")
+    refused(4, "thaw", "web", says="was frozen")
+    joist("exec", "web", "--", "sh", "-c", "echo after >/root/after; sync")
+    refused(4, "image", "rm", "debian", says="in use by VM web")
+    refused(4, "rm", "web", says="is running")
+
+
+@case
+@keep
+def guest_reboots():
+    need_web()
+    boot = joist("exec", "web", "cat", "/proc/sys/kernel/random/boot_id").stdout
+    pid = inspect("web")["pid"]
+    joist("exec", "web", "--", "systemctl", "reboot", code=None)
+
+    def again():
+        p = joist("exec", "web", "cat", "/proc/sys/kernel/random/boot_id", code=None, timeout=120)
+        return p.returncode == 0 and p.stdout != boot
+    until("another boot", again, LIMIT)
+    same(inspect("web")["pid"], pid, "its process")
 
 
 @case
@@ -139,8 +210,14 @@ def killed_with_flushed_data():
 @case
 def guest_shuts_down():
     need_web()
+    p = joist("restart", "--timeout", str(LIMIT), "web", timeout=LIMIT + 60)
+    until("its agent", lambda: joist("exec", "web", "true", code=None, timeout=120).returncode == 0,
+          LIMIT)
     p = joist("stop", "--timeout", str(LIMIT), "web", timeout=LIMIT + 60)
     same(inspect("web")["end"], "powered off", "how it ended: " + p.stderr)
+    joist("prune", "-f")
+    same(joist("ls", "-aq").stdout, "", "what is left")
+    joist("image", "rm", "debian")
 
 
 @case
