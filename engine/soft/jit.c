@@ -336,7 +336,7 @@ static void publish(struct jit *j, struct jit_block *b, gpa_t gpa) {
 static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gpa, uint32_t key,
 							  bool plain) {
 	struct jit *j = c->soft->jit;
-	uint64_t rip = c->s->rip;
+	uint64_t rip = jit_address(c);
 	if (SOFT_FPU_EAGER)
 		soft_fpu_unload(c);
 	if (!jit_is_code_page(c->soft, gpa))
@@ -367,16 +367,16 @@ static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gp
 
 /* The block at RIP; NULL: let the interpreter do it. Raises what fetching raises. */
 static struct jit_block *find(struct soft_vcpu *c, uint32_t key, bool plain, bool *global) {
-	uint64_t rip = c->s->rip;
-	if (!soft_canonical(rip))
+	gva_t gva;
+	if (!jit_fetch_from(c, &gva))
 		return NULL;
-	struct soft_tlb_entry *e = soft_translate(c, rip, ACCESS_EXEC, fast_user(c));
+	struct soft_tlb_entry *e = soft_translate(c, gva, ACCESS_EXEC, fast_user(c));
 	if (!e->host || e->gpa >> 12 >= c->soft->jit->npages)
 		return NULL;
 	*global = e->global;
-	const uint8_t *host = e->host + (rip & PAGE_MASK);
-	struct jit_block *b = look_up(c->soft->jit, host, rip, key, plain);
-	return b ? b : make(c, host, e->gpa | (rip & PAGE_MASK), key, plain);
+	const uint8_t *host = e->host + (gva & PAGE_MASK);
+	struct jit_block *b = look_up(c->soft->jit, host, jit_address(c), key, plain);
+	return b ? b : make(c, host, e->gpa | (gva & PAGE_MASK), key, plain);
 }
 
 /* ---- the second tier ---------------------------------------------------------------------- */
@@ -425,15 +425,16 @@ static void demote(struct soft_vcpu *c) {
 	soft_exclusive_end(c);
 }
 
-/* A sample found the vCPU at the block at guest address rip, under c->jit.key. */
+/* A sample found the vCPU at the block at jit address rip, under c->jit.key. */
 static void promote(struct soft_vcpu *c, uint64_t rip) {
 	struct jit *j = c->soft->jit;
 	uint32_t key = c->jit.key;
-	const struct soft_tlb_entry *e = &c->tlb[key & JIT_KEY_USER][(rip >> 12) & (SOFT_TLB - 1)];
-	if (e->tag[ACCESS_EXEC] != (rip & ~PAGE_MASK) || !e->host || e->gpa >> 12 >= j->npages)
+	gva_t gva = jit_linear(key & JIT_KEY_LEGACY, rip);
+	const struct soft_tlb_entry *e = &c->tlb[key & JIT_KEY_USER][(gva >> 12) & (SOFT_TLB - 1)];
+	if (e->tag[ACCESS_EXEC] != (gva & ~PAGE_MASK) || !e->host || e->gpa >> 12 >= j->npages)
 		return;
-	const uint8_t *host = e->host + (rip & PAGE_MASK);
-	gpa_t gpa = e->gpa | (rip & PAGE_MASK);
+	const uint8_t *host = e->host + (gva & PAGE_MASK);
+	gpa_t gpa = e->gpa | (gva & PAGE_MASK);
 	struct jit_block *b = look_up(j, host, rip, key, false);
 	if (!b || b->second || b->samples == SAMPLES_NEVER || ++b->samples < SAMPLES_HOT)
 		return;
@@ -472,7 +473,8 @@ uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what) {
 	enum soft_access kind = what & JIT_FILL_WRITE ? ACCESS_WRITE : ACCESS_READ;
 	c->jit.fills++;
 	flags_from_ax(c, (uint32_t)c->jit.flags_ax);
-	if ((gva & PAGE_MASK) + size > PAGE_SIZE || !soft_canonical(gva))
+	if ((gva & PAGE_MASK) + size > PAGE_SIZE || !soft_canonical(gva) ||
+		(c->mode != X86_MODE_64 && gva >= JIT_LEGACY_END))
 		return 1;
 	bool user = fast_user(c);
 	struct soft_tlb_entry *e = soft_translate(c, gva, kind, user);
@@ -500,6 +502,9 @@ static bool fpu_masked(void) {
 static uint32_t current_key(struct soft_vcpu *c) {
 	const struct x86_state *s = c->s;
 	uint32_t key = c->cpl == 3 ? JIT_KEY_USER : 0;
+	bool legacy = c->mode != X86_MODE_64;
+	if (legacy)
+		key |= jit_legacy_key(c);
 	if ((s->cr0 & (CR0_EM | CR0_TS)) || !(s->cr4 & CR4_OSFXSR))
 		return key;
 	if (!c->jit.fpu_known) {
@@ -511,7 +516,8 @@ static uint32_t current_key(struct soft_vcpu *c) {
 	}
 	if (!c->jit.fpu_masked)
 		return key;
-	if ((s->cr4 & CR4_OSXSAVE) && (s->xcr0 & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX))
+	if ((s->cr4 & CR4_OSXSAVE) && (s->xcr0 & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX) &&
+		!(legacy && !soft_protected(c)))
 		key |= JIT_KEY_AVX;
 	return key | JIT_KEY_FPU;
 }
@@ -524,8 +530,8 @@ static void end_resume(struct x86_state *s) {
 
 /* Translated code is made for these. */
 static bool can_translate(const struct soft_vcpu *c) {
-	return c->mode == X86_MODE_64 && (c->cpl == 0 || c->cpl == 3) && !c->align_check &&
-		   !(c->s->dr7 & 0xff);
+	return (c->cpl == 0 || c->cpl == 3) && !c->align_check && !(c->s->dr7 & 0xff) &&
+		   (c->mode == X86_MODE_64 || jit_legacy_ok(c));
 }
 
 /* The stack of return addresses, empty. */
@@ -543,10 +549,10 @@ static uint64_t next_entry(struct soft_vcpu *c) {
 		(j->off & (JIT_OFF_NEXT | JIT_OFF_CACHE | JIT_OFF_POLL)))
 		return 1;
 	uint32_t key = current_key(c);
-	if ((key ^ c->jit.key) & ~JIT_KEY_USER)
-		return 1;
 	unsigned user = key & JIT_KEY_USER;
-	const uint8_t *entry = jit_jump_known(c, user, s->rip);
+	if (key != c->jit.keys[user])
+		return 1;
+	const uint8_t *entry = jit_jump_known(c, user, jit_address(c));
 	if (!entry)
 		return 1;
 	end_resume(s);
@@ -582,6 +588,9 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 	struct x86_state *s = c->s;
 	struct jit *j = c->soft->jit;
 	uint64_t next = op->rip + op->insn.len, flushes = c->tlb_flushes;
+	bool legacy = op->insn.mode != X86_MODE_64;
+	if (legacy)
+		next = (uint32_t)next;
 	c->jit.calls++;
 	flags_from_ax(c, (uint32_t)c->jit.flags_ax);
 	s->rip = op->rip;
@@ -608,6 +617,8 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 	if (unlikely(!c->jit.fpu_known || s->activity != CPU_RUNNING || s->shadow ||
 				 __atomic_load_n(&c->jit.poll, __ATOMIC_RELAXED)))
 		return 1;
+	if (unlikely(legacy && jit_loads_segments(&op->insn)))
+		return next_entry(c);
 	if (likely(!c->leave_block && s->rip == next && c->tlb_flushes == flushes &&
 			   __atomic_load_n(&j->epoch, __ATOMIC_RELAXED) == c->jit.epoch))
 		return 0;
@@ -616,36 +627,46 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 
 /* ---- instructions in two pages -------------------------------------------------------------- */
 
+static void step_instead(struct soft_vcpu *c) {
+	c->jit.fpu_known = false;
+	soft_step(c);
+}
+
 void jit_cross_pages(struct soft_vcpu *c, const struct x86_insn *nothing) {
 	uint64_t rip = c->s->rip;
-	struct jit_crossing *x = &c->jit.crossings[(rip >> 12) % JIT_CROSSINGS];
+	gva_t gva = jit_linear(c->mode != X86_MODE_64, jit_address(c));
+	struct jit_crossing *x = &c->jit.crossings[(gva >> 12) % JIT_CROSSINGS];
 	uint8_t bytes[X86_MAX_LEN];
-	bool user = fast_user(c);
-	unsigned first = PAGE_SIZE - (unsigned)(rip & PAGE_MASK);
-	struct soft_tlb_entry *e = soft_translate(c, rip, ACCESS_EXEC, user);
+	bool user = fast_user(c), legacy = c->mode != X86_MODE_64;
+	unsigned first = PAGE_SIZE - (unsigned)(gva & PAGE_MASK);
+	struct soft_tlb_entry *e = soft_translate(c, gva, ACCESS_EXEC, user);
 	const uint8_t *host = e->host;
-	check(first < X86_MAX_LEN);
-	if (!soft_canonical(rip + first))
-		soft_gp(c, 0);
-	e = soft_translate(c, rip + first, ACCESS_EXEC, user);
-	if (!host || !e->host) { /* code outside of memory */
-		c->jit.fpu_known = false;
-		soft_step(c);
+	if (legacy && rip + X86_MAX_LEN - 1 > c->s->seg[SEG_CS].limit) { /* or across its end */
+		step_instead(c);
 		return;
 	}
-	fast_copy(bytes, host + (rip & PAGE_MASK), first);
+	check(first < X86_MAX_LEN);
+	if (!legacy && !soft_canonical(rip + first))
+		soft_gp(c, 0);
+	e = soft_translate(c, legacy ? (uint32_t)(gva + first) : gva + first, ACCESS_EXEC, user);
+	if (!host || !e->host) { /* code outside of memory */
+		step_instead(c);
+		return;
+	}
+	fast_copy(bytes, host + (gva & PAGE_MASK), first);
 	fast_copy(bytes + first, e->host, X86_MAX_LEN - first);
-	if (x->rip != rip || memcmp(x->insn.raw, bytes, x->insn.len) != 0) {
+	if (x->rip != gva || x->insn.mode != c->mode ||
+		memcmp(x->insn.raw, bytes, x->insn.len) != 0) {
 		x->rip = NO_RIP;
-		int len = x86_decode(&x->insn, bytes, X86_MAX_LEN, X86_MODE_64);
+		int len = x86_decode(&x->insn, bytes, X86_MAX_LEN, c->mode);
 		if (len == X86_DECODE_UD)
 			soft_ud(c);
 		if (len <= 0)
 			soft_gp(c, 0);
 		x->handler = soft_handler_of(c, &x->insn);
-		x->rip = rip;
+		x->rip = gva;
 	}
-	c->next_rip = rip + x->insn.len;
+	c->next_rip = legacy ? (uint32_t)(rip + x->insn.len) : rip + x->insn.len;
 	if (changes_masks(x->insn.op))
 		c->jit.fpu_known = false;
 	x->handler(c, &x->insn);
@@ -693,11 +714,10 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 			continue;
 		}
 		key = current_key(c);
-		if ((key ^ c->jit.key) & ~JIT_KEY_USER)
-			jit_jumps_clear(c);
 		uint32_t epoch = __atomic_load_n(&j->epoch, __ATOMIC_SEQ_CST);
 		unsigned user = key & JIT_KEY_USER;
-		const uint8_t *entry = link ? NULL : jit_jump_known(c, user, s->rip);
+		jit_set_mode(c, user, key);
+		const uint8_t *entry = link ? NULL : jit_jump_known(c, user, jit_address(c));
 		if (!entry) {
 			bool global = false;
 			struct jit_block *b = find(c, key, link && link->plain, &global);
@@ -708,7 +728,7 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 			}
 			epoch = __atomic_load_n(&j->epoch, __ATOMIC_SEQ_CST);
 			/* Only within one page of memory: the mapping may have changed since the exit. */
-			if (link && link->rip == s->rip && epoch == c->jit.epoch && key == c->jit.key &&
+			if (link && link->rip == jit_address(c) && epoch == c->jit.epoch && key == c->jit.key &&
 				((uintptr_t)link->host ^ (uintptr_t)b->host) <= PAGE_MASK) {
 				if (!(j->off & JIT_OFF_LINK))
 					link_to(j, link, b);
@@ -733,6 +753,8 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 			soft_fpu_unload(c);
 		flags_from_ax(c, (uint32_t)c->jit.flags_ax);
 		polled = code == JIT_EXIT_POLL;
+		if (c->mode != X86_MODE_64) /* a jit address */
+			s->rip = (uint32_t)s->rip;
 		switch (code) {
 		case JIT_EXIT_DISPATCH:
 			break;
@@ -749,7 +771,7 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 			break;
 		default:
 			link = (struct jit_link *)code;
-			s->rip = link->rip;
+			s->rip = c->mode == X86_MODE_64 ? link->rip : (uint32_t)link->rip;
 		}
 	}
 }

@@ -35,7 +35,7 @@ struct jit_op {
 
 struct jit_block {
 	const uint8_t *host; /* of the guest code's first byte */
-	uint64_t rip;
+	uint64_t rip;		 /* jit address, see legacy.c */
 	uint32_t key;
 	uint16_t len;
 	uint16_t peek_from, peek_to;  /* offsets in the page: code that it was looked into for flags */
@@ -55,7 +55,12 @@ struct jit_block {
 #define JIT_KEY_USER 1u
 #define JIT_KEY_FPU 2u /* x87, MMX and SSE can run natively */
 #define JIT_KEY_AVX 4u
-#define JIT_KEYS 8u
+#define JIT_KEY_32 8u /* 32-bit code; neither this nor the next one: 64-bit code */
+#define JIT_KEY_16 0x10u
+#define JIT_KEY_SEGS 0x20u	  /* legacy: DS, ES and SS are not all flat */
+#define JIT_KEY_STACK16 0x40u /* legacy: the stack pointer is SP */
+#define JIT_KEY_CS64K 0x80u	  /* legacy: CS ends at 64 KiB, else at 4 GiB */
+#define JIT_KEY_LEGACY (JIT_KEY_32 | JIT_KEY_16)
 
 int jit_create(struct soft *s, size_t cache_size);
 void jit_destroy(struct soft *s);
@@ -198,6 +203,8 @@ void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 #define JIT_OFF_PCID 0x10000u	/* address spaces are forgotten when they are left */
 #define JIT_OFF_NEXT 0x20000u	/* from a handler to another block without the loop */
 #define JIT_OFF_SYSTEM 0x40000u /* system instructions and divisions by short thunks */
+#define JIT_OFF_32 0x1000000u	/* 32-bit code */
+#define JIT_OFF_16 0x2000000u	/* 16-bit code */
 uint32_t jit_switches(void);
 
 /* What emitted code leaves with, in R11. Otherwise it is a struct jit_link *. */
@@ -211,6 +218,28 @@ struct emit;
 void jit_emit_quick(struct emit *e, struct jit *j); /* those of quick.c */
 /* R11 = 8 * index into jit.jumps for the address in R10; no flags change. */
 void jit_emit_jump_index(struct emit *e, const struct jit *j);
+
+/* ---- 16- and 32-bit code (legacy.c) ---------------------------------------------------------- */
+
+/* Linear addresses that legacy code's accesses may have in the translator's TLB: below this, so
+ * that neither an address that has not wrapped around, nor one behind an access, has 33 bits. */
+#define JIT_LEGACY_END 0xfffff000ull
+
+/* Whether the current state, which is not 64-bit mode, can be translated; its key's bits. The
+ * latter also brings jit.segs up to date. */
+bool jit_legacy_ok(const struct soft_vcpu *c);
+uint32_t jit_legacy_key(struct soft_vcpu *c);
+/* Whether legacy code may go on under another key behind the instruction. */
+bool jit_loads_segments(const struct x86_insn *i);
+/* The jit address of the current state. */
+uint64_t jit_address(const struct soft_vcpu *c);
+/* The linear address to fetch from; false: beyond the segment, or not canonical. */
+bool jit_fetch_from(const struct soft_vcpu *c, gva_t *gva);
+static inline gva_t jit_linear(bool legacy, uint64_t address) {
+	return legacy ? (uint32_t)(address + (address >> 32)) : address;
+}
+/* Makes the vCPU's tables for user (supervisor) code those of the mode `key`. */
+void jit_set_mode(struct soft_vcpu *c, unsigned user, uint32_t key);
 
 /* ---- slots (slots.c) ------------------------------------------------------------------------ */
 
@@ -244,6 +273,7 @@ void jit_jump_learn(struct soft_vcpu *c, unsigned user, const struct jit_block *
 /* Forgets a block (any vCPU's; world stopped), everything. */
 void jit_jump_forget(struct soft_vcpu *c, const struct jit_block *b);
 void jit_jumps_clear(struct soft_vcpu *c);
+void jit_jumps_clear_half(struct soft_vcpu *c, unsigned user);
 /* The targets that hold for the current address space only, and the same again when it is back.
  * What does not hold any more is left out. */
 #define JIT_KEPT 512

@@ -47,6 +47,12 @@ struct jit_touched {
 	uint32_t entry[JIT_TOUCHED];
 };
 
+/* Of a segment outside of 64-bit mode: so many offsets from 0 on may be read, written without
+ * the interpreter's look; made by jit_legacy_key(). */
+struct jit_seg {
+	uint64_t reach[2];
+};
+
 struct soft_vcpu;
 
 /* A decoded instruction that lies in two pages; valid while memory still holds insn.raw, so that
@@ -79,7 +85,9 @@ struct jit_vcpu {
 	uint64_t save_rax, tmp;
 	uint64_t flags_ax; /* arithmetic flags as LAHF and SETO have them, while not in RFLAGS */
 	uint32_t poll;	   /* look at events before the next block */
-	uint32_t key;	   /* mode that `jumps` belong to */
+	uint32_t key;	   /* mode of the code that runs */
+	uint32_t keys[2];  /* [user]; modes that the tables of targets belong to */
+	struct jit_seg segs[6];
 	bool on;		   /* this vCPU runs translated code */
 	struct jit_touched touched[2]; /* [user]; the kernel's: only in pages that are not global */
 	/* A bitmap of hashes: pages that have entries. Large, as INVLPG of other pages should miss it.

@@ -76,8 +76,8 @@ static bool copies(const struct x86_insn *i) {
 	case X86_OP_MFENCE:
 	case X86_OP_SFENCE:
 		return true;
-	case X86_OP_MOV: /* but for the moffs forms */
-		return i->modrm_off || !tx_memory_operand(i);
+	case X86_OP_MOV: /* but for the moffs forms of 64-bit code */
+		return i->modrm_off || !tx_memory_operand(i) || i->mode != X86_MODE_64;
 	case X86_OP_BT:
 	case X86_OP_BTS:
 	case X86_OP_BTR:
@@ -124,9 +124,12 @@ bool tx_needs_call(const struct tx *t, const struct x86_insn *i) {
 		return true;
 	if (i->prefix & X86_PFX_EVEX || f->attr & X86_ATTR_VSIB)
 		return true;
+	if (tx_legacy(t) && tx_legacy_needs_call(t, i))
+		return true;
 	if (tx_memory_operand(i)) {
 		const struct x86_opnd *m = tx_memory_operand(i);
-		if (i->addrsize != 8 || (i->seg_prefix != X86_REG_NONE && i->seg < SEG_FS))
+		if (!tx_legacy(t) &&
+			(i->addrsize != 8 || (i->seg_prefix != X86_REG_NONE && i->seg < SEG_FS)))
 			return true;
 		if (m->size != 1 && m->size != 2 && m->size != 4 && m->size != 8 && m->size != 10 &&
 			m->size != 16 && m->size != 32)
@@ -145,9 +148,9 @@ bool tx_needs_call(const struct tx *t, const struct x86_insn *i) {
 	case X86_OP_RET:
 	case X86_OP_PUSH:
 	case X86_OP_LEAVE:
-		return i->opsize != 8;
+		return !tx_legacy(t) && i->opsize != 8;
 	case X86_OP_POP:
-		return i->opsize != 8 || tx_memory_operand(i) != NULL;
+		return (!tx_legacy(t) && i->opsize != 8) || tx_memory_operand(i) != NULL;
 	case X86_OP_FLDCW:
 		return true;
 	default:
@@ -206,23 +209,23 @@ uint16_t tx_flags_before(const struct tx *t, const struct x86_insn *i, bool call
 
 /* Flags that are live at a guest address of the same page, by a short look ahead. */
 static uint16_t flags_at(const struct tx *t, uint64_t rip) {
-	uint64_t page = t->b->rip & ~PAGE_MASK;
 	uint16_t open = RFLAGS_ARITH, live = 0;
 	if (t->j->off & JIT_OFF_FLAGS)
 		return open;
 	for (unsigned n = 0; n < 6 && open; n++) {
 		struct x86_insn i;
-		if ((rip & ~PAGE_MASK) != page)
+		if (!tx_same_page(t, rip, t->b->rip))
 			return live | open;
-		const uint8_t *host = t->b->host - (t->b->rip - rip);
-		int len = x86_decode(&i, host, PAGE_SIZE - (rip & PAGE_MASK), X86_MODE_64);
+		unsigned at = tx_page_offset(t, rip);
+		const uint8_t *host = t->b->host + ((int)at - (int)tx_page_offset(t, t->b->rip));
+		int len = x86_decode(&i, host, PAGE_SIZE - at, tx_mode(t));
 		if (len <= 0)
 			return live | open;
 		/* A change of it changes what is dead here. */
-		t->b->peek_from = MIN(t->b->peek_from, (uint16_t)(rip & PAGE_MASK));
-		t->b->peek_to = MAX(t->b->peek_to, (uint16_t)((rip & PAGE_MASK) + (unsigned)len));
+		t->b->peek_from = MIN(t->b->peek_from, (uint16_t)at);
+		t->b->peek_to = MAX(t->b->peek_to, (uint16_t)(at + (unsigned)len));
 		if (i.op == X86_OP_JMP && i.opnd[0].kind == OPND_REL) {
-			rip += (uint64_t)len + i.imm;
+			rip = tx_target(t, &i, rip);
 			continue;
 		}
 		if (tx_needs_call(t, &i))
@@ -232,7 +235,7 @@ static uint16_t flags_at(const struct tx *t, uint64_t rip) {
 		open &= tx_flags_before(t, &i, false, RFLAGS_ARITH) & ~before;
 		if (x86_forms[i.form].attr & X86_ATTR_ENDS)
 			return live | open;
-		rip += (uint64_t)len;
+		rip = tx_plus(t, rip, (uint64_t)len);
 	}
 	return live | open;
 }
@@ -255,7 +258,7 @@ bool tx_is_jump_away(const struct tx *t, unsigned n) {
 /* Flags that are needed where branch n goes, when that is outside of the block. */
 static uint16_t needed_at_target(const struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
-	return is_relative(i) ? flags_at(t, t->rip[n] + i->len + i->imm) : RFLAGS_ARITH;
+	return is_relative(i) ? flags_at(t, tx_target(t, i, t->rip[n])) : RFLAGS_ARITH;
 }
 
 /* Behind instruction n, given live[n + 1]. */

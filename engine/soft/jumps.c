@@ -10,7 +10,9 @@
 #include "core/base/check.h"
 #include "engine/soft/jit.h"
 
-#define NO_RIP (1ull << 63) /* not canonical; and if it is jumped to, it leads to `miss` */
+/* Not canonical; in legacy modes EIP 0 of a segment at 2 GiB, which is not learnt. A jump there leads
+ * to C all the same. */
+#define NO_RIP (1ull << 63)
 #define FAR_HASH (2 * JIT_FAR)
 
 struct jit_far {
@@ -76,16 +78,16 @@ static unsigned page_bit(uint64_t rip) {
 }
 
 static void clear_entry(struct soft_vcpu *c, unsigned user, enum jit_table table, unsigned n) {
-	const uint8_t *miss = c->soft->jit->miss[user];
+	const struct jit *j = c->soft->jit;
 	switch (table) {
 	case JIT_TABLE_JUMPS:
-		c->jit.jumps[user][n] = miss;
+		c->jit.jumps[user][n] = j->miss[user];
 		break;
 	case JIT_TABLE_TARGETS:
-		c->jit.targets[user][n] = (struct jit_target){NO_RIP, miss};
+		c->jit.targets[user][n] = (struct jit_target){NO_RIP, j->far_miss};
 		break;
 	case JIT_TABLE_FAR:
-		c->jit.far[n] = c->soft->jit->far_miss;
+		c->jit.far[n] = j->far_miss;
 		break;
 	}
 }
@@ -100,6 +102,11 @@ static void clear_all(struct soft_vcpu *c, unsigned user) {
 		if (j->far_user[n] == user)
 			clear_entry(c, user, JIT_TABLE_FAR, n);
 	c->jit.touched[user].n = 0;
+}
+
+void jit_jumps_clear_half(struct soft_vcpu *c, unsigned user) {
+	clear_all(c, user);
+	c->jit.jump_clears++;
 }
 
 void jit_jumps_clear(struct soft_vcpu *c) {
@@ -156,7 +163,7 @@ static void learn_far(struct soft_vcpu *c, unsigned user, uint64_t rip, const ui
 const uint8_t *jit_jump_known(struct soft_vcpu *c, unsigned user, uint64_t rip) {
 	unsigned n = target_index(rip);
 	const struct jit_target *t = &c->jit.targets[user][n];
-	if (t->rip != rip)
+	if (t->rip != rip || rip == NO_RIP)
 		return NULL;
 	learn_far(c, user, rip, t->entry, c->jit.target_global[user][n]);
 	return t->entry;
@@ -165,7 +172,9 @@ const uint8_t *jit_jump_known(struct soft_vcpu *c, unsigned user, uint64_t rip) 
 void jit_jump_learn(struct soft_vcpu *c, unsigned user, const struct jit_block *b, bool global) {
 	const struct jit *j = c->soft->jit;
 	unsigned jump = jump_index(j, b->rip), target = target_index(b->rip);
-	unsigned bit = page_bit(b->rip);
+	unsigned bit = page_bit(jit_linear(b->key & JIT_KEY_LEGACY, b->rip));
+	if (b->rip == NO_RIP)
+		return;
 	global &= !user;
 	c->jit.jump_pages[bit / 64] |= BIT(bit % 64);
 	c->jit.jumps[user][jump] = b->entry_checked;

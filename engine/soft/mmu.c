@@ -308,6 +308,8 @@ void soft_tlb_put(struct soft_vcpu *c, unsigned user, unsigned index,
 	jit_tlb_drop(c, user, index);
 	if (c->soft->jit->off & JIT_OFF_TLB)
 		return;
+	if (c->jit.keys[user] & JIT_KEY_LEGACY && e->tag[ACCESS_READ] >= JIT_LEGACY_END)
+		return;
 	for (unsigned kind = ACCESS_READ; kind <= ACCESS_WRITE; kind++)
 		if (!(e->tag[kind] & PAGE_MASK))
 			c->jit.tlb[user][kind][index] =

@@ -21,8 +21,15 @@ static bool watches_data(uint64_t dr7) {
 	return false;
 }
 
+/* 64-bit mode is left: the upper halves are not preserved ([SDM1 3.4.1.1]). */
+static void drop_upper_halves(struct x86_state *s) {
+	for (unsigned n = 0; n < 8; n++)
+		s->gpr[n] = (uint32_t)s->gpr[n];
+}
+
 void soft_update_mode(struct soft_vcpu *c) {
-	const struct x86_state *s = c->s;
+	struct x86_state *s = c->s;
+	enum x86_mode before = c->mode;
 	const struct x86_segment *cs = &s->seg[SEG_CS], *ss = &s->seg[SEG_SS];
 
 	c->long_mode = s->efer & EFER_LMA;
@@ -40,6 +47,8 @@ void soft_update_mode(struct soft_vcpu *c) {
 		c->mode = cs->attr & SEG_ATTR_DB ? X86_MODE_32 : X86_MODE_16;
 		c->stack_size = ss->attr & SEG_ATTR_DB ? 4 : 2;
 	}
+	if (before == X86_MODE_64 && c->mode != X86_MODE_64)
+		drop_upper_halves(s);
 	c->flat = c->mode == X86_MODE_64;
 	c->align_check = c->cpl == 3 && (s->cr0 & CR0_AM) && (s->rflags & RFLAGS_AC);
 	bool watch = (s->dr7 & 0xff) && watches_data(s->dr7);

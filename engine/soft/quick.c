@@ -58,7 +58,7 @@ static int by_op(const struct x86_insn *i) {
 	case X86_OP_SWAPGS:
 		return QUICK_SWAPGS;
 	case X86_OP_PUSHF:
-		return i->opsize == 8 ? QUICK_PUSHF : -1;
+		return QUICK_PUSHF;
 	case X86_OP_RDTSC:
 		return QUICK_RDTSC;
 	case X86_OP_RDTSCP:
@@ -90,6 +90,12 @@ int jit_quick(const struct jit *j, uint32_t key, const struct x86_insn *i) {
 	if (j->off & JIT_OFF_SYSTEM)
 		return -1;
 	int q = by_op(i);
+	/* Virtual-8086 mode is a matter of IOPL. */
+	if (q == QUICK_PUSHF && (key & JIT_KEY_LEGACY ? key & JIT_KEY_16 && key & JIT_KEY_USER
+												  : i->opsize != 8))
+		return -1;
+	if (q == QUICK_SWAPGS && key & JIT_KEY_LEGACY)
+		return -1;
 	if (q < 0 || (traits[q] & KERNEL && key & JIT_KEY_USER) ||
 		(traits[q] & EAGER && SOFT_FPU_EAGER))
 		return -1;

@@ -17,7 +17,7 @@ static const struct {
 	{"tlb", JIT_OFF_TLB},	  {"cache", JIT_OFF_CACHE},	  {"poll", JIT_OFF_POLL},
 	{"pcid", JIT_OFF_PCID},	  {"next", JIT_OFF_NEXT},	  {"system", JIT_OFF_SYSTEM},
 	{"ret", JIT_OFF_RET},	  {"hot", JIT_OFF_HOT},		  {"tier", JIT_OFF_TIER},
-	{"group", JIT_OFF_GROUP},
+	{"group", JIT_OFF_GROUP}, {"32", JIT_OFF_32},		  {"16", JIT_OFF_16},
 };
 
 uint32_t jit_switches(void) {

@@ -24,11 +24,15 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 	switch (k->kind) {
 	case COLD_PROBE:
 	case COLD_STACK:
-		if (k->kind == COLD_PROBE)
+		if (tx_legacy(t) && k->kind == COLD_PROBE)
+			tx_legacy_linear(t, e, k->insn);
+		else if (tx_legacy(t))
+			tx_legacy_stack_linear(t, e, k->stack_reg, k->stack_disp);
+		else if (k->kind == COLD_PROBE)
 			tx_ea(e, k->insn, k->rip);
 		else
 			e_lea(e, T0, k->stack_reg, NOREG, 0, k->stack_disp);
-		e_mov_imm(e, T1, k->rip);
+		e_mov_imm(e, T1, tx_rip(t, k->rip));
 		e_call(e, j->fill[k->write][jit_size_class(k->size)], j->exec);
 		e_op_reg(e, false, 0x85, T0, T0); /* test r10d, r10d */
 		e_jcc(e, 4, k->retry, j->exec);	  /* jz */
@@ -36,7 +40,7 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 		e_jmp(e, j->exit_saved, j->exec);
 		break;
 	case COLD_INTERP:
-		e_mov_imm(e, T1, k->rip);
+		e_mov_imm(e, T1, tx_rip(t, k->rip));
 		e_store_gs(e, T1, GS_STATE(rip));
 		e_mov_imm(e, T1, JIT_EXIT_INTERP);
 		e_jmp(e, j->exit_saved, j->exec);
@@ -47,7 +51,7 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 	case COLD_POLL:
 		e_mov_imm(e, T1, t->b->rip); /* for who asks where we are */
 		e_store_gs(e, T1, GS_JIT(tmp));
-		e_mov_imm(e, T1, k->rip);
+		e_mov_imm(e, T1, tx_rip(t, k->rip));
 		e_store_gs(e, T1, GS_STATE(rip));
 		e_mov_imm(e, T1, JIT_EXIT_POLL);
 		e_jmp(e, j->exit_code, j->exec);
@@ -102,9 +106,9 @@ static int16_t find_insn(const struct tx *t, uint64_t rip) {
 /* After instruction n: whether the path goes on, and where. */
 static bool path_goes_on(struct tx *t, unsigned n, unsigned *at) {
 	const struct x86_insn *i = &t->insn[n];
-	uint64_t target = t->rip[n] + i->len + i->imm;
+	uint64_t target = tx_target(t, i, t->rip[n]);
 	bool relative = i->nopnds && i->opnd[0].kind == OPND_REL;
-	if (t->j->off & JIT_OFF_BLOCK)
+	if (t->j->off & JIT_OFF_BLOCK || (tx_legacy(t) && jit_loads_segments(i)))
 		return false;
 	if (!tx_ends_block(i))
 		return true;
@@ -120,7 +124,7 @@ static bool path_goes_on(struct tx *t, unsigned n, unsigned *at) {
 		if (i->op == X86_OP_JCC)
 			return true;
 		if (!relative || t->target[n] >= 0 || target < t->rip[n] ||
-			(target & ~PAGE_MASK) != (t->b->rip & ~PAGE_MASK))
+			!tx_same_page(t, target, t->b->rip))
 			return false;
 		t->follow[n] = true;
 		*at = (unsigned)(target - t->b->rip);
@@ -133,16 +137,20 @@ static bool path_goes_on(struct tx *t, unsigned n, unsigned *at) {
 }
 
 static void decode_block(struct tx *t) {
-	unsigned at = 0, avail = PAGE_SIZE - (unsigned)(t->b->rip & PAGE_MASK);
+	unsigned at = 0, avail = PAGE_SIZE - tx_page_offset(t, t->b->rip);
+	if (tx_legacy(t)) { /* not beyond the segment */
+		uint64_t end = t->key & JIT_KEY_CS64K ? 0x10000 : 0x100000000;
+		avail = (unsigned)MIN((uint64_t)avail, end - (uint32_t)t->b->rip);
+	}
 	unsigned most = t->hot ? TX_INSNS : TX_INSNS_PLAIN;
 	while (t->n < most) {
 		struct x86_insn *i = &t->insn[t->n];
-		int len = x86_decode(i, t->b->host + at, avail - at, X86_MODE_64);
+		int len = x86_decode(i, t->b->host + at, avail - at, tx_mode(t));
 		unsigned n = t->n;
 		t->rip[n] = t->b->rip + at;
 		if (len == X86_DECODE_SHORT && !n && !t->hot) {
 			t->crossing = t->call[0] = true;
-			*i = (struct x86_insn){.mode = X86_MODE_64};
+			*i = (struct x86_insn){.mode = (uint8_t)tx_mode(t)};
 			at = avail;
 			t->n = 1;
 		}
@@ -157,7 +165,7 @@ static void decode_block(struct tx *t) {
 		if (!path_goes_on(t, n, &at))
 			break;
 	}
-	t->rip[t->n] = t->b->rip + at;
+	t->rip[t->n] = tx_plus(t, t->b->rip, at);
 	if (t->crossing) {
 		t->b->len = (uint16_t)at;
 		t->label[0] = t->follow[0] = false;
@@ -228,9 +236,9 @@ static void emit_insns(struct tx *t) {
 				return;
 			}
 			t->failed |= !tx_emit_call(t, n);
-			if (tx_ends_block(i)) {
+			if (tx_ends_block(i) || (tx_legacy(t) && jit_loads_segments(i))) {
 				/* It fell through, as CLI does; whatever went elsewhere has left already. */
-				tx_goto(t, t->rip[n] + i->len, t->live[n + 1]);
+				tx_goto(t, tx_plus(t, t->rip[n], i->len), t->live[n + 1]);
 				ended = true;
 			}
 		}
@@ -248,6 +256,8 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64
 		.host = host, .rip = rip, .key = key, .peek_from = PAGE_SIZE, .second = hot};
 	static __thread struct tx tx;
 	struct tx *t = &tx;
+	if (hot && key & JIT_KEY_LEGACY)
+		return NULL;
 	t->j = j;
 	t->c = c;
 	t->b = &draft;

@@ -5,6 +5,7 @@
  *   tx_copy.c    an instruction with its registers renamed
  *   tx_flow.c    calls of handlers, branches, the ways in and out
  *   tx_hot.c     the second tier: accesses in groups, checked once against a slot
+ *   tx_legacy.c  what is different outside of 64-bit mode
  *   translate.c  all of it together
  *
  * jit->lock is held throughout, on the vCPU's thread, FPU unloaded. */
@@ -101,6 +102,43 @@ struct tx {
 
 enum tx_emitted { EMIT_OK, EMIT_END, EMIT_CALL };
 
+/* ---- guest addresses: jit addresses (legacy.c) ---- */
+
+static inline bool tx_legacy(const struct tx *t) {
+	return t->key & JIT_KEY_LEGACY;
+}
+
+static inline enum x86_mode tx_mode(const struct tx *t) {
+	return t->key & JIT_KEY_32 ? X86_MODE_32 : t->key & JIT_KEY_16 ? X86_MODE_16 : X86_MODE_64;
+}
+
+/* What the guest has as its RIP there. */
+static inline uint64_t tx_rip(const struct tx *t, uint64_t address) {
+	return tx_legacy(t) ? (uint32_t)address : address;
+}
+
+/* `by` bytes further on, within the instruction pointer's width. */
+static inline uint64_t tx_plus(const struct tx *t, uint64_t address, uint64_t by) {
+	if (!tx_legacy(t))
+		return address + by;
+	return (address & ~0xffffffffull) | (uint32_t)(address + by);
+}
+
+/* Where relative branch i at `address` goes. */
+static inline uint64_t tx_target(const struct tx *t, const struct x86_insn *i, uint64_t address) {
+	uint64_t to = tx_plus(t, address, i->len + i->imm);
+	return tx_legacy(t) && i->opsize == 2 ? to & ~0xffff0000ull : to;
+}
+
+static inline bool tx_same_page(const struct tx *t, uint64_t a, uint64_t b) {
+	bool legacy = tx_legacy(t);
+	return ((jit_linear(legacy, a) ^ jit_linear(legacy, b)) & ~PAGE_MASK) == 0;
+}
+
+static inline unsigned tx_page_offset(const struct tx *t, uint64_t address) {
+	return (unsigned)(jit_linear(tx_legacy(t), address) & PAGE_MASK);
+}
+
 static inline const uint8_t *tx_here(const struct tx *t) {
 	return t->e.at + t->j->exec;
 }
@@ -153,6 +191,8 @@ void tx_stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, bool 
 
 /* With the addend of its page in T0: *m addresses instruction n's memory operand, T1 is free. */
 void tx_address(struct tx *t, unsigned n, struct emem *m);
+/* With the linear address in T0: #GP for an operand that must be aligned and is not. */
+void tx_check_alignment(struct tx *t, unsigned n);
 /* With the linear address in T0: T0 = addend of its page, or off to cold code k. Flags lost. */
 void tx_probe(struct tx *t, unsigned size, bool write, struct tx_cold *k);
 
@@ -177,5 +217,28 @@ void tx_poll(struct tx *t, unsigned n);
 /* Code at e that goes on at t->b->entry if T0 is the block's address, else looks T0 up. */
 void tx_checked_entry(struct tx *t, struct emit *e);
 void tx_far_jump(struct tx *t, struct emit *e, uint64_t target, bool call);
+enum tx_jump { TX_JUMP_ALWAYS = 16, TX_JUMP_CALL }; /* below: a condition */
+void tx_jump_to(struct tx *t, unsigned how, uint64_t target);
+/* To the address in T0, through the vCPU's table of jump targets. */
+void tx_look_up(struct tx *t, bool call);
+/* Goes on if T0 is `address`, else to `other`; changes no flags. Uses T1. */
+void tx_expect(struct emit *e, uint64_t address, const uint8_t *other, intptr_t exec);
+
+/* ---- tx_legacy.c: for code outside of 64-bit mode ---- */
+/* Whether an instruction whose kind can run as itself is left to its handler all the same. */
+bool tx_legacy_needs_call(const struct tx *t, const struct x86_insn *i);
+/* As tx_access(), tx_special(); the latter for those that it knows (else EMIT_CALL + 1). */
+void tx_legacy_access(struct tx *t, unsigned n, struct emem *m);
+#define TX_NOT_SPECIAL ((enum tx_emitted)(EMIT_CALL + 1))
+enum tx_emitted tx_legacy_special(struct tx *t, unsigned n);
+/* T0 = linear address of instruction i's memory operand; of [reg + disp] on the stack. Uses T1,
+ * flags are lost. */
+void tx_legacy_linear(const struct tx *t, struct emit *e, const struct x86_insn *i);
+void tx_legacy_stack_linear(const struct tx *t, struct emit *e, unsigned reg, int32_t disp);
+/* Pushes jit.tmp. */
+void tx_legacy_push_tmp(struct tx *t, unsigned n);
+/* The prefix 66 for an instruction that is copied: whether it has one, if `*own` says so; else its own
+ * bytes tell. */
+bool tx_legacy_opsize(const struct x86_insn *i, bool *own);
 
 #endif

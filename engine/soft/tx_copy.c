@@ -47,12 +47,16 @@ static bool emit_copy(struct emit *e, const struct x86_insn *i, const struct fie
 		at += three ? 3 : 2;
 	} else {
 		bool had_rex = false; /* one that counts: directly before the opcode */
+		bool own = true, opsize = tx_legacy_opsize(i, &own);
+		if (opsize)
+			e8(e, 0x66);
 		for (;; at++) {
 			if (is_prefix(raw[at])) {
 				had_rex = false;
-				if (raw[at] == 0x66 || raw[at] == 0xf2 || raw[at] == 0xf3 || raw[at] == 0xf0)
+				if ((raw[at] == 0x66 && own) || raw[at] == 0xf2 || raw[at] == 0xf3 ||
+					raw[at] == 0xf0)
 					e8(e, raw[at]);
-			} else if ((raw[at] & 0xf0) == 0x40) {
+			} else if ((raw[at] & 0xf0) == 0x40 && i->mode == X86_MODE_64) {
 				had_rex = true;
 			} else {
 				break;
@@ -64,6 +68,8 @@ static bool emit_copy(struct emit *e, const struct x86_insn *i, const struct fie
 	unsigned opcode_end = i->modrm_off ? i->modrm_off : i->imm_off ? i->imm_off : i->len;
 	for (; at < opcode_end; at++) {
 		uint8_t b = raw[at];
+		if (i->mode != X86_MODE_64 && b == 0x82 && at == i->opcode_off) /* the same as 80 */
+			b = 0x80;
 		if (at + 1 == opcode_end && f->opcode != NOREG)
 			b = (uint8_t)((b & 0xf8) | (f->opcode & 7));
 		e8(e, b);

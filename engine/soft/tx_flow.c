@@ -15,7 +15,7 @@ bool tx_emit_call(struct tx *t, unsigned n) {
 	if (!op)
 		return false;
 	op->insn = *i;
-	op->rip = t->rip[n];
+	op->rip = tx_rip(t, t->rip[n]);
 	op->last = n + 1 == t->n;
 	op->handler = t->crossing ? jit_cross_pages : soft_handler_of(t->c, i);
 	e_mov_imm(&t->e, T1, (uintptr_t)op);
@@ -42,9 +42,9 @@ static void indirect_gs(struct emit *e, bool call, unsigned reg, uint32_t off) {
 	e32(e, off);
 }
 
-/* To the address in T0, through the vCPU's table of jump targets. Its index is a hash that changes
- * no flags; whoever is in the table compares T0 with its own address. */
-static void look_up(struct tx *t, bool call) {
+/* The table's index is a hash that changes no flags; whoever is in the table compares T0 with its own
+ * address. */
+void tx_look_up(struct tx *t, bool call) {
 	struct emit *e = &t->e;
 	jit_emit_jump_index(e, t->j);
 	indirect_gs(e, call, T1, GS_JIT(jumps) + tx_user(t) * (uint32_t)sizeof(t->c->jit.jumps[0]));
@@ -60,37 +60,31 @@ void tx_far_jump(struct tx *t, struct emit *e, uint64_t target, bool call) {
 	} else {
 		struct emit hot = t->e;
 		t->e = *e;
-		look_up(t, call);
+		tx_look_up(t, call);
 		*e = t->e;
 		t->e = hot;
 	}
 }
 
-static bool same_page(const struct tx *t, uint64_t target) {
-	return (target & ~PAGE_MASK) == (t->b->rip & ~PAGE_MASK);
-}
-
-enum jump { JUMP_ALWAYS = 16, JUMP_CALL }; /* below: a condition */
-
 /* A direct jump. Within the page: its rel32 lies within 4 aligned bytes, so that it can be changed
  * while others execute it. */
-static void jump_to(struct tx *t, unsigned how, uint64_t target) {
+void tx_jump_to(struct tx *t, unsigned how, uint64_t target) {
 	struct emit *e = &t->e;
-	bool near = same_page(t, target);
-	if (!near && how >= JUMP_ALWAYS) {
+	bool near = tx_same_page(t, target, t->b->rip);
+	if (!near && how >= TX_JUMP_ALWAYS) {
 		struct emit hot = *e;
-		tx_far_jump(t, &hot, target, how == JUMP_CALL);
+		tx_far_jump(t, &hot, target, how == TX_JUMP_CALL);
 		*e = hot;
 		return;
 	}
-	unsigned op = how < JUMP_ALWAYS ? 2 : 1;
+	unsigned op = how < TX_JUMP_ALWAYS ? 2 : 1;
 	while (near && !e->full && (((uintptr_t)e->at + op) & 3))
 		e8(e, 0x90);
-	if (how < JUMP_ALWAYS) {
+	if (how < TX_JUMP_ALWAYS) {
 		e8(e, 0x0f);
 		e8(e, 0x80 | how);
 	} else {
-		e8(e, how == JUMP_CALL ? 0xe8 : 0xe9);
+		e8(e, how == TX_JUMP_CALL ? 0xe8 : 0xe9);
 	}
 	struct tx_cold *k = tx_add_cold(t);
 	*k = (struct tx_cold){.from = e->at, .kind = near ? COLD_LINK : COLD_FAR, .rip = target};
@@ -109,7 +103,7 @@ static void jump_to(struct tx *t, unsigned how, uint64_t target) {
 
 void tx_goto(struct tx *t, uint64_t target, uint16_t live) {
 	tx_flags_back(t, live);
-	jump_to(t, JUMP_ALWAYS, target);
+	tx_jump_to(t, TX_JUMP_ALWAYS, target);
 }
 
 /* The way to the first tier's block at `target`, for code out of line. NULL: no room. */
@@ -132,8 +126,7 @@ struct jit_link *tx_cold_link(struct tx *t, struct emit *e, uint64_t target) {
 
 /* ---- ways in ----------------------------------------------------------------------------- */
 
-/* Goes on if T0 is `rip`, else to `other`; changes no flags. Uses T1. */
-static void expect(struct emit *e, uint64_t rip, const uint8_t *other, intptr_t exec) {
+void tx_expect(struct emit *e, uint64_t rip, const uint8_t *other, intptr_t exec) {
 	static const uint8_t exchange[] = {0x49, 0x87, 0xcb}; /* xchg r11, rcx */
 	int64_t neg = -(int64_t)rip;
 	if (neg == (int32_t)neg) {
@@ -154,7 +147,7 @@ static void expect(struct emit *e, uint64_t rip, const uint8_t *other, intptr_t 
 
 void tx_checked_entry(struct tx *t, struct emit *e) {
 	t->b->entry_checked = e->at + t->j->exec;
-	expect(e, t->b->rip, t->j->miss[tx_user(t)], t->j->exec);
+	tx_expect(e, t->b->rip, t->j->miss[tx_user(t)], t->j->exec);
 	e_jmp(e, t->b->entry, t->j->exec);
 }
 
@@ -256,14 +249,14 @@ static enum tx_emitted call(struct tx *t, unsigned n) {
 	push_value(t, n, PUSH_IMM, next);
 	tx_flags_back(t, t->needed[n]);
 	if (direct) {
-		jump_to(t, paired ? JUMP_CALL : JUMP_ALWAYS, next + i->imm);
+		tx_jump_to(t, paired ? TX_JUMP_CALL : TX_JUMP_ALWAYS, next + i->imm);
 	} else {
 		e_load_gs(e, T0, GS_JIT(tmp));
-		look_up(t, paired);
+		tx_look_up(t, paired);
 	}
 	if (!paired)
 		return EMIT_END;
-	expect(e, next, t->j->ret_miss[tx_user(t)], t->j->exec);
+	tx_expect(e, next, t->j->ret_miss[tx_user(t)], t->j->exec);
 	return EMIT_OK;
 }
 
@@ -276,7 +269,7 @@ static void ret(struct tx *t, unsigned n) {
 	e_lea(e, H_RSP, H_RSP, NOREG, 0, 8 + (i->nopnds ? (uint16_t)i->imm : 0));
 	tx_flags_back(t, RFLAGS_ARITH);
 	if (t->j->off & JIT_OFF_RET)
-		look_up(t, false);
+		tx_look_up(t, false);
 	else
 		e8(e, 0xc3);
 }
@@ -290,7 +283,7 @@ static void jump(struct tx *t, unsigned n) {
 		return;
 	}
 	if (i->opnd[0].kind == OPND_REL) {
-		tx_goto(t, t->rip[n] + i->len + i->imm, t->needed[n]);
+		tx_goto(t, tx_target(t, i, t->rip[n]), t->needed[n]);
 		return;
 	}
 	if (i->opnd[0].kind == OPND_GPR) {
@@ -301,7 +294,7 @@ static void jump(struct tx *t, unsigned n) {
 		e_op_mem(e, true, 0x8b, T0, &m);
 	}
 	tx_flags_back(t, RFLAGS_ARITH);
-	look_up(t, false);
+	tx_look_up(t, false);
 }
 
 /* A call of the thunk that executes the instruction. */
@@ -341,10 +334,10 @@ static enum tx_emitted quick_thunk(struct tx *t, unsigned n) {
 		if (tx_resident(o->reg))
 			e_store_gs(e, T1, GS_GPR(o->reg));
 		else
-			e_mov(e, tx_host_reg(o->reg), T1);
+			e_op_reg(e, o->size == 8, 0x8b, tx_host_reg(o->reg), T1); /* mov */
 	}
 	if (quick == QUICK_PUSHF)
-		push_value(t, n, PUSH_TMP, 0);
+		tx_legacy(t) ? tx_legacy_push_tmp(t, n) : push_value(t, n, PUSH_TMP, 0);
 	return EMIT_OK;
 }
 
@@ -370,7 +363,11 @@ static void lea(struct tx *t, unsigned n) {
 enum tx_emitted tx_special(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
 	struct emit *e = &t->e;
-	uint64_t next = t->rip[n] + i->len;
+	if (tx_legacy(t)) {
+		enum tx_emitted r = tx_legacy_special(t, n);
+		if (r != TX_NOT_SPECIAL)
+			return r;
+	}
 	switch (i->op) {
 	case X86_OP_NOP:
 	case X86_OP_PREFETCH:
@@ -407,7 +404,7 @@ enum tx_emitted tx_special(struct tx *t, unsigned n) {
 		if (t->target[n] >= 0)
 			e_jcc(e, i->cond, t->at[t->target[n]], t->j->exec);
 		else
-			jump_to(t, i->cond, next + i->imm);
+			tx_jump_to(t, i->cond, tx_target(t, i, t->rip[n]));
 		return EMIT_OK;
 	case X86_OP_JMP:
 		if (t->follow[n])

@@ -137,7 +137,7 @@ void tx_probe(struct tx *t, unsigned size, bool write, struct tx_cold *k) {
 }
 
 /* #GP for an operand that must be aligned is the interpreter's. With the address in T0. */
-static void check_alignment(struct tx *t, unsigned n) {
+void tx_check_alignment(struct tx *t, unsigned n) {
 	struct emit *e = &t->e;
 	const struct x86_opnd *o = tx_memory_operand(&t->insn[n]);
 	e8(e, 0x41); /* test r10b, size - 1 */
@@ -159,11 +159,15 @@ void tx_access(struct tx *t, unsigned n, struct emem *m) {
 	const struct x86_opnd *o = tx_memory_operand(i);
 	bool write = o->access & OPND_W;
 	bool aligned = x86_forms[i->form].attr & X86_ATTR_ALIGN && o->size > 1;
+	if (tx_legacy(t)) {
+		tx_legacy_access(t, n, m);
+		return;
+	}
 	if (t->groups_of[n][0] >= 0) {
 		if (aligned) {
 			tx_flags_aside(t, n);
 			tx_ea(e, i, rip);
-			check_alignment(t, n);
+			tx_check_alignment(t, n);
 		}
 		tx_group_addend(t, n, 0);
 		tx_address(t, n, m);
@@ -179,7 +183,7 @@ void tx_access(struct tx *t, unsigned n, struct emem *m) {
 						  .write = write};
 	tx_ea(e, i, rip);
 	if (aligned)
-		check_alignment(t, n);
+		tx_check_alignment(t, n);
 	tx_probe(t, o->size, write, k);
 	tx_address(t, n, m);
 }

@@ -64,8 +64,16 @@ static const struct slot {
 	{STATE(gpr[10]), 8, OPND_R | OPND_W}, {STATE(gpr[11]), 8, OPND_R | OPND_W},
 	{STATE(gpr[12]), 8, OPND_R | OPND_W}, {STATE(gpr[13]), 8, OPND_R | OPND_W},
 	{STATE(gpr[14]), 8, OPND_R | OPND_W}, {STATE(gpr[15]), 8, OPND_R | OPND_W},
-	{STATE(rip), 8, OPND_R | OPND_W},	  {STATE(seg[SEG_FS].base), 8, OPND_R},
-	{STATE(seg[SEG_GS].base), 8, OPND_R}, {JIT(tmp), 8, OPND_R | OPND_W},
+	{STATE(rip), 8, OPND_R | OPND_W},	  {STATE(seg[SEG_ES].base), 8, OPND_R},
+	{STATE(seg[SEG_CS].base), 8, OPND_R}, {STATE(seg[SEG_SS].base), 8, OPND_R},
+	{STATE(seg[SEG_DS].base), 8, OPND_R}, {STATE(seg[SEG_FS].base), 8, OPND_R},
+	{STATE(seg[SEG_GS].base), 8, OPND_R}, {JIT(segs[0].reach[0]), 8, OPND_R},
+	{JIT(segs[0].reach[1]), 8, OPND_R},	  {JIT(segs[1].reach[0]), 8, OPND_R},
+	{JIT(segs[1].reach[1]), 8, OPND_R},	  {JIT(segs[2].reach[0]), 8, OPND_R},
+	{JIT(segs[2].reach[1]), 8, OPND_R},	  {JIT(segs[3].reach[0]), 8, OPND_R},
+	{JIT(segs[3].reach[1]), 8, OPND_R},	  {JIT(segs[4].reach[0]), 8, OPND_R},
+	{JIT(segs[4].reach[1]), 8, OPND_R},	  {JIT(segs[5].reach[0]), 8, OPND_R},
+	{JIT(segs[5].reach[1]), 8, OPND_R},	  {JIT(tmp), 8, OPND_R | OPND_W},
 	{JIT(flags_ax), 8, OPND_R | OPND_W},  {JIT(poll), 4, OPND_R},
 	{JIT(held[0]), 8, OPND_R | OPND_W},	  {JIT(held[1]), 8, OPND_R | OPND_W},
 	{JIT(held[2]), 8, OPND_R | OPND_W},	  {JIT(held[3]), 8, OPND_R | OPND_W},
@@ -104,7 +112,11 @@ struct probe {
 
 struct atom {
 	bool addend, write;
-	bool lo_of; /* loaded from slot's lo */
+	bool lo_of;	   /* loaded from slot's lo */
+	bool part;	   /* is (of >> shift) & mask, for which there is no other atom */
+	int shift;
+	uint64_t mask;
+	struct lin of;
 	uint32_t slot;
 	struct lin y;
 	int64_t lo, hi;
@@ -116,6 +128,7 @@ struct passed {
 	struct lin x;
 };
 #define PASSED 64
+#define MAX_PARTS 64
 
 struct region {
 	const uint8_t *at; /* writable address */
@@ -133,6 +146,8 @@ struct verifier {
 	struct region region[2];
 	unsigned natoms;
 	struct atom atoms[MAX_ATOMS];
+	unsigned nparts;
+	uint16_t parts[MAX_PARTS];
 
 	struct val reg[16], slot[SLOTS];
 	bool slot_known[SLOTS];
@@ -231,15 +246,36 @@ static struct val bits_of(const struct val *x) {
 	return r;
 }
 
+/* The same bits of the same expression are the same atom, so that an address that is computed anew
+ * is known to be the one that was checked. */
+static struct lin part_lin(struct verifier *v, const struct val *x) {
+	uint64_t d;
+	for (unsigned n = 0; n < v->nparts; n++) {
+		const struct atom *a = &v->atoms[v->parts[n]];
+		if (a->shift == x->shift && a->mask == x->mask && lin_diff(v, &a->of, &x->of, &d) && !d)
+			return (struct lin){.n = 1, .atom = {v->parts[n]}, .coef = {1}};
+	}
+	struct lin r = fresh_lin(v);
+	if (r.n && v->nparts < MAX_PARTS) {
+		struct atom *a = &v->atoms[r.atom[0]];
+		a->part = true;
+		a->shift = x->shift;
+		a->mask = x->mask;
+		a->of = x->of;
+		v->parts[v->nparts++] = r.atom[0];
+	}
+	return r;
+}
+
 static struct val masked(struct verifier *v, const struct val *x, uint64_t mask) {
 	struct val r = bits_of(x);
 	r.mask &= mask;
-	r.lin = fresh_lin(v);
+	r.lin = part_lin(v, &r);
 	return r;
 }
 
 static void forget_all(struct verifier *v) {
-	v->natoms = 0;
+	v->natoms = v->nparts = 0;
 	for (unsigned n = 0; n < 16; n++)
 		v->reg[n] = value(fresh_lin(v));
 	memset(v->slot_known, 0, sizeof(v->slot_known));
@@ -638,7 +674,7 @@ static bool modelled(struct verifier *v) {
 		if (i->addrsize != 8 || i->base == X86_REG_RIP)
 			return false;
 		struct val x = value(address(v));
-		*d = wide ? x : masked(v, &x, 0xffffffff);
+		*d = wide ? x : value(masked(v, &x, 0xffffffff).lin);
 		return true;
 	}
 	case X86_OP_ADD:
@@ -726,8 +762,10 @@ static bool slot_access(struct verifier *v, const struct x86_opnd *m) {
 		*d = v->slot[s];
 		return true;
 	}
-	if (m->size == 8 && i->op == X86_OP_ADD && d) {
-		*d = value(lin_add(v, &d->lin, &v->slot[s].lin, 1));
+	bool whole = (uint64_t)i->disp == slots[s].off;
+	if (i->op == X86_OP_ADD && d && (m->size == 8 || (m->size == 4 && whole))) {
+		struct val x = value(lin_add(v, &d->lin, &v->slot[s].lin, 1));
+		*d = m->size == 8 ? x : value(masked(v, &x, 0xffffffff).lin);
 		return true;
 	}
 	if (m->size == 8 && i->op == X86_OP_MOV && b->kind == OPND_GPR) {
@@ -807,7 +845,8 @@ static bool const_in(const struct verifier *v, uint64_t *c) {
 }
 
 static bool in_guest_code(const struct verifier *v, uint64_t rip) {
-	return rip - v->b->rip < v->b->len;
+	uint64_t d = rip - v->b->rip;
+	return (v->b->key & JIT_KEY_LEGACY ? (uint32_t)d : d) < v->b->len;
 }
 
 static bool exit_argument(const struct verifier *v) {
@@ -827,7 +866,7 @@ static bool call_argument(const struct verifier *v) {
 		return false;
 	const struct jit_op *op = (const struct jit_op *)(uintptr_t)c;
 	return op->handler && in_guest_code(v, op->rip) &&
-		   op->rip - v->b->rip + op->insn.len <= v->b->len;
+		   (uint16_t)(op->rip - v->b->rip) + op->insn.len <= v->b->len;
 }
 
 /* A jump that leaves the block: to thunks that take this kind of it. */

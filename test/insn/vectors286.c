@@ -192,6 +192,7 @@ static bool run_vector(struct bench_vm *b, uint8_t *expect, const struct vector 
 		b->ram[v->mem[n].addr] = expect[v->mem[n].addr] = v->mem[n].val;
 	for (unsigned n = 0; n < v->nout; n++)
 		expect[v->out[n].addr] = v->out[n].val;
+	mem_written(&b->vm.mem, 0, MEM_SIZE); /* and what was put back behind the last one */
 	load_state(b, v);
 	/* The alarm ends what runs astray; one tick may hit an honest run. */
 	enum vm_exit_kind kind = bench_vm_run(b);
