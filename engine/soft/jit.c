@@ -365,6 +365,14 @@ static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gp
 	return b;
 }
 
+/* Whether the vCPU comes to gva for the second time, as far as it remembers. */
+static bool comes_again(struct soft_vcpu *c, gva_t gva) {
+	uint64_t *seen = &c->jit.behind_stores[gva % JIT_BEHIND];
+	bool again = *seen == gva;
+	*seen = gva;
+	return again;
+}
+
 /* The block at RIP; NULL: let the interpreter do it. Raises what fetching raises. */
 static struct jit_block *find(struct soft_vcpu *c, uint32_t key, bool plain, bool *global) {
 	gva_t gva;
@@ -376,6 +384,9 @@ static struct jit_block *find(struct soft_vcpu *c, uint32_t key, bool plain, boo
 	*global = e->global;
 	const uint8_t *host = e->host + (gva & PAGE_MASK);
 	struct jit_block *b = look_up(c->soft->jit, host, jit_address(c), key, plain);
+	if (!b && c->jit.stored && !comes_again(c, gva))
+		return NULL;
+	c->jit.stored = false;
 	return b ? b : make(c, host, e->gpa | (gva & PAGE_MASK), key, plain);
 }
 
@@ -655,8 +666,7 @@ void jit_cross_pages(struct soft_vcpu *c, const struct x86_insn *nothing) {
 	}
 	fast_copy(bytes, host + (gva & PAGE_MASK), first);
 	fast_copy(bytes + first, e->host, X86_MAX_LEN - first);
-	if (x->rip != gva || x->insn.mode != c->mode ||
-		memcmp(x->insn.raw, bytes, x->insn.len) != 0) {
+	if (x->rip != gva || x->insn.mode != c->mode || memcmp(x->insn.raw, bytes, x->insn.len) != 0) {
 		x->rip = NO_RIP;
 		int len = x86_decode(&x->insn, bytes, X86_MAX_LEN, c->mode);
 		if (len == X86_DECODE_UD)
@@ -760,7 +770,9 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 			break;
 		case JIT_EXIT_INTERP:
 			c->jit.interpreted++;
+			c->leave_block = false;
 			interpret(c, soft_step);
+			c->jit.stored = c->leave_block;
 			break;
 		case JIT_EXIT_POLL:
 			c->jit.polls++;

@@ -1,6 +1,6 @@
 /* The translator's inside ([doc] engine/soft/README.md).
  *
- * Guest code of 64-bit mode becomes host code block by block. Host registers hold
+ * Guest code becomes host code block by block (of 16 and 32 bits: legacy.c). Host registers hold
  * the guest's of the same name, but for three: RSP is in R14, and R10, R11 and R14 live in memory;
  * host R10 and R11 are scratch, host RSP is the engine's C stack. GS points to the struct
  * vcpu, behind which the engine's own data lie, so that code is the same for every vCPU.

@@ -63,6 +63,7 @@ struct jit_crossing {
 	struct x86_insn insn;
 };
 #define JIT_CROSSINGS 64
+#define JIT_BEHIND 64
 
 /* Per vCPU; reached by emitted code at fixed distances from GS. */
 struct jit_vcpu {
@@ -88,7 +89,7 @@ struct jit_vcpu {
 	uint32_t key;	   /* mode of the code that runs */
 	uint32_t keys[2];  /* [user]; modes that the tables of targets belong to */
 	struct jit_seg segs[6];
-	bool on;		   /* this vCPU runs translated code */
+	bool on;					   /* this vCPU runs translated code */
 	struct jit_touched touched[2]; /* [user]; the kernel's: only in pages that are not global */
 	/* A bitmap of hashes: pages that have entries. Large, as INVLPG of other pages should miss it.
 	 */
@@ -98,6 +99,10 @@ struct jit_vcpu {
 	bool fpu_known, fpu_masked; /* all x87 and SSE exceptions are masked */
 	uint32_t epoch;				/* of the cache when emitted code was entered */
 	struct jit_crossing crossings[JIT_CROSSINGS];
+	/* An instruction may have written code of its own page: what comes behind it is executed once
+	 * before it is translated, since it may be written, too. */
+	bool stored;
+	uint64_t behind_stores[JIT_BEHIND];
 	uint32_t sample; /* the next poll tells where this vCPU spends its time; atomic */
 	uint64_t enters, polls, interpreted, calls, fills, links, slot_fills, promotions;
 	uint64_t direct;				 /* went on from a handler to another block */

@@ -10,8 +10,8 @@
 #include "core/base/check.h"
 #include "engine/soft/jit.h"
 
-/* Not canonical; in legacy modes EIP 0 of a segment at 2 GiB, which is not learnt. A jump there leads
- * to C all the same. */
+/* Not canonical; in legacy modes EIP 0 of a segment at 2 GiB, which is not learnt. A jump there
+ * leads to C all the same. */
 #define NO_RIP (1ull << 63)
 #define FAR_HASH (2 * JIT_FAR)
 

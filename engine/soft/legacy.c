@@ -1,5 +1,5 @@
-/* 16- and 32-bit code in the translator, at run time: which of it is translated, and what its blocks
- * depend on. The other half, what is emitted, is tx_legacy.c.
+/* 16- and 32-bit code in the translator, at run time: which of it is translated, and what its
+ * blocks depend on. The other half, what is emitted, is tx_legacy.c.
  *
  * Where code runs is named by a "jit address" everywhere in the translator: in 64-bit mode it is
  * RIP, outside of it EIP with CS's base above it (base << 32 | EIP). So a block belongs to its
@@ -7,9 +7,9 @@
  * far jump goes to another segment.
  *
  * The mode key says: the width of code and stack; whether DS, ES and SS are flat (base 0, 4 GiB,
- * writable), which makes their bases and limits nobody's business; whether CS ends at 64 KiB or at 4 GiB.
- * Anything else about segments is looked up when it is used, in struct jit_seg. Whatever loads a
- * segment therefore ends its block, and what comes next begins with a look at the key.
+ * writable), which makes their bases and limits nobody's business; whether CS ends at 64 KiB or at
+ * 4 GiB. Anything else about segments is looked up when it is used, in struct jit_seg. Whatever
+ * loads a segment therefore ends its block, and what comes next begins with a look at the key.
  *
  * All accesses of legacy code are to linear addresses below JIT_LEGACY_END; see there. Registers
  * that translated legacy code starts with have no upper halves: soft_update_mode() clears them when

@@ -91,8 +91,8 @@ int jit_quick(const struct jit *j, uint32_t key, const struct x86_insn *i) {
 		return -1;
 	int q = by_op(i);
 	/* Virtual-8086 mode is a matter of IOPL. */
-	if (q == QUICK_PUSHF && (key & JIT_KEY_LEGACY ? key & JIT_KEY_16 && key & JIT_KEY_USER
-												  : i->opsize != 8))
+	if (q == QUICK_PUSHF &&
+		(key & JIT_KEY_LEGACY ? key & JIT_KEY_16 && key & JIT_KEY_USER : i->opsize != 8))
 		return -1;
 	if (q == QUICK_SWAPGS && key & JIT_KEY_LEGACY)
 		return -1;

@@ -1,4 +1,4 @@
-/* From guest instructions to host code of 64-bit mode: in the first tier one basic block at a time;
+/* From guest instructions to host code: in the first tier one basic block at a time;
  * in the second, for what is hot, a path: on behind branches that are not taken and behind calls,
  * along jumps, with loops inside.
  *

@@ -237,8 +237,8 @@ void tx_legacy_linear(const struct tx *t, struct emit *e, const struct x86_insn 
 void tx_legacy_stack_linear(const struct tx *t, struct emit *e, unsigned reg, int32_t disp);
 /* Pushes jit.tmp. */
 void tx_legacy_push_tmp(struct tx *t, unsigned n);
-/* The prefix 66 for an instruction that is copied: whether it has one, if `*own` says so; else its own
- * bytes tell. */
+/* The prefix 66 for an instruction that is copied: whether it has one, if `*own` says so; else its
+ * own bytes tell. */
 bool tx_legacy_opsize(const struct x86_insn *i, bool *own);
 
 #endif

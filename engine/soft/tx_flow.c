@@ -42,8 +42,8 @@ static void indirect_gs(struct emit *e, bool call, unsigned reg, uint32_t off) {
 	e32(e, off);
 }
 
-/* The table's index is a hash that changes no flags; whoever is in the table compares T0 with its own
- * address. */
+/* The table's index is a hash that changes no flags; whoever is in the table compares T0 with its
+ * own address. */
 void tx_look_up(struct tx *t, bool call) {
 	struct emit *e = &t->e;
 	jit_emit_jump_index(e, t->j);

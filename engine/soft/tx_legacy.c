@@ -404,7 +404,8 @@ static enum tx_emitted jump(struct tx *t, unsigned n) {
 	return EMIT_END;
 }
 
-/* ---- encodings that 64-bit code does not have -------------------------------------------------- */
+/* ---- encodings that 64-bit code does not have --------------------------------------------------
+ */
 
 static enum tx_emitted lea(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];

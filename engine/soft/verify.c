@@ -112,8 +112,8 @@ struct probe {
 
 struct atom {
 	bool addend, write;
-	bool lo_of;	   /* loaded from slot's lo */
-	bool part;	   /* is (of >> shift) & mask, for which there is no other atom */
+	bool lo_of; /* loaded from slot's lo */
+	bool part;	/* is (of >> shift) & mask, for which there is no other atom */
 	int shift;
 	uint64_t mask;
 	struct lin of;

@@ -135,6 +135,64 @@ static const char *const forms[] = {
 	"ffd0",
 	"ff10",
 	"c3",
+	"32:89d8", /* 32-bit code */
+	"32:89e5",
+	"32:8b03",
+	"32:8b4308",
+	"32:8b048b",
+	"32:8b83604512c0",
+	"32:a100000008",
+	"32:65a114000000",
+	"32:64a1604512c0",
+	"32:894424fc",
+	"32:66890b",
+	"32:0fb603",
+	"32:014308",
+	"32:40",
+	"32:4b",
+	"32:ff03",
+	"32:f00fb10b",
+	"32:8d448b08",
+	"32:668d4308",
+	"32:50",
+	"32:5b",
+	"32:6a05",
+	"32:ff33",
+	"32:c9",
+	"32:9c",
+	"32:dd03",
+	"32:0f1003",
+	"32:0f2803",
+	"32:c5fe6f03",
+	"32:f7f3",
+	"32:8ed8",
+	"32:eb10",
+	"32:7410",
+	"32:ffe0",
+	"32:e810000000",
+	"32:ff10",
+	"32:c3",
+	"16:89d8", /* 16-bit code, segments not flat */
+	"16:6689d8",
+	"16:8b07",
+	"16:668b07",
+	"16:8b4008",
+	"16:67668b03",
+	"16:26894702",
+	"16:a10010",
+	"16:ff07",
+	"16:43",
+	"16:8d4008",
+	"16:50",
+	"16:5b",
+	"16:6650",
+	"16:c9",
+	"16:7410",
+	"16:e81000",
+	"16:66e810000000",
+	"16:ffe0",
+	"16:c3",
+	"16:66c3",
 };
 #define FORMS (sizeof(forms) / sizeof(forms[0]))
 
@@ -146,13 +204,24 @@ static struct bench_vm vm;
 
 static bool hot; /* the tier */
 
+static enum x86_mode mode;
+static const struct {
+	uint64_t rip;
+	uint32_t key;
+} places[] = {
+	[X86_MODE_64] = {0x401000, JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_AVX},
+	[X86_MODE_32] = {0x401000, JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_AVX | JIT_KEY_32},
+	[X86_MODE_16] = {0x400000001000, JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_16 | JIT_KEY_SEGS |
+										 JIT_KEY_STACK16 | JIT_KEY_CS64K},
+};
+
 static struct cost measure(const uint8_t *code, unsigned len) {
 	struct soft_vcpu *c = vm.cpu->engine;
 	struct cost k = {0, 0};
 	memset(vm.ram + 0x1000, 0xf4, 4096);
 	memcpy(vm.ram + 0x1000, code, len);
 	struct jit_block *b =
-		jit_translate(c, vm.ram + 0x1000, 0x401000, JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_AVX, hot);
+		jit_translate(c, vm.ram + 0x1000, places[mode].rip, places[mode].key, hot);
 	if (!b) {
 		printf("Bail out! no block\n");
 		exit(1);
@@ -171,8 +240,11 @@ static struct cost measure(const uint8_t *code, unsigned len) {
 	return k;
 }
 
+/* The bytes, and what mode they are of: "32:" and "16:" stand before legacy ones. */
 static unsigned from_hex(const char *s, uint8_t *out) {
 	unsigned n = 0, v;
+	mode = !strncmp(s, "32:", 3) ? X86_MODE_32 : !strncmp(s, "16:", 3) ? X86_MODE_16 : X86_MODE_64;
+	s += mode == X86_MODE_64 ? 0 : 3;
 	while (s[0] && sscanf(s, "%2x", &v) == 1) {
 		out[n++] = (uint8_t)v;
 		s += 2;
@@ -230,7 +302,7 @@ int main(int argc, char **argv) {
 		struct x86_insn i;
 		struct cost got[2], want[2];
 		unsigned len = from_hex(forms[n], code);
-		if (x86_decode(&i, code, len, X86_MODE_64) != (int)len) {
+		if (x86_decode(&i, code, len, mode) != (int)len) {
 			printf("not ok %u - %s is no instruction\n", n + 1, forms[n]);
 			failed++;
 			continue;

@@ -16,8 +16,8 @@
  * them before it reads them; and at a fault those that are dead, because the code behind writes
  * them before it reads any: the translator does not keep these (engine/soft/README.md).
  *
- * Accepted, too: a near jump to an address that is not canonical raises #GP there, not at the
- * jump; both are counted.
+ * Accepted, too: a near jump to an address that is not canonical or beyond the code segment raises
+ * #GP there, not at the jump; both are counted.
  *
  * Accepted, and counted, where a stray store changes the stream itself: flags that were dead by
  * the code as it was.
@@ -386,8 +386,11 @@ static bool overwritten(const struct point *p) {
 	return memcmp(now, p->code, CODE_SIZE) != 0;
 }
 
-static bool canonical(uint64_t a) {
-	return (a + (1ull << 47)) >> 48 == 0;
+/* No code there: beyond the segment, or not canonical. */
+static bool is_beyond(uint64_t rip) {
+	if (stream_mode->mode == X86_MODE_64)
+		return (rip + (1ull << 47)) >> 48 != 0;
+	return rip > vms[0].cpu->state.seg[SEG_CS].limit;
 }
 
 /* true: the same all along. */
@@ -413,7 +416,7 @@ static bool run_stream(bool verbose) {
 		alarm(1);
 		const char *why = compare(&a, &b);
 		stops++;
-		if (why && a.vector == 13 && b.vector == 13 && !canonical(b.rip)) {
+		if (why && a.vector == 13 && b.vector == 13 && is_beyond(b.rip)) {
 			late++;
 			return true;
 		}

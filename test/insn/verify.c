@@ -13,16 +13,17 @@
 #include "test/insn/bench_vm.h"
 
 #define CODE(...)                                                                                  \
-	{                                                                                              \
-		sizeof((uint8_t[]){__VA_ARGS__}), {                                                        \
-			__VA_ARGS__                                                                            \
-		}                                                                                          \
-	}
+	{ sizeof((uint8_t[]){__VA_ARGS__}), {__VA_ARGS__}, 0 }
+#define CODE32(...)                                                                                \
+	{ sizeof((uint8_t[]){__VA_ARGS__}), {__VA_ARGS__}, 32 }
+#define CODE16(...)                                                                                \
+	{ sizeof((uint8_t[]){__VA_ARGS__}), {__VA_ARGS__}, 16 }
 
 /* Guest code: one block each, of all the kinds that the translator treats in their own way. */
 static const struct {
 	unsigned len;
 	uint8_t bytes[64];
+	unsigned legacy; /* bits of the code, when not 64 */
 } samples[] = {
 	/* mov rax,[rbx]; mov [rbx+8],rax; add dword [rsi+rcx*4+16],5; jz */
 	CODE(0x48, 0x8b, 0x03, 0x48, 0x89, 0x43, 0x08, 0x83, 0x44, 0x8e, 0x10, 0x05, 0x74, 0x10),
@@ -43,6 +44,23 @@ static const struct {
 	CODE(0xff, 0x14, 0x18),
 	/* vmovdqu ymm1,[rdx]; mov byte [rdx+31],1; lea r10,[r11+rsp]; cli */
 	CODE(0xc5, 0xfe, 0x6f, 0x0a, 0xc6, 0x42, 0x1f, 0x01, 0x4d, 0x8d, 0x14, 0x23, 0xfa),
+	/* mov eax,[ebx]; mov [ebx+8],eax; add dword [esi+ecx*4+16],5; mov eax,[0xc0001000]; inc eax; jz
+	 */
+	CODE32(0x8b, 0x03, 0x89, 0x43, 0x08, 0x83, 0x44, 0x8e, 0x10, 0x05, 0xa1, 0x00, 0x10, 0x00, 0xc0,
+		   0x40, 0x74, 0x10),
+	/* push ebp; mov ebp,esp; push 5; pop ecx; mov eax,gs:[20]; push [eax]; leave; ret */
+	CODE32(0x55, 0x89, 0xe5, 0x6a, 0x05, 0x59, 0x65, 0xa1, 0x14, 0, 0, 0, 0xff, 0x30, 0xc9, 0xc3),
+	/* mov fs:[ebx+4],al; cmp eax,ebx; mov [edi-8],ecx; jl, with the flags alive; call [eax] */
+	CODE32(0x64, 0x88, 0x43, 0x04, 0x39, 0xd8, 0x89, 0x4f, 0xf8, 0x7c, 0x05, 0xff, 0x10),
+	/* movups xmm0,[edi]; movaps [esi+eax],xmm0; lock cmpxchg [esi],edx; call +0x20 */
+	CODE32(0x0f, 0x10, 0x07, 0x0f, 0x29, 0x04, 0x06, 0xf0, 0x0f, 0xb1, 0x16, 0xe8, 0x20, 0, 0, 0),
+	/* mov ax,[bx]; mov es:[bp+si+8],ax; push ax; pop cx; add dword [ecx],5; jz */
+	CODE16(0x8b, 0x07, 0x26, 0x89, 0x42, 0x08, 0x50, 0x59, 0x66, 0x67, 0x83, 0x01, 0x05, 0x74,
+		   0x10),
+	/* push 5; leave; inc word [0x1000]; call [bx]; */
+	CODE16(0x6a, 0x05, 0xc9, 0xff, 0x06, 0x00, 0x10, 0xff, 0x17),
+	/* pop di; retl */
+	CODE16(0x5f, 0x66, 0xc3),
 };
 #define SAMPLES (sizeof(samples) / sizeof(samples[0]))
 
@@ -139,6 +157,14 @@ static const struct {
 
 static const uint32_t keys[] = {0, JIT_KEY_USER, JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_AVX};
 #define KEYS (sizeof(keys) / sizeof(keys[0]))
+/* The same of 32- and 16-bit code. */
+static const uint32_t legacy_keys[2][KEYS] = {
+	{JIT_KEY_32, JIT_KEY_32 | JIT_KEY_USER,
+	 JIT_KEY_32 | JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_AVX | JIT_KEY_SEGS},
+	{JIT_KEY_16 | JIT_KEY_SEGS | JIT_KEY_STACK16 | JIT_KEY_CS64K,
+	 JIT_KEY_16 | JIT_KEY_USER | JIT_KEY_SEGS | JIT_KEY_FPU,
+	 JIT_KEY_16 | JIT_KEY_USER | JIT_KEY_SEGS | JIT_KEY_STACK16 | JIT_KEY_FPU},
+};
 
 static struct bench_vm vm;
 static struct jit *j;
@@ -364,10 +390,15 @@ int main(int argc, char **argv) {
 	j = c->soft->jit;
 	for (sample = 0; sample < SAMPLES; sample++)
 		for (unsigned k = 0; k < 2 * KEYS; k++) {
-			uint32_t key = keys[k / 2];
+			unsigned bits = samples[sample].legacy;
+			uint32_t key = bits ? legacy_keys[bits == 16][k / 2] : keys[k / 2];
+			/* Legacy: CS has a base every other time. */
+			uint64_t rip = !bits ? 0x7f0012345100 : k / 2 ? 0x12345100 : 0x1234500000000100;
 			bool tier = k & 1;
 			host_code(vm.ram, sample);
-			block = jit_translate(c, vm.ram + 0x100, 0x7f0012345100, key, tier);
+			block = jit_translate(c, vm.ram + 0x100, rip, key, tier);
+			if (!block && tier && bits)
+				continue;
 			if (!block) {
 				printf("Bail out! no block of sample %u\n", sample);
 				return 1;
