@@ -19,6 +19,12 @@ static void changed(void *opaque) {
 		en->ops->mem_changed(en->self);
 }
 
+static void bells(void *opaque) {
+	struct engine *en = opaque;
+	if (en->ops->bells_changed)
+		en->ops->bells_changed(en->self);
+}
+
 static void written(void *opaque, gpa_t gpa, uint64_t len) {
 	struct engine *en = opaque;
 	if (en->ops->mem_written)
@@ -47,7 +53,7 @@ int engine_create(struct engine *en, const struct engine_ops *ops, struct vm *vm
 			return r;
 		}
 	}
-	vm->mem.listener = (struct mem_listener){changed, written, en};
+	vm->mem.listener = (struct mem_listener){changed, written, bells, en};
 	return 0;
 }
 

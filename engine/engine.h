@@ -40,6 +40,9 @@ struct engine_ops {
 	/* Does it work on this host? `fresh`: try it now, else what was found since the host booted
 	 * may do. */
 	void (*probe)(struct engine_probe *p, bool fresh);
+	/* The frequency in kHz that the hardware takes its TSC to have when it scales it to a guest's;
+	 * 0: it cannot scale. NULL where there is no hardware_tsc: any frequency is as good. */
+	uint32_t (*tsc_scaler)(void);
 	/* The processor that guests of this engine can be given. NULL: this host's. */
 	int (*cpuid_host)(struct cpuid_host *h, struct err *e);
 	int (*create)(struct vm *vm, const struct engine_options *o, void **self, struct err *e);
@@ -53,6 +56,7 @@ struct engine_ops {
 	void (*get_state)(struct vcpu *v); /* engine -> v->state; VM lock not held */
 	void (*set_state)(struct vcpu *v); /* v->state -> engine */
 	void (*mem_changed)(void *self);   /* the address map changed; VM lock held, any thread */
+	void (*bells_changed)(void *self); /* see mem_set_bells(); VM lock held */
 	void (*mem_written)(void *self, gpa_t gpa, uint64_t len); /* a device wrote RAM */
 	void (*stats)(void *self, void (*line)(void *out, const char *name, uint64_t val), void *out);
 };

@@ -317,6 +317,66 @@ static void test_ioapic(void **state) {
 	destroy(m);
 }
 
+struct engine_pins {
+	uint32_t pic, ioapic; /* levels */
+	unsigned calls;
+};
+
+static void pic_pin(void *opaque, unsigned pin, bool level) {
+	struct engine_pins *p = opaque;
+	p->pic = level ? p->pic | 1u << pin : p->pic & ~(1u << pin);
+	p->calls++;
+}
+
+static void ioapic_pin(void *opaque, unsigned pin, bool level) {
+	struct engine_pins *p = opaque;
+	p->ioapic = level ? p->ioapic | 1u << pin : p->ioapic & ~(1u << pin);
+	p->calls++;
+}
+
+/* An engine takes the interrupt controllers over and gives them back: each level of a pin gets
+ * there once, and what happened there is in the models afterwards. */
+static void test_engine_chips(void **state) {
+	struct engine_pins pins = {0};
+	const struct vm_apics apics = {.pic_pin = pic_pin, .ioapic_pin = ioapic_pin, .opaque = &pins};
+	struct machine *m = make("pc", 2);
+	struct chips_image c;
+	start(m);
+	program_pics(m);
+	mmio_write(m, 0, 0xfee000f0, 4, 0x1ff);
+	ioapic_route(m, 4, 0x8051); /* level */
+	outp(m, 0x21, 1, 0);
+	outp(m, 0x3fc, 1, 8);
+	outp(m, 0x3f9, 1, 2);
+	fake_clock_set(&m->clock, 1000000);
+	assert_true(vcpu_events(m->vm.vcpus[0]) & EVENT_INTR);
+	m->vm.apics = &apics;
+	m->vm.board_apics->moved(m->vm.board);
+	assert_false(vcpu_events(m->vm.vcpus[0]) & EVENT_INTR);
+	m->vm.board_apics->get_chips(m->vm.board, &c);
+	assert_int_equal(c.pic[0].irr, 1 << 4);
+	assert_int_equal(c.ioapic.pins, 1 << 4);
+	outp(m, 0x3f9, 1, 0); /* the device takes it back */
+	outp(m, 0x3f9, 1, 2);
+	outp(m, 0x3f9, 1, 0);
+	assert_int_equal(pins.calls, 6);
+	assert_int_equal(pins.pic | pins.ioapic, 0);
+	assert_false(vcpu_events(m->vm.vcpus[0]) & EVENT_INTR);
+	/* There, pin 5 had an edge, and the I/O APIC's pin 4 is free again. */
+	c.pic[0].irr = 1 << 5;
+	c.ioapic.redir[4] &= ~(1ull << 14);
+	m->vm.board_apics->set_chips(m->vm.board, &c);
+	m->vm.apics = NULL;
+	m->vm.board_apics->moved(m->vm.board);
+	outp(m, 0x20, 1, 0x0a);
+	assert_int_equal(in(m, 0x20, 1) & 0x30, 1 << 5);
+	outp(m, 0x3f9, 1, 2);
+	fake_clock_set(&m->clock, 2000000);
+	assert_int_equal(pins.calls, 6);
+	assert_int_equal(in(m, 0x20, 1) & 0x30, 3 << 4);
+	destroy(m);
+}
+
 static void test_sipi_and_msrs(void **state) {
 	struct machine *m = make("micro", 2);
 	start(m);
@@ -466,6 +526,7 @@ int main(void) {
 		cmocka_unit_test(test_virtual_wire),  cmocka_unit_test(test_ioapic),
 		cmocka_unit_test(test_sipi_and_msrs), cmocka_unit_test(test_pci),
 		cmocka_unit_test(test_save_load),	  cmocka_unit_test(test_reset),
+		cmocka_unit_test(test_engine_chips),
 	};
 	return cmocka_run_group_tests_name("board", tests, NULL, NULL);
 }

@@ -12,10 +12,29 @@
 /* Guests find the exception to "irq n is GSI n" in the MADT. */
 #define GSI_TIMER 2
 
+/* The engine, where it has the 8259s and the I/O APIC (core/vm/apic.h); else NULL. */
+static const struct vm_apics *engine_chips(const struct board *b) {
+	const struct vm_apics *a = b->apic_bus.apics;
+	return a && a->pic_pin ? a : NULL;
+}
+
 /* An ISA irq has two drivers: the chip on it, and PCI's router in the LPC bridge. The
  * 8259s see either; the I/O APIC has pins of its own for PCI. */
 static void pic_update(struct board *b, unsigned irq) {
-	i8259_set_irq(&b->pic, irq, (b->isa_high | b->pirq_high) >> irq & 1);
+	const struct vm_apics *a = engine_chips(b);
+	bool level = (b->isa_high | b->pirq_high) >> irq & 1;
+	if (!a)
+		i8259_set_irq(&b->pic, irq, level);
+	else if (i8259_note_pin(&b->pic, irq, level))
+		a->pic_pin(a->opaque, irq, level);
+}
+
+static void ioapic_update(struct board *b, unsigned pin, bool level) {
+	const struct vm_apics *a = engine_chips(b);
+	if (!a)
+		ioapic_set_pin(&b->ioapic, pin, level);
+	else if (ioapic_note_pin(&b->ioapic, pin, level))
+		a->ioapic_pin(a->opaque, pin, level);
 }
 
 static void set_bit(uint16_t *bits, unsigned n, bool on) {
@@ -26,7 +45,7 @@ static void isa_set(void *board, unsigned irq, bool level) {
 	struct board *b = board;
 	set_bit(&b->isa_high, irq, level);
 	pic_update(b, irq);
-	ioapic_set_pin(&b->ioapic, irq == 0 ? GSI_TIMER : irq, level);
+	ioapic_update(b, irq == 0 ? GSI_TIMER : irq, level);
 }
 
 struct irq_line board_isa_line(struct board *b, unsigned irq) {
@@ -46,8 +65,7 @@ struct irq_line board_pirq_line(struct board *b, unsigned irq) {
 }
 
 static void ioapic_set(void *board, unsigned gsi, bool level) {
-	struct board *b = board;
-	ioapic_set_pin(&b->ioapic, gsi, level);
+	ioapic_update(board, gsi, level);
 }
 
 struct irq_line board_gsi_line(struct board *b, unsigned gsi) {
@@ -149,21 +167,19 @@ static void tsc_changed(void *board, struct vcpu *v) {
 		lapic_tsc_changed(v->chip);
 }
 
-/* The INTR events that were saved are those of local APICs that worked here; where they do not
- * now, the event is the 8259's. */
-static void wires_loaded(void *board) {
-	struct board *b = board;
-	if (!b->apic_bus.apics)
-		return;
-	for (unsigned i = 0; i < b->vm->nvcpus; i++)
-		intr(b->vm->vcpus[i], i == 0 && b->lapic[0].lint[0]);
-}
+static const struct device_ops wires_ops = {"wires", 1, wires_reset, wires_state, NULL};
 
-static const struct device_ops wires_ops = {"wires", 1, wires_reset, wires_state, wires_loaded};
-
-static void apics_aside(void *board) {
+/* INTR was the model APICs' and is the 8259's now, or nobody's. The other way round they say it
+ * when they next change it: until then no vCPU runs. */
+static void apics_moved(void *board) {
 	struct board *b = board;
 	b->apic_bus.apics = b->vm->apics;
+	if (!b->apic_bus.apics)
+		return;
+	for (unsigned i = 0; i < b->vm->nvcpus; i++) {
+		lapic_stand_still(&b->lapic[i]);
+		intr(b->vm->vcpus[i], i == 0 && !engine_chips(b) && b->lapic[0].lint[0]);
+	}
 }
 
 static void apic_get(void *board, struct vcpu *v, struct apic_image *a) {
@@ -174,12 +190,31 @@ static void apic_set(void *board, struct vcpu *v, const struct apic_image *a) {
 	lapic_set_image(v->chip, a);
 }
 
+static void chips_get(void *board, struct chips_image *c) {
+	const struct board *b = board;
+	for (unsigned n = 0; n < 2; n++)
+		c->pic[n] = b->pic.chip[n];
+	c->ioapic.id = b->ioapic.id;
+	c->ioapic.select = b->ioapic.select;
+	c->ioapic.pins = b->ioapic.pins;
+	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+		c->ioapic.redir[pin] = b->ioapic.redir[pin];
+}
+
+/* Called while the engine still has the APICs, so that nothing is sent on. */
+static void chips_set(void *board, const struct chips_image *c) {
+	struct board *b = board;
+	ioapic_set_image(&b->ioapic, c);
+	i8259_set_image(&b->pic, c->pic);
+}
+
 static void apic_eoi(void *board, uint8_t vector) {
 	struct board *b = board;
 	lapic_send_eoi(&b->apic_bus, vector);
 }
 
-static const struct vm_board_apics board_apics = {apics_aside, apic_get, apic_set, apic_eoi};
+static const struct vm_board_apics board_apics = {apics_moved, apic_get,  apic_set,
+												  chips_get,   chips_set, apic_eoi};
 
 static void wire_vcpu(struct board *b, struct vcpu *v) {
 	const struct lapic_out out = {intr, nmi, init, sipi, tsc, v};

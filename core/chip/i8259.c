@@ -249,6 +249,36 @@ static void elcr_write(void *dev, uint64_t off, unsigned size, uint64_t val) {
 	update(p);
 }
 
+bool i8259_note_pin(struct i8259 *p, unsigned pin, bool level) {
+	if (pin >= I8259_PINS || pin == CASCADE)
+		return false;
+	struct i8259_chip *c = &p->chip[pin >> 3];
+	uint8_t before = c->lines, bit = (uint8_t)(1u << (pin & 7));
+	c->lines = level ? c->lines | bit : c->lines & (uint8_t)~bit;
+	return c->lines != before;
+}
+
+/* What follows from other fields, whoever wrote them. */
+static void settle(struct i8259_chip *c, unsigned n) {
+	c->elcr &= elcr_mask[n];
+	c->base &= 0xf8;
+	c->icw4 &= 0x1f;
+	c->lowest &= 7;
+	c->read_isr &= 1;
+	uint8_t level = level_pins(c);
+	c->irr = (uint8_t)((c->irr & ~level) | (c->lines & level));
+}
+
+void i8259_set_image(struct i8259 *p, const struct i8259_chip image[2]) {
+	for (unsigned n = 0; n < 2; n++) {
+		uint8_t lines = p->chip[n].lines;
+		p->chip[n] = image[n];
+		p->chip[n].lines = lines;
+		settle(&p->chip[n], n);
+	}
+	update(p);
+}
+
 const struct io_ops i8259_master_ops = {master_read, master_write, 1, 1};
 const struct io_ops i8259_slave_ops = {slave_read, slave_write, 1, 1};
 const struct io_ops i8259_elcr_ops = {elcr_read, elcr_write, 1, 1};
@@ -288,13 +318,7 @@ static void chip_state(struct state_io *io, struct i8259_chip *c, unsigned n) {
 	if (c->init_step == 1 || c->init_step > 4)
 		state_fail(io, "no such step of initialization");
 	c->init_step &= 7;
-	c->elcr &= elcr_mask[n];
-	c->base &= 0xf8;
-	c->icw4 &= 0x1f;
-	c->lowest &= 7;
-	c->read_isr &= 1;
-	uint8_t level = level_pins(c);
-	c->irr = (uint8_t)((c->irr & ~level) | (c->lines & level));
+	settle(c, n);
 }
 
 static void state(struct state_io *io, void *self) {

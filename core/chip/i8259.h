@@ -4,24 +4,12 @@
 #ifndef CORE_CHIP_I8259_H
 #define CORE_CHIP_I8259_H
 
+#include "core/vm/apic.h"
 #include "core/vm/device.h"
 #include "core/vm/io.h"
 #include "core/vm/irq.h"
 
 #define I8259_PINS 16
-
-struct i8259_chip {
-	uint8_t irr, isr, imr;
-	uint8_t lines; /* levels of the pins */
-	uint8_t elcr;  /* 1: this pin is level-triggered */
-	uint8_t icw1, base, icw3, icw4;
-	uint8_t init_step; /* the ICW that comes next: 2..4; 0: none */
-	uint8_t lowest;	   /* the pin with the lowest priority */
-	uint8_t read_isr;  /* what a read of the command port gives: 0 IRR, 1 ISR */
-	bool poll;		   /* the next read is a poll */
-	bool special_mask; /* ESMM/SMM */
-	bool rotate_on_aeoi;
-};
 
 struct i8259 {
 	struct i8259_chip chip[2]; /* master, slave on the master's pin 2 */
@@ -37,6 +25,12 @@ void i8259_set_irq(void *pair, unsigned pin, bool level);
 
 /* The acknowledge cycle: always a vector, the spurious one if nothing is pending. */
 int i8259_intack(struct i8259 *p);
+
+/* For an engine that has the pair itself (core/vm/apic.h): the model keeps the levels of its pins
+ * and does nothing with them; true: it was another one. And registers that come back from there:
+ * all but the levels. */
+bool i8259_note_pin(struct i8259 *p, unsigned pin, bool level);
+void i8259_set_image(struct i8259 *p, const struct i8259_chip image[2]);
 
 /* Register windows; `dev` is the pair. Two ports each: 20h, A0h, 4D0h. */
 extern const struct io_ops i8259_master_ops, i8259_slave_ops, i8259_elcr_ops;

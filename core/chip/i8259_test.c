@@ -333,6 +333,36 @@ static void test_state(void **state) {
 	hurt_device(&i8259_device_ops, &m->p, &other.p, poke);
 }
 
+/* An engine that has the pair: pins are only noted, registers come back without them. */
+static void test_image(void **state) {
+	struct machine *m = *state;
+	struct i8259_chip image[2];
+	out(&m->p, 0x21, 0x00);
+	out(&m->p, 0xa1, 0x00);
+	out(&m->p, 0x4d1, 0x02); /* pin 9 is level-triggered */
+	assert_true(i8259_note_pin(&m->p, 9, true));
+	assert_false(i8259_note_pin(&m->p, 9, true));
+	assert_false(i8259_note_pin(&m->p, 2, true)); /* the cascade */
+	assert_true(i8259_note_pin(&m->p, 5, true));
+	assert_false(m->intr.level);
+	image[0] = m->p.chip[0];
+	image[1] = m->p.chip[1];
+	image[0].irr = 1 << 4; /* an edge that was latched there */
+	image[0].lines = 0xff; /* not the engine's to say */
+	image[1].elcr = 0xff;
+	image[1].lowest = 0xff;
+	i8259_set_image(&m->p, image);
+	assert_int_equal(m->p.chip[0].lines & (uint8_t) ~(1 << 2), 1 << 5);
+	assert_int_equal(m->p.chip[1].elcr, 0xde);
+	assert_int_equal(m->p.chip[1].lowest, 7);
+	assert_true(m->intr.level);
+	assert_int_equal(i8259_intack(&m->p), 0x29); /* by the cascade, before pin 4 */
+	out(&m->p, 0xa0, 0x20);
+	out(&m->p, 0x20, 0x20);
+	i8259_set_irq(&m->p, 9, false);
+	assert_int_equal(i8259_intack(&m->p), 0x24);
+}
+
 int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_power_on, setup, teardown),
@@ -349,6 +379,7 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(test_poll, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_spurious, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_state, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_image, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("i8259", tests, NULL, NULL);
 }

@@ -157,6 +157,32 @@ void ioapic_init(struct ioapic *a, struct lapic_bus *bus, uint8_t id) {
 	lapic_bus_add_eoi(bus, ioapic_eoi, a);
 }
 
+/* What follows from other fields, whoever wrote them. */
+static void settle(struct ioapic *a) {
+	a->id &= 0xf;
+	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
+		a->redir[pin] &= RED_WRITABLE | RED_REMOTE_IRR;
+		if (!waits_for_eoi(a->redir[pin]))
+			a->redir[pin] &= ~RED_REMOTE_IRR;
+	}
+}
+
+bool ioapic_note_pin(struct ioapic *a, unsigned pin, bool level) {
+	if (pin >= IOAPIC_PINS)
+		return false;
+	uint32_t before = a->pins, bit = 1u << pin;
+	a->pins = level ? before | bit : before & ~bit;
+	return a->pins != before;
+}
+
+void ioapic_set_image(struct ioapic *a, const struct chips_image *c) {
+	a->id = c->ioapic.id;
+	a->select = c->ioapic.select;
+	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+		a->redir[pin] = c->ioapic.redir[pin];
+	settle(a);
+}
+
 static void state(struct state_io *io, void *self) {
 	struct ioapic *a = self;
 	state_u8(io, "id", &a->id);
@@ -166,13 +192,8 @@ static void state(struct state_io *io, void *self) {
 		state_u64(io, "redir", &a->redir[pin]);
 	if (!io->loading)
 		return;
-	a->id &= 0xf;
 	a->pins &= BIT(IOAPIC_PINS) - 1;
-	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
-		a->redir[pin] &= RED_WRITABLE | RED_REMOTE_IRR;
-		if (!waits_for_eoi(a->redir[pin]))
-			a->redir[pin] &= ~RED_REMOTE_IRR;
-	}
+	settle(a);
 }
 
 const struct device_ops ioapic_device_ops = {

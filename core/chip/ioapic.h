@@ -6,7 +6,6 @@
 #include "core/chip/lapic.h"
 #include "core/vm/io.h"
 
-#define IOAPIC_PINS 24
 #define IOAPIC_DEFAULT_BASE 0xfec00000ull
 #define IOAPIC_SIZE 0x1000u
 
@@ -25,6 +24,11 @@ void ioapic_set_pin(void *ioapic, unsigned pin, bool level);
 
 /* A level-triggered vector was finished. lapic_bus calls it. */
 void ioapic_eoi(void *ioapic, uint8_t vector);
+
+/* For an engine that has the chip itself (core/vm/apic.h): the model keeps the levels of its pins
+ * and sends nothing; true: it was another one. And registers that come back from there. */
+bool ioapic_note_pin(struct ioapic *a, unsigned pin, bool level);
+void ioapic_set_image(struct ioapic *a, const struct chips_image *c);
 
 /* The register window, IOAPIC_SIZE bytes; the board makes the region. */
 extern const struct io_ops ioapic_ops;

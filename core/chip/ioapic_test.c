@@ -262,11 +262,33 @@ static void test_garbage(void **state) {
 	}
 }
 
+/* An engine that has the chip: pins are only noted, registers come back without them. */
+static void test_image(void **state) {
+	struct machine *m = *state;
+	struct chips_image c = {.ioapic = {.id = 0xf3, .select = 7, .pins = ~0u}};
+	redir(&m->a, 3, 0, 0x8041); /* level */
+	assert_true(ioapic_note_pin(&m->a, 3, true));
+	assert_false(ioapic_note_pin(&m->a, 3, true));
+	assert_false(ioapic_note_pin(&m->a, IOAPIC_PINS, true));
+	assert_int_equal(m->l[0].irr[2], 0);
+	c.ioapic.redir[3] = 0xc041;					/* sent there: waits for its EOI */
+	c.ioapic.redir[4] = 0x4042 | 0x1full << 32; /* an edge has no remote IRR */
+	ioapic_set_image(&m->a, &c);
+	assert_int_equal(m->a.id, 3);
+	assert_int_equal(m->a.select, 7);
+	assert_int_equal(m->a.pins, 1 << 3);
+	assert_int_equal(m->a.redir[3], 0xc041);
+	assert_int_equal(m->a.redir[4], 0x42);
+	assert_int_equal(m->l[0].irr[2], 0);
+	ioapic_eoi(&m->a, 0x41); /* and the level is still there */
+	assert_int_equal(m->l[0].irr[2], 1 << 1);
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_registers), T(test_edge),  T(test_level),   T(test_shared_vector),
-		T(test_modes),	   T(test_state), T(test_garbage),
+		T(test_modes),	   T(test_state), T(test_garbage), T(test_image),
 	};
 	return cmocka_run_group_tests_name("ioapic", tests, NULL, NULL);
 }

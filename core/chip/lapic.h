@@ -151,6 +151,8 @@ bool lapic_wrmsr(struct lapic *l, uint32_t index, uint64_t val);
  * raises nothing. */
 void lapic_get_image(struct lapic *l, struct apic_image *a);
 void lapic_set_image(struct lapic *l, const struct apic_image *a);
+/* The engine has taken the registers over: no timer of the model fires any more. */
+void lapic_stand_still(struct lapic *l);
 
 /* The guest's TSC jumped (a write to TSC or TSC_ADJUST): deadlines are measured anew. */
 void lapic_tsc_changed(struct lapic *l);

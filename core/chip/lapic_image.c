@@ -44,6 +44,10 @@ void lapic_get_image(struct lapic *l, struct apic_image *a) {
 	put(a, LAPIC_REG_TIMER_DIVIDE, l->timer_divide);
 }
 
+void lapic_stand_still(struct lapic *l) {
+	timer_cancel(&l->timer);
+}
+
 void lapic_set_image(struct lapic *l, const struct apic_image *a) {
 	l->base = a->base;
 	l->tpr = get(a, LAPIC_REG_TPR) & 0xff;

@@ -681,7 +681,7 @@ static void take_message(void *opaque, gpa_t addr, uint32_t data) {
 }
 
 static void test_image(void **state) {
-	static const struct vm_apics apics = {take_message, NULL};
+	static const struct vm_apics apics = {.message = take_message};
 	struct machine *m = *state;
 	struct lapic *l = &m->cpu[1].l, *other = &m->cpu[2].l;
 	struct apic_image a, b;

@@ -78,6 +78,11 @@ void virtio_device_fail(struct virtio_device *d, unsigned queue, const char *why
 		virtio_device_interrupt(d, NULL);
 }
 
+static void set_live(struct virtio_device *d, bool on) {
+	if (d->transport && d->transport->live)
+		d->transport->live(d->transport_self, on);
+}
+
 void virtio_device_again(struct virtio_device *d) {
 	if (!timer_armed(&d->again))
 		timer_arm(d->timers, &d->again, timers_now(d->timers));
@@ -98,6 +103,7 @@ void virtio_device_reset(struct virtio_device *d) {
 	/* [VIRTIO1.2 2.4.1] memory is the driver's again only when it reads 0: not while a
 	 * back end may still write to it. */
 	d->draining = d->ops->busy && d->ops->busy(d->self) ? before : 0;
+	set_live(d, false);
 }
 
 uint8_t virtio_status_read(struct virtio_device *d) {
@@ -126,6 +132,7 @@ void virtio_status_write(struct virtio_device *d, uint8_t val) {
 	if (!(fresh & VIRTIO_STATUS_DRIVER_OK) || !(d->status & VIRTIO_STATUS_FEATURES_OK))
 		return;
 	d->status |= VIRTIO_STATUS_DRIVER_OK;
+	set_live(d, true);
 	if (d->ops->started)
 		d->ops->started(d->self);
 	/* A ring found bad before this moment could not say so. */
@@ -242,6 +249,7 @@ void virtio_device_state(struct state_io *io, struct virtio_device *d) {
 }
 
 void virtio_device_loaded(struct virtio_device *d) {
+	set_live(d, d->status & VIRTIO_STATUS_DRIVER_OK);
 	if (d->ops->loaded)
 		d->ops->loaded(d->self);
 	/* What was made available while the budget or the requests had run out. */

@@ -59,6 +59,8 @@ struct virtio_device_ops {
 /* How an interrupt leaves. `q` is NULL for a configuration change. */
 struct virtio_transport_ops {
 	void (*interrupt)(void *transport, struct virtqueue *q);
+	/* The driver works with the device from now on, or not any more; may be NULL. */
+	void (*live)(void *transport, bool on);
 };
 
 struct virtio_device {

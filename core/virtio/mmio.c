@@ -46,6 +46,7 @@ struct virtio_mmio {
 	struct virtio_device *dev;
 	struct mem_region mem;
 	struct irq_line line;
+	struct mem_bell *bells; /* one a queue */
 };
 
 static void update_line(struct virtio_mmio *t) {
@@ -58,7 +59,12 @@ static void interrupt(void *transport, struct virtqueue *q) {
 	update_line(t);
 }
 
-static const struct virtio_transport_ops transport_ops = {interrupt};
+static void live(void *transport, bool on) {
+	struct virtio_mmio *t = transport;
+	mem_set_bells(t->dev->mem, &t->mem, t->bells, on ? t->dev->nvq : 0);
+}
+
+static const struct virtio_transport_ops transport_ops = {interrupt, live};
 
 static uint32_t read_register(struct virtio_mmio *t, uint64_t off) {
 	struct virtio_device *d = t->dev;
@@ -183,8 +189,12 @@ static const struct device_ops device_ops = {"virtio-mmio", 1, mmio_reset, mmio_
 struct virtio_mmio *virtio_mmio_create(struct vm *vm, struct virtio_device *d, gpa_t base,
 									   const struct irq_line *line, unsigned instance) {
 	struct virtio_mmio *t = vm_alloc(vm, sizeof(*t));
-	if (!t)
+	struct mem_bell *bells = vm_alloc(vm, d->nvq * sizeof(*bells));
+	if (!t || !bells)
 		return NULL;
+	for (unsigned i = 0; i < d->nvq; i++)
+		bells[i] = (struct mem_bell){QUEUE_NOTIFY, 4, i};
+	t->bells = bells;
 	t->dev = d;
 	t->line = *line;
 	t->mem = (struct mem_region){.name = d->ops->name,

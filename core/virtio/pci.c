@@ -57,7 +57,8 @@ enum {
 struct virtio_pci {
 	struct pci_device pci;
 	struct virtio_device *dev;
-	uint8_t cfg_cap; /* offset of the capability that is a window into BAR 0 */
+	struct mem_bell *bells; /* one a queue */
+	uint8_t cfg_cap;		/* offset of the capability that is a window into BAR 0 */
 };
 
 static void update_intx(struct virtio_pci *t) {
@@ -76,7 +77,13 @@ static void interrupt(void *transport, struct virtqueue *q) {
 	update_intx(t);
 }
 
-static const struct virtio_transport_ops transport_ops = {interrupt};
+static void live(void *transport, bool on) {
+	struct virtio_pci *t = transport;
+	if (t->pci.bus)
+		mem_set_bells(t->dev->mem, &t->pci.bar[BAR_REGS].mem, t->bells, on ? t->dev->nvq : 0);
+}
+
+static const struct virtio_transport_ops transport_ops = {interrupt, live};
 
 /* The structure as bytes, so that reads of every size and place come out right. */
 static uint32_t common_read(struct virtio_pci *t, unsigned off, unsigned size) {
@@ -292,8 +299,12 @@ static uint32_t class_of(uint16_t id) {
 struct virtio_pci *virtio_pci_create(struct vm *vm, struct pci_bus *bus, struct virtio_device *d,
 									 uint8_t devfn) {
 	struct virtio_pci *t = vm_alloc(vm, sizeof(*t));
-	if (!t)
+	struct mem_bell *bells = vm_alloc(vm, d->nvq * sizeof(*bells));
+	if (!t || !bells)
 		return NULL;
+	for (unsigned i = 0; i < d->nvq; i++)
+		bells[i] = (struct mem_bell){NOTIFY_OFF + i * NOTIFY_STRIDE, 0, 0};
+	t->bells = bells;
 	t->dev = d;
 	pci_device_init(&t->pci, d->ops->name, VENDOR, (uint16_t)(DEVICE_BASE + d->ops->id),
 					class_of(d->ops->id), 1, VENDOR, (uint16_t)(DEVICE_BASE + d->ops->id));

@@ -227,6 +227,19 @@ static void test_window(void **state) {
 	assert_int_equal(reg(0x14, 1), 3);
 }
 
+/* Doorbells are known as such from DRIVER_OK until the reset, where the driver finds them. */
+static void test_bells(void **state) {
+	struct mem_region *r = mem_find(&rig.d.vm.mem, rig.notify).region;
+	struct drv_ring ring;
+	assert_int_equal(r->nbells, 0);
+	start(&ring, true);
+	assert_int_equal(r->nbells, 1);
+	assert_int_equal(r->base + r->bells[0].off, rig.notify);
+	assert_int_equal(r->bells[0].size, 0);
+	set_reg(0x14, 1, 0);
+	assert_int_equal(r->nbells, 0);
+}
+
 static void test_state(void **state) {
 	static uint8_t buf[65536];
 	struct drv_ring r;
@@ -260,6 +273,7 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(test_intx, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_msix, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_window, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_bells, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_state, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("virtio_pci", tests, NULL, NULL);

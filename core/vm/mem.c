@@ -99,6 +99,19 @@ void mem_remove(struct mem_space *m, struct mem_region *r) {
 	flat_rebuild(m);
 }
 
+void mem_set_bells(struct mem_space *m, struct mem_region *r, const struct mem_bell *bells,
+				   unsigned n) {
+	check(r->kind == MEM_MMIO);
+	if (!r->nbells && !n)
+		return;
+	for (unsigned i = 0; i < n; i++)
+		check(bells[i].off < r->size && bells[i].size <= 4);
+	r->bells = bells;
+	r->nbells = n;
+	if (m->listener.bells)
+		m->listener.bells(m->listener.opaque);
+}
+
 void port_add(struct mem_space *m, struct port_region *r) {
 	check(!r->added && r->size && r->size <= 0x10000 && r->ops && m->nports < PORT_REGIONS);
 	m->ports[m->nports++] = r;

@@ -16,6 +16,16 @@
 #define PAGE_SIZE 4096u
 #define PAGE_MASK 0xfffull
 
+/* A register of a device by which a driver only says "look at this queue". A write there may come
+ * later, when the guest has gone on, so that an engine need not stop for it; several may come as
+ * one. Writes of `size` bytes with the value `val`; size 0: any write, the value does not matter.
+ */
+struct mem_bell {
+	uint32_t off;
+	uint8_t size;
+	uint32_t val;
+};
+
 enum mem_kind { MEM_NONE, MEM_RAM, MEM_ROM, MEM_MMIO };
 
 /* Owned by whoever adds it (usually a field of a chip or board), which keeps it alive
@@ -31,6 +41,8 @@ struct mem_region {
 	const struct io_ops *ops; /* MMIO; and for ROM, writes go here if set */
 	void *dev;
 	bool added;
+	const struct mem_bell *bells; /* see mem_set_bells() */
+	unsigned nbells;
 };
 
 struct port_region {
@@ -55,6 +67,8 @@ struct mem_listener {
 	/* [gpa, gpa+len) of RAM was written by a device (not by a vCPU). May run on any
 	 * thread that holds the VM lock. */
 	void (*written)(void *opaque, gpa_t gpa, uint64_t len);
+	/* The bells of some region changed. May be NULL. */
+	void (*bells)(void *opaque);
 	void *opaque;
 };
 
@@ -78,6 +92,12 @@ void mem_add(struct mem_space *m, struct mem_region *r);
 void mem_remove(struct mem_space *m, struct mem_region *r);
 void port_add(struct mem_space *m, struct port_region *r);
 void port_remove(struct mem_space *m, struct port_region *r);
+
+/* The bells of a region of kind MEM_MMIO from now on, whether it is added or not; they stay the
+ * caller's. A late write comes through the region's ops, with the VM lock held, and never while
+ * all vCPUs stand still. */
+void mem_set_bells(struct mem_space *m, struct mem_region *r, const struct mem_bell *bells,
+				   unsigned n);
 
 /* The range that holds `gpa`; its region is NULL where nobody answers. */
 struct mem_range mem_find(const struct mem_space *m, gpa_t gpa);

@@ -43,7 +43,12 @@ static uint8_t rom_bytes[0x2000] __attribute__((aligned(4096)));
 static struct mem_space m;
 static struct mem_region ram, rom, mmio;
 static struct chip chip;
-static unsigned changes;
+static unsigned changes, rings;
+
+static void rung(void *opaque) {
+	rings++;
+}
+
 static uint64_t written_bytes;
 
 static void changed(void *opaque) {
@@ -59,12 +64,14 @@ static int setup(void **state) {
 	memset(&chip, 0, sizeof(chip));
 	memset(ram_bytes, 0, sizeof(ram_bytes));
 	memset(rom_bytes, 0xc3, sizeof(rom_bytes));
-	changes = 0;
+	changes = rings = 0;
 	written_bytes = 0;
-	m.listener = (struct mem_listener){changed, written, &m};
-	ram = (struct mem_region){"ram", 0, sizeof(ram_bytes), MEM_RAM, 0, ram_bytes, NULL, NULL, 0};
-	rom = (struct mem_region){"rom", 0x4000, 0x2000, MEM_ROM, 1, rom_bytes, NULL, NULL, 0};
-	mmio = (struct mem_region){"chip", 0x8000, 0x2000, MEM_MMIO, 2, NULL, &any_ops, &chip, 0};
+	m.listener = (struct mem_listener){changed, written, rung, &m};
+	ram = (struct mem_region){"ram", 0, sizeof(ram_bytes), MEM_RAM, 0, ram_bytes, NULL, NULL, 0,
+							  NULL,	 0};
+	rom = (struct mem_region){"rom", 0x4000, 0x2000, MEM_ROM, 1, rom_bytes, NULL, NULL, 0, NULL, 0};
+	mmio =
+		(struct mem_region){"chip", 0x8000, 0x2000, MEM_MMIO, 2, NULL, &any_ops, &chip, 0, NULL, 0};
 	mem_add(&m, &ram);
 	mem_add(&m, &rom);
 	mem_add(&m, &mmio);
@@ -180,8 +187,8 @@ static void sizes_are_split_and_widened(void **state) {
 }
 
 static void top_of_the_space_is_safe(void **state) {
-	struct mem_region top = {"top", UINT64_MAX - 0xfff, 0x1000, MEM_MMIO, 2,
-							 NULL,	&any_ops,			&chip,	0};
+	struct mem_region top = {
+		"top", UINT64_MAX - 0xfff, 0x1000, MEM_MMIO, 2, NULL, &any_ops, &chip, 0, NULL, 0};
 	mem_add(&m, &top);
 	assert_ptr_equal(mem_find(&m, UINT64_MAX - 1).region, &top);
 	mem_io_write(&m, UINT64_MAX - 3, 8, 0);
@@ -211,6 +218,18 @@ static void ports_dispatch(void **state) {
 	assert_int_equal(port_read(&m, 0x60, 1), 0xff);
 }
 
+static void bells_are_announced(void **state) {
+	static const struct mem_bell bells[] = {{0x10, 4, 0}, {0x10, 4, 1}};
+	mem_set_bells(&m, &mmio, NULL, 0); /* there were none */
+	assert_int_equal(rings, 0);
+	mem_set_bells(&m, &mmio, bells, 2);
+	assert_int_equal(rings, 1);
+	assert_ptr_equal(mem_find(&m, 0x8000).region->bells, bells);
+	mem_set_bells(&m, &mmio, NULL, 0);
+	assert_int_equal(rings, 2);
+	assert_int_equal(mmio.nbells, 0);
+}
+
 int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(overlays_split_ranges, setup),
@@ -222,6 +241,7 @@ int main(void) {
 		cmocka_unit_test_setup(sizes_are_split_and_widened, setup),
 		cmocka_unit_test_setup(top_of_the_space_is_safe, setup),
 		cmocka_unit_test_setup(ports_dispatch, setup),
+		cmocka_unit_test_setup(bells_are_announced, setup),
 	};
 	return cmocka_run_group_tests_name("mem", tests, NULL, NULL);
 }

@@ -17,8 +17,10 @@ struct vm_clock {
 	uint64_t (*wall_ns)(void *opaque); /* UTC, nanoseconds since 1970 */
 	void *opaque;
 	uint32_t tsc_khz;
-	/* true: now_tsc() is the processor's TSC minus *base, until the clock is stopped. NULL or
-	 * false: it has nothing to do with it. */
+	/* Not 0: the processor's TSC has this frequency and is scaled to tsc_khz. */
+	uint32_t tsc_host_khz;
+	/* true: now_tsc() is the processor's TSC, scaled, minus *base, until the clock is stopped. NULL
+	 * or false: it has nothing to do with it. */
 	bool (*tsc_base)(void *opaque, uint64_t *base);
 };
 

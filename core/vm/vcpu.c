@@ -176,20 +176,6 @@ void vcpu_set_tpr(struct vcpu *v, uint8_t tpr) {
 	unlock(vm);
 }
 
-void vcpu_get_apic(struct vcpu *v, struct apic_image *a) {
-	struct vm *vm = v->vm;
-	lock(vm);
-	vm->board_apics->get(vm->board, v, a);
-	unlock(vm);
-}
-
-void vcpu_set_apic(struct vcpu *v, const struct apic_image *a) {
-	struct vm *vm = v->vm;
-	lock(vm);
-	vm->board_apics->set(vm->board, v, a);
-	unlock(vm);
-}
-
 void vcpu_eoi(struct vcpu *v, uint8_t vector) {
 	struct vm *vm = v->vm;
 	lock(vm);

@@ -151,11 +151,8 @@ int vcpu_intack(struct vcpu *v);
 uint8_t vcpu_get_tpr(struct vcpu *v);
 void vcpu_set_tpr(struct vcpu *v, uint8_t tpr);
 
-/* The registers of this vCPU's local APIC, and a vector that it finished, for engines that have the
- * APIC themselves (apic.h). Take the VM lock. */
-struct apic_image;
-void vcpu_get_apic(struct vcpu *v, struct apic_image *a);
-void vcpu_set_apic(struct vcpu *v, const struct apic_image *a);
+/* A vector that this vCPU finished, for engines that have its local APIC (apic.h). Takes the VM
+ * lock. */
 void vcpu_eoi(struct vcpu *v, uint8_t vector);
 
 /* Guest TSC now: the VM's clock plus tsc_offset, which already contains tsc_adjust (who

@@ -60,7 +60,7 @@ struct vm {
 	void (*set_tpr)(void *board, struct vcpu *v, uint8_t tpr);
 	/* Vcpu v's TSC was written: deadlines and clocks that count by it have moved. */
 	void (*tsc_changed)(void *board, struct vcpu *v);
-	const struct vm_apics *apics;			  /* NULL: the board's own local APICs work */
+	const struct vm_apics *apics;			  /* NULL: the board's own chips have the state */
 	const struct vm_board_apics *board_apics; /* NULL: it cannot do without them */
 	uint64_t (*hypercall)(void *board, struct vcpu *v, uint64_t nr, const uint64_t args[4]);
 	void *board;

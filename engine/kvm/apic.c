@@ -1,10 +1,15 @@
-/* Local APICs in the kernel ("split": the board keeps 8259s and I/O APIC, [KVM api.rst]
- * KVM_CAP_SPLIT_IRQCHIP). IPIs, timer interrupts, EOI and TPR need no exit then, and a halted
- * vCPU waits inside KVM_RUN.
+/* Local APICs in the kernel, [KVM api.rst] KVM_CREATE_IRQCHIP and KVM_CAP_SPLIT_IRQCHIP. IPIs,
+ * timer interrupts, EOI and TPR need no exit then, and a halted vCPU waits inside KVM_RUN. Tier
+ * "split" leaves the 8259s and the I/O APIC to the board; with "kernel" KVM has those as well
+ * (chips.c).
  *
  * Messages of devices and of the I/O APIC go in by KVM_SIGNAL_MSI. For an EOI of a level-triggered
  * vector KVM exits only if its routing table has a message with that vector, so each that is
- * sent is put there first. */
+ * sent is put there first ("split" only).
+ *
+ * The state is KVM's from the first vCPU that runs (kvm_chips_in()) until somebody asks for it
+ * (kvm_chips_out()), of all APICs and chips at once: what a device sends meanwhile finds it in one
+ * place or the other, never in one that is about to be overwritten. */
 #include <errno.h>
 #include <string.h>
 
@@ -44,7 +49,7 @@ static void message(void *opaque, gpa_t addr, uint32_t data) {
 	struct kvm_engine *e = opaque;
 	struct kvm_msi m = {
 		.address_lo = (uint32_t)addr, .address_hi = (uint32_t)(addr >> 32), .data = data};
-	if (data & MSI_LEVEL)
+	if ((data & MSI_LEVEL) && e->irqs == KVM_IRQS_SPLIT)
 		know_level(e, addr, data);
 	e->messages++;
 	/* 0: nobody took it, e.g. an APIC that is off. That is the guest's affair. */
@@ -52,27 +57,29 @@ static void message(void *opaque, gpa_t addr, uint32_t data) {
 		log_line(LOG_DEBUG, "KVM refuses an interrupt message: %s", strerror(errno));
 }
 
+static void set_apics(struct kvm_engine *e, const struct vm_apics *apics) {
+	e->vm->apics = apics;
+	e->vm->board_apics->moved(e->vm->board);
+}
+
 int kvm_apics_create(struct kvm_engine *e, struct err *err) {
 	struct kvm_enable_cap cap = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {KVM_ROUTES}};
-	struct vm *vm = e->vm;
-	if (!vm->board_apics)
+	if (!e->vm->board_apics)
 		return err_set(err, ERR_NOTSUP,
 					   "this board needs its own interrupt controllers: use "
 					   "--engine kvm,off");
+	e->apics = (struct vm_apics){.message = message, .opaque = e};
+	if (e->irqs == KVM_IRQS_KERNEL)
+		return kvm_chips_create(e, err);
 	if (kvm_ioctl(e->fd, KVM_ENABLE_CAP, &cap) < 0)
 		return err_set(err, errno, "KVM has no local APICs to give (%s): use --engine kvm,off",
 					   strerror(errno));
-	e->apics = (struct vm_apics){message, e};
-	vm->apics = &e->apics;
-	vm->board_apics->aside(vm->board);
 	return 0;
 }
 
 void kvm_apics_destroy(struct kvm_engine *e) {
-	if (e->vm->apics != &e->apics)
-		return;
-	e->vm->apics = NULL;
-	e->vm->board_apics->aside(e->vm->board);
+	if (e->vm->apics == &e->apics)
+		set_apics(e, NULL);
 }
 
 /* ---- state ------------------------------------------------------------------------------- */
@@ -91,20 +98,24 @@ static bool failed(struct kvm_cpu *c, const char *what) {
 	return false;
 }
 
-bool kvm_push_apic(struct kvm_cpu *c) {
+#define APIC_MSRS 2
+struct apic_msrs {
+	struct kvm_msrs head;
+	struct kvm_msr_entry entries[APIC_MSRS];
+};
+
+static bool push_apic(struct kvm_cpu *c) {
+	const struct vm *vm = c->e->vm;
 	struct apic_image a;
 	struct kvm_lapic_state k;
 	struct kvm_mp_state mp = {KVM_MP_STATE_RUNNABLE};
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} msr = {{.nmsrs = 1}, {.index = MSR_TSC_DEADLINE}};
-	vcpu_get_apic(c->v, &a);
+	struct apic_msrs msrs = {{.nmsrs = 1}, {{.index = MSR_TSC_DEADLINE}}};
+	vm->board_apics->get(vm->board, c->v, &a);
 	memcpy(k.regs, a.regs, sizeof(a.regs));
-	msr.entry.data = a.tsc_deadline;
+	msrs.entries[0].data = a.tsc_deadline;
 	if (kvm_ioctl(c->fd, KVM_SET_LAPIC, &k) < 0)
 		return failed(c, "setting its registers");
-	if (kvm_ioctl(c->fd, KVM_SET_MSRS, &msr) != 1)
+	if (kvm_ioctl(c->fd, KVM_SET_MSRS, &msrs) != 1)
 		return failed(c, "setting its deadline");
 	for (unsigned i = 0; i < ARRAY_LEN(activities); i++)
 		if (activities[i].ours == c->v->state.activity) {
@@ -114,34 +125,98 @@ bool kvm_push_apic(struct kvm_cpu *c) {
 	return kvm_ioctl(c->fd, KVM_SET_MP_STATE, &mp) >= 0 || failed(c, "setting its activity");
 }
 
-bool kvm_fetch_apic(struct kvm_cpu *c, uint64_t base) {
-	struct apic_image a = {.base = base};
+static bool fetch_apic(struct kvm_cpu *c) {
+	const struct vm *vm = c->e->vm;
+	struct apic_image a;
 	struct kvm_lapic_state k;
 	struct kvm_mp_state mp;
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} msr = {{.nmsrs = 1}, {.index = MSR_TSC_DEADLINE}};
+	struct apic_msrs msrs = {{.nmsrs = 2}, {{.index = MSR_TSC_DEADLINE}, {.index = MSR_APIC_BASE}}};
 	/* First: this makes KVM take an INIT or SIPI that waits. */
 	if (kvm_ioctl(c->fd, KVM_GET_MP_STATE, &mp) < 0)
 		return failed(c, "reading its activity");
 	if (kvm_ioctl(c->fd, KVM_GET_LAPIC, &k) < 0)
 		return failed(c, "reading its registers");
-	if (kvm_ioctl(c->fd, KVM_GET_MSRS, &msr) != 1)
+	if (kvm_ioctl(c->fd, KVM_GET_MSRS, &msrs) != APIC_MSRS)
 		return failed(c, "reading its deadline");
 	memcpy(a.regs, k.regs, sizeof(a.regs));
-	a.tsc_deadline = msr.entry.data;
-	vcpu_set_apic(c->v, &a);
+	a.tsc_deadline = msrs.entries[0].data;
+	a.base = msrs.entries[1].data;
+	vm->board_apics->set(vm->board, c->v, &a);
 	for (unsigned i = 0; i < ARRAY_LEN(activities); i++)
 		if (activities[i].kvms == mp.mp_state)
 			c->v->state.activity = activities[i].ours;
 	return true;
 }
 
+/* All vCPUs are pushed here, by the thread of one: an APIC can be set only when its processor is.
+ */
+static bool all_in(struct kvm_cpu *c) {
+	struct kvm_engine *e = c->e;
+	for (unsigned i = 0; i < e->ncpus; i++) {
+		struct kvm_cpu *other = e->cpus[i];
+		if ((!other->push || kvm_push_state(other)) && push_apic(other))
+			continue;
+		if (other != c)
+			kvm_report(c, "%s", other->why);
+		return false;
+	}
+	return e->irqs != KVM_IRQS_KERNEL || kvm_push_chips(c);
+}
+
+static bool all_out(struct kvm_cpu *c) {
+	struct kvm_engine *e = c->e;
+	for (unsigned i = 0; i < e->ncpus; i++) {
+		if (fetch_apic(e->cpus[i]))
+			continue;
+		if (e->cpus[i] != c)
+			kvm_report(c, "%s", e->cpus[i]->why);
+		return false;
+	}
+	return e->irqs != KVM_IRQS_KERNEL || kvm_fetch_chips(c);
+}
+
+bool kvm_chips_in(struct kvm_cpu *c) {
+	struct kvm_engine *e = c->e;
+	struct vm *vm = e->vm;
+	bool ok = true;
+	if (e->irqs == KVM_IRQS_OFF)
+		return true;
+	vm->host->lock(vm->host->opaque);
+	if (vm->apics != &e->apics) {
+		ok = all_in(c);
+		if (ok)
+			set_apics(e, &e->apics);
+	}
+	vm->host->unlock(vm->host->opaque);
+	return ok;
+}
+
+bool kvm_chips_out(struct kvm_cpu *c) {
+	struct kvm_engine *e = c->e;
+	struct vm *vm = e->vm;
+	bool ok = true;
+	if (e->irqs == KVM_IRQS_OFF)
+		return true;
+	vm->host->lock(vm->host->opaque);
+	if (vm->apics == &e->apics) {
+		ok = all_out(c);
+		if (ok)
+			set_apics(e, NULL);
+	}
+	vm->host->unlock(vm->host->opaque);
+	return ok;
+}
+
+void kvm_chips_lost(struct kvm_engine *e) {
+	if (e->vm->apics == &e->apics)
+		set_apics(e, NULL);
+}
+
 uint64_t kvm_apic_base(struct kvm_cpu *c) {
+	const struct vm *vm = c->e->vm;
 	struct apic_image a;
 	if (c->e->irqs == KVM_IRQS_OFF)
 		return c->apic_base;
-	vcpu_get_apic(c->v, &a);
+	vm->board_apics->get(vm->board, c->v, &a);
 	return a.base;
 }

@@ -127,18 +127,20 @@ static int make_vm(struct kvm_engine *e, struct err *err) {
 	if (kvm_ioctl(e->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 ||
 		kvm_ioctl_val(e->fd, KVM_SET_TSS_ADDR, TSS_ADDR) < 0)
 		return err_set(err, errno, "KVM refuses the pages it asks for: %s", strerror(errno));
-	if ((e->irqs == KVM_IRQS_SPLIT && (r = kvm_apics_create(e, err))) ||
-		(r = kvm_msr_filter(e, err)))
+	if ((e->irqs != KVM_IRQS_OFF && (r = kvm_apics_create(e, err))) || (r = kvm_msr_filter(e, err)))
 		return r;
+	kvm_dirty_create(e);
 	r = kvm_update_slots(e);
 	return r ? err_set(err, -r, "KVM refuses the guest's memory: %s", strerror(-r)) : 0;
 }
 
 static void destroy(void *self) {
 	struct kvm_engine *e = self;
+	kvm_bells_destroy(e);
 	kvm_apics_destroy(e);
 	for (unsigned i = 0; i < e->ncpus; i++) {
 		struct kvm_cpu *c = e->cpus[i];
+		kvm_dirty_remove(c);
 		munmap(c->run, e->run_size);
 		close(c->fd);
 		c->v->engine = NULL;
@@ -151,21 +153,23 @@ static void destroy(void *self) {
 }
 
 static int create(struct vm *vm, const struct engine_options *o, void **self, struct err *err) {
-	static const char *const tiers[] = {[KVM_IRQS_OFF] = "off", [KVM_IRQS_SPLIT] = "split"};
+	static const char *const tiers[] = {
+		[KVM_IRQS_OFF] = "off", [KVM_IRQS_SPLIT] = "split", [KVM_IRQS_KERNEL] = "kernel"};
 	const char *tier = o && o->tier ? o->tier : "split";
 	unsigned irqs = 0;
 	while (irqs < ARRAY_LEN(tiers) && strcmp(tier, tiers[irqs]) != 0)
 		irqs++;
 	if (irqs == ARRAY_LEN(tiers))
 		return err_set(err, ERR_INVAL,
-					   "engine kvm has no tier \"%s\": interrupt controllers can be split or off",
+					   "engine kvm has no tier \"%s\": interrupt controllers can be kernel, "
+					   "split or off",
 					   tier);
 	struct kvm_engine *e = calloc(1, sizeof(*e));
 	if (!e)
 		return err_set(err, ERR_NOMEM, "no memory for engine kvm");
 	e->vm = vm;
 	e->irqs = (enum kvm_irqs)irqs;
-	e->dev = e->fd = -1;
+	e->dev = e->fd = e->bells_epoll = e->bells_wake = -1;
 	int r = make_vm(e, err);
 	if (r) {
 		destroy(e);
@@ -173,11 +177,6 @@ static int create(struct vm *vm, const struct engine_options *o, void **self, st
 	}
 	*self = e;
 	return 0;
-}
-
-static bool has_tsc_attr(int fd) {
-	struct kvm_device_attr a = {.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET};
-	return kvm_ioctl(fd, KVM_HAS_DEVICE_ATTR, &a) == 0;
 }
 
 static int add_vcpu(void *self, struct vcpu *v, struct err *err) {
@@ -201,13 +200,16 @@ static int add_vcpu(void *self, struct vcpu *v, struct err *err) {
 		return err_set(err, errno, "KVM does not tell vCPU %u's registers: %s", v->id,
 					   strerror(errno));
 	c->apic_base = s.apic_base;
-	c->has_tsc_attr = has_tsc_attr(c->fd);
+	int r;
+	if ((r = kvm_dirty_add(c, err)) || (r = kvm_tsc_create(c, err)))
+		return r;
 	return kvm_set_cpuid(c, err);
 }
 
 static void get_state(struct vcpu *v) {
 	struct kvm_cpu *c = v->engine;
-	if (c->stale && !kvm_fetch_state(c))
+	/* The controllers first: an INIT or SIPI that waits there changes registers. */
+	if (!kvm_chips_out(c) || (c->stale && !kvm_fetch_state(c)))
 		log_line(LOG_ERROR, "vCPU %u: %s", v->id, c->why);
 }
 
@@ -218,6 +220,7 @@ static bool waits(void *self) {
 
 static void set_state(struct vcpu *v) {
 	struct kvm_cpu *c = v->engine;
+	kvm_chips_lost(c->e);
 	c->push = true;
 	c->stale = false;
 	c->unfinished = false;
@@ -227,6 +230,11 @@ static void mem_changed(void *self) {
 	int r = kvm_update_slots(self);
 	if (r)
 		log_line(LOG_ERROR, "KVM refuses a change of the guest's memory map: %s", strerror(-r));
+	kvm_update_bells(self);
+}
+
+static void bells_changed(void *self) {
+	kvm_update_bells(self);
 }
 
 static void stats(void *self, void (*line)(void *out, const char *name, uint64_t val), void *out) {
@@ -241,11 +249,15 @@ static void stats(void *self, void (*line)(void *out, const char *name, uint64_t
 	line(out, "irq_windows", windows);
 	line(out, "irqs_injected", injected);
 	line(out, "irq_messages", e->messages);
+	line(out, "irq_pins", e->pins);
+	line(out, "doorbells", e->rings);
+	line(out, "dirty_rings", e->dirty_rings);
 }
 
 const struct engine_ops engine_kvm = {
 	.name = "kvm",
 	.hardware_tsc = true,
+	.tsc_scaler = kvm_tsc_scaler,
 	.probe = kvm_probe,
 	.cpuid_host = kvm_cpuid_host,
 	.create = create,
@@ -257,5 +269,6 @@ const struct engine_ops engine_kvm = {
 	.get_state = get_state,
 	.set_state = set_state,
 	.mem_changed = mem_changed,
+	.bells_changed = bells_changed,
 	.stats = stats,
 };

@@ -2,13 +2,18 @@
  * instructions ([KVM api.rst]).
  *
  *     kvm.c    engine_kvm: making and ending VMs and vCPUs, kicks, capabilities
- *     slots.c  the address map as KVM's memory slots; what the guest wrote
+ *     slots.c  the address map as KVM's memory slots
+ *     dirty.c  what the guest wrote
  *     run.c    KVM_RUN in a loop; exits become the neutral record; interrupts go in
  *     state.c  struct x86_state to and from KVM
+ *     tsc.c    its TSC
  *     msr.c    which MSRs KVM keeps, and which come out
  *     apic.c   local APICs in the kernel
+ *     chips.c  8259s and I/O APIC there, too
+ *     bells.c  doorbells without exits
  *     cpuid.c  the processor that KVM can show
  *     report.c why KVM could not go on, for people
+ *     part.c   parts that can be left out
  *     probe.c  can this host's KVM run stock kernels?
  *
  * A vCPU's state is in v->state or in KVM, whichever is newer (`push`, `stale`); the move is
@@ -27,8 +32,9 @@
 
 /* Who has the interrupt controllers. */
 enum kvm_irqs {
-	KVM_IRQS_OFF,	/* the board's chips have all of them */
-	KVM_IRQS_SPLIT, /* KVM has the local APICs, the board 8259s and I/O APIC */
+	KVM_IRQS_OFF,	 /* the board's chips have all of them */
+	KVM_IRQS_SPLIT,	 /* KVM has the local APICs, the board 8259s and I/O APIC */
+	KVM_IRQS_KERNEL, /* KVM has all of them */
 };
 
 /* Messages that KVM knows as level-triggered, one for each pin of an I/O APIC. */
@@ -45,6 +51,16 @@ struct kvm_slot {
 	uint32_t flags;
 };
 
+/* A doorbell, see bells.c. */
+#define KVM_BELLS 256
+struct kvm_bell {
+	struct mem_region *region; /* NULL: not in use */
+	gpa_t gpa;
+	uint32_t val;
+	int fd; /* eventfd */
+	uint8_t size;
+};
+
 struct kvm_cpu;
 
 struct kvm_engine {
@@ -52,13 +68,21 @@ struct kvm_engine {
 	int dev, fd; /* /dev/kvm, the VM */
 	size_t run_size;
 	enum kvm_irqs irqs;
+	bool dirty_rings;
 	struct vm_apics apics;
 	struct kvm_route routes[KVM_ROUTES];
 	unsigned next_route;
-	uint64_t messages; /* counter */
+	uint64_t messages, pins; /* counters */
 	struct kvm_slot slots[KVM_SLOTS];
 	struct kvm_cpu *cpus[VM_VCPUS];
 	unsigned ncpus;
+
+	uint32_t running; /* vCPUs in kvm_run(); atomic, a futex */
+	struct kvm_bell bells[KVM_BELLS];
+	bool has_bells, bells_quit; /* the thread is there; shall end */
+	pthread_t bells_thread;
+	int bells_epoll, bells_wake;
+	uint64_t rings; /* counter */
 };
 
 /* In the vCPU's engine area. */
@@ -67,7 +91,9 @@ struct kvm_cpu {
 	struct kvm_engine *e;
 	int fd;
 	struct kvm_run *run;
-	uint64_t apic_base; /* KVM's, as it made the vCPU */
+	uint64_t apic_base;			/* KVM's, as it made the vCPU */
+	struct kvm_dirty_gfn *ring; /* NULL: dirty log */
+	uint32_t ring_next;
 
 	bool push;		   /* v->state is newer than KVM's */
 	bool stale;		   /* KVM's is newer than v->state */
@@ -105,20 +131,34 @@ void kvm_signal_ready(void);
 /* run.c */
 void kvm_run(struct vcpu *v, struct vm_exit *out);
 
-/* state.c: false with c->why filled: KVM refuses. */
+/* state.c: false with c->why filled: KVM refuses. Pushing with the VM lock held, but for
+ * KVM_IRQS_OFF. */
 bool kvm_push_state(struct kvm_cpu *c);
 bool kvm_fetch_state(struct kvm_cpu *c);
 /* What a halted vCPU's gate looks at: RFLAGS and nmi_masked. */
 bool kvm_fetch_halt(struct kvm_cpu *c);
-/* Gives KVM the TSC offset that the VM's clock and v->state ask for. */
+
+/* tsc.c */
+uint32_t kvm_tsc_scaler(void);
+int kvm_tsc_create(struct kvm_cpu *c, struct err *err);
+/* Gives KVM the offset that the VM's clock and v->state ask for. */
 bool kvm_push_tsc(struct kvm_cpu *c);
 
 /* apic.c */
 int kvm_apics_create(struct kvm_engine *e, struct err *err);
 void kvm_apics_destroy(struct kvm_engine *e);
-bool kvm_push_apic(struct kvm_cpu *c); /* after the TSC */
-bool kvm_fetch_apic(struct kvm_cpu *c, uint64_t base);
-uint64_t kvm_apic_base(struct kvm_cpu *c);
+/* The controllers that KVM has: all of their state to KVM before a vCPU runs, and back to the
+ * board's models. Both take the VM lock and do nothing where it is already; false: c->why. */
+bool kvm_chips_in(struct kvm_cpu *c);
+bool kvm_chips_out(struct kvm_cpu *c);
+/* The models have got another state, whatever KVM has. VM lock held, or nothing else runs. */
+void kvm_chips_lost(struct kvm_engine *e);
+uint64_t kvm_apic_base(struct kvm_cpu *c); /* VM lock held, but for KVM_IRQS_OFF */
+
+/* chips.c: VM lock held */
+int kvm_chips_create(struct kvm_engine *e, struct err *err);
+bool kvm_push_chips(struct kvm_cpu *c);
+bool kvm_fetch_chips(struct kvm_cpu *c);
 
 /* msr.c */
 int kvm_msr_filter(struct kvm_engine *e, struct err *err);
@@ -129,7 +169,23 @@ unsigned kvm_msr_list(const struct kvm_cpu *c, struct kvm_msr_entry *list, uint6
 
 /* slots.c */
 int kvm_update_slots(struct kvm_engine *e);
-int kvm_collect_dirty(struct kvm_engine *e); /* into the bitmap of mem_track() */
+
+/* dirty.c: into the bitmap of mem_track(), on the vCPU's thread. */
+void kvm_dirty_create(struct kvm_engine *e);
+int kvm_dirty_add(struct kvm_cpu *c, struct err *err);
+void kvm_dirty_remove(struct kvm_cpu *c);
+int kvm_collect_dirty(struct kvm_cpu *c);
+
+/* bells.c: VM lock held in the first one; a vCPU's thread enters before it runs guest code and
+ * leaves afterwards, without the lock. */
+void kvm_update_bells(struct kvm_engine *e);
+void kvm_bells_enter(struct kvm_engine *e);
+void kvm_bells_leave(struct kvm_engine *e);
+void kvm_bells_destroy(struct kvm_engine *e);
+
+/* part.c: may this part of KVM be used? */
+enum kvm_part { KVM_PART_IOEVENTFD, KVM_PART_DIRTY_RING, KVM_PARTS };
+bool kvm_part(enum kvm_part part);
 
 /* cpuid.c */
 int kvm_cpuid_host(struct cpuid_host *h, struct err *e);

@@ -79,6 +79,9 @@ static bool serve(struct kvm_cpu *c, enum vm_exit_kind *kind) {
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
 		c->windows++;
 		return true;
+	case KVM_EXIT_DIRTY_RING_FULL:
+		*kind = EXIT_PREEMPTED; /* kvm_run() empties it */
+		return false;
 	case KVM_EXIT_INTR:
 	case KVM_EXIT_SET_TPR: /* seen in run->cr8 */
 		return true;
@@ -207,7 +210,7 @@ static void begin(struct kvm_cpu *c) {
 static enum vm_exit_kind loop(struct kvm_cpu *c) {
 	enum vm_exit_kind kind = EXIT_FAILED;
 	begin(c);
-	if ((c->push && !kvm_push_state(c)) || !kvm_push_tsc(c))
+	if (!kvm_chips_in(c) || (c->push && !kvm_push_state(c)) || !kvm_push_tsc(c))
 		return EXIT_FAILED;
 	for (;;) {
 		/* In this order: who posts an event sets the flag after it. */
@@ -230,9 +233,11 @@ static enum vm_exit_kind loop(struct kvm_cpu *c) {
 
 void kvm_run(struct vcpu *v, struct vm_exit *out) {
 	struct kvm_cpu *c = v->engine;
+	kvm_bells_enter(c->e);
 	out->kind = loop(c);
+	kvm_bells_leave(c->e);
 	/* Whoever looks at the bitmap does so while no vCPU runs. */
-	int r = v->vm->mem.dirty ? kvm_collect_dirty(c->e) : 0;
+	int r = v->vm->mem.dirty ? kvm_collect_dirty(c) : 0;
 	if (r) {
 		out->kind = EXIT_FAILED;
 		kvm_report(c, "KVM does not tell which memory was written: %s", strerror(-r));

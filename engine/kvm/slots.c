@@ -1,5 +1,4 @@
-/* The guest-physical map as KVM's memory slots: RAM as it is, ROM read-only, all else exits. And
- * which pages the guest wrote, by KVM's dirty log, whenever a vCPU comes out.
+/* The guest-physical map as KVM's memory slots: RAM as it is, ROM read-only, all else exits.
  *
  * DEVIATION: the A20 wire (mem_set_a20()) has no effect, hardware translates as it always does.
  *
@@ -7,7 +6,6 @@
  * again. A vCPU that touches such memory in between exits with MMIO and is served from the
  * same bytes by core/vm/mem.c. */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/bits.h"
@@ -59,35 +57,6 @@ static struct kvm_slot *find(struct kvm_slot *list, unsigned n, const struct kvm
 		if (same(&list[i], s))
 			return &list[i];
 	return NULL;
-}
-
-static void note(struct mem_space *m, const struct kvm_slot *s, const uint64_t *bits, uint64_t n) {
-	for (uint64_t i = 0; i < n; i++)
-		for (uint64_t word = bits[i]; word; word &= word - 1) {
-			uint64_t page = i * 64 + (unsigned)__builtin_ctzll(word);
-			mem_note_dirty(m, s->gpa + page * PAGE_SIZE, PAGE_SIZE);
-		}
-}
-
-/* KVM hands the bits out once and protects the pages anew. Any vCPU's thread. */
-int kvm_collect_dirty(struct kvm_engine *e) {
-	int r = 0;
-	for (unsigned i = 0; i < KVM_SLOTS && !r; i++) {
-		const struct kvm_slot *s = &e->slots[i];
-		if (!s->size || !(s->flags & KVM_MEM_LOG_DIRTY_PAGES))
-			continue;
-		uint64_t words = (s->size / PAGE_SIZE + 63) / 64;
-		uint64_t *bits = calloc(words, 8);
-		struct kvm_dirty_log log = {.slot = i, .dirty_bitmap = bits};
-		if (!bits)
-			r = -ERR_NOMEM;
-		else if (kvm_ioctl(e->fd, KVM_GET_DIRTY_LOG, &log) < 0)
-			r = -errno;
-		else
-			note(&e->vm->mem, s, bits, words);
-		free(bits);
-	}
-	return r;
 }
 
 int kvm_update_slots(struct kvm_engine *e) {

@@ -38,6 +38,14 @@ static struct kvm_segment segment_to_kvm(const struct x86_segment *s) {
 	};
 }
 
+/* CR8 as the guest's local APIC has it. */
+static uint8_t cr8(struct kvm_cpu *c) {
+	const struct vm *vm = c->e->vm;
+	if (c->e->irqs == KVM_IRQS_OFF) /* the lock is not held */
+		return vcpu_get_tpr(c->v) >> 4;
+	return vm->get_tpr(vm->board, c->v) >> 4;
+}
+
 static bool put_sregs(struct kvm_cpu *c) {
 	const struct x86_state *s = &c->v->state;
 	struct kvm_sregs k = {
@@ -55,7 +63,7 @@ static bool put_sregs(struct kvm_cpu *c) {
 		.cr2 = s->cr2,
 		.cr3 = s->cr3,
 		.cr4 = s->cr4,
-		.cr8 = vcpu_get_tpr(c->v) >> 4,
+		.cr8 = cr8(c),
 		.efer = s->efer,
 		.apic_base = kvm_apic_base(c),
 	};
@@ -150,37 +158,13 @@ static bool put_events(struct kvm_cpu *c) {
 	return put(c, KVM_SET_VCPU_EVENTS, &k, "events in flight");
 }
 
-bool kvm_push_tsc(struct kvm_cpu *c) {
-	const struct vm_clock *clock = &c->v->vm->clock;
-	uint64_t base = 0;
-	if (clock->tsc_base)
-		clock->tsc_base(clock->opaque, &base);
-	uint64_t offset = c->v->state.tsc_offset - base;
-	if (c->tsc_set && offset == c->tsc_offset)
-		return true;
-	c->tsc_offset = offset;
-	c->tsc_set = true;
-	if (c->has_tsc_attr) {
-		struct kvm_device_attr a = {
-			.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
-		return put(c, KVM_SET_DEVICE_ATTR, &a, "TSC's offset");
-	}
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} k = {{.nmsrs = 1}, {.index = MSR_TSC, .data = vcpu_tsc(c->v)}};
-	return put(c, KVM_SET_MSRS, &k, "TSC");
-}
-
 bool kvm_push_state(struct kvm_cpu *c) {
 	const struct x86_state *s = &c->v->state;
 	if (!put_sregs(c) || !put_fpu(c) || !put_msrs(c) || !put_regs(c) || !put_debug(c) ||
 		!put_events(c) || !kvm_push_tsc(c))
 		return false;
-	if (c->e->irqs != KVM_IRQS_OFF && !kvm_push_apic(c))
-		return false;
 	c->push = false;
-	c->cr8 = vcpu_get_tpr(c->v) >> 4;
+	c->cr8 = cr8(c);
 	/* Whether the local APIC lets the 8259 through is KVM's to say. */
 	c->ready = c->e->irqs == KVM_IRQS_OFF && (s->rflags & RFLAGS_IF) && !s->shadow &&
 			   s->event.kind == X86_EVENT_NONE;
@@ -208,7 +192,7 @@ static struct x86_segment segment_from_kvm(const struct kvm_segment *k) {
 	return (struct x86_segment){k->selector, attr, k->limit, k->base};
 }
 
-static bool get_sregs(struct kvm_cpu *c, uint64_t *apic_base) {
+static bool get_sregs(struct kvm_cpu *c) {
 	struct x86_state *s = &c->v->state;
 	struct kvm_sregs k;
 	if (!get(c, KVM_GET_SREGS, &k, "segments and control registers"))
@@ -229,7 +213,6 @@ static bool get_sregs(struct kvm_cpu *c, uint64_t *apic_base) {
 	s->cr4 = k.cr4;
 	s->cr8 = k.cr8;
 	s->efer = k.efer;
-	*apic_base = k.apic_base;
 	return true;
 }
 
@@ -327,11 +310,8 @@ static bool get_events(struct kvm_cpu *c) {
 }
 
 bool kvm_fetch_state(struct kvm_cpu *c) {
-	uint64_t apic_base;
-	if (!get_sregs(c, &apic_base) || !get_regs(c) || !get_fpu(c) || !get_msrs(c) || !get_debug(c) ||
+	if (!get_sregs(c) || !get_regs(c) || !get_fpu(c) || !get_msrs(c) || !get_debug(c) ||
 		!get_events(c))
-		return false;
-	if (c->e->irqs != KVM_IRQS_OFF && !kvm_fetch_apic(c, apic_base))
 		return false;
 	c->stale = false;
 	return true;

@@ -81,7 +81,8 @@ uint32_t host_tsc_khz(enum tsc_khz_from *from) {
 }
 
 static uint64_t source_ticks(const struct host_clock *c) {
-	return c->source == CLOCK_FROM_TSC ? __rdtsc() : kernel_ns(CLOCK_MONOTONIC);
+	uint64_t ticks = c->source == CLOCK_FROM_TSC ? __rdtsc() : kernel_ns(CLOCK_MONOTONIC);
+	return c->ratio ? (uint64_t)((unsigned __int128)ticks * c->ratio >> 32) : ticks;
 }
 
 static uint64_t now_tsc(void *opaque) {
@@ -111,7 +112,23 @@ static bool tsc_base(void *opaque, uint64_t *base) {
 /* A measurement is good to 10 ppm; what NTP corrects in the guest may be off by this much. */
 #define KHZ_TOLERANCE_PPM 200u
 
-int host_clock_init(struct host_clock *c, bool hardware_tsc, uint32_t known_khz, struct err *e) {
+/* The guest's ticks are the source's, scaled: what the processor does, where the guest reads its
+ * TSC without us, and what our reading of it does in any case. */
+static int scale(struct host_clock *c, uint32_t from_khz, uint32_t to_khz, uint32_t (*scaler)(void),
+				 struct err *e) {
+	uint32_t by = scaler ? scaler() : 0;
+	if (!by)
+		return err_set(e, ERR_NOTSUP,
+					   "the VM knows a TSC of %u kHz, but here it has %u kHz, and this processor "
+					   "cannot scale it; --engine soft can",
+					   to_khz, from_khz);
+	c->ratio = ((uint64_t)to_khz << 32) / by;
+	c->clock.tsc_host_khz = by;
+	return 0;
+}
+
+int host_clock_init(struct host_clock *c, bool hardware_tsc, uint32_t known_khz,
+					uint32_t (*scaler)(void), struct err *e) {
 	enum tsc_khz_from from;
 	uint32_t khz = KERNEL_KHZ;
 	*c = (struct host_clock){.source = CLOCK_FROM_KERNEL, .stopped_at = UINT64_MAX};
@@ -121,15 +138,21 @@ int host_clock_init(struct host_clock *c, bool hardware_tsc, uint32_t known_khz,
 	}
 	if (known_khz) {
 		uint32_t off = khz > known_khz ? khz - known_khz : known_khz - khz;
+		int r = 0;
 		if ((uint64_t)off * 1000000 > (uint64_t)khz * KHZ_TOLERANCE_PPM)
-			return err_set(e, ERR_NOTSUP,
-						   "the VM knows a TSC of %u kHz, but here it has %u kHz, and nothing that "
-						   "could scale it",
-						   known_khz, khz);
+			r = scale(c, khz, known_khz, scaler, e);
+		if (r)
+			return r;
 		khz = known_khz;
 	}
 	c->ns_mult = ((uint64_t)1000000 << 32) / khz;
-	c->clock = (struct vm_clock){now_ns, now_tsc, wall_ns, c, khz, tsc_base};
+	c->clock = (struct vm_clock){.now_ns = now_ns,
+								 .now_tsc = now_tsc,
+								 .wall_ns = wall_ns,
+								 .opaque = c,
+								 .tsc_khz = khz,
+								 .tsc_host_khz = c->clock.tsc_host_khz,
+								 .tsc_base = tsc_base};
 	c->base = source_ticks(c);
 	return 0;
 }

@@ -13,14 +13,17 @@ struct host_clock {
 	struct vm_clock clock; /* what the VM is given */
 	enum clock_source source;
 	uint64_t ns_mult;	 /* nanoseconds a tick, 32.32 fixed point */
-	uint64_t base;		 /* source ticks at guest time zero; atomic */
+	uint64_t ratio;		 /* guest ticks a source tick, 32.32; 0: they are the same */
+	uint64_t base;		 /* source ticks, scaled, at guest time zero; atomic */
 	uint64_t stopped_at; /* guest ticks; UINT64_MAX while running; atomic */
 };
 
 /* `hardware_tsc`: the guest reads the TSC of the hardware, so the clock must count by it. `khz`:
- * what a guest already knows of the TSC's frequency, 0: it is found out. 0, or -ERR_* with `e`
- * filled: here the TSC has quite another frequency. */
-int host_clock_init(struct host_clock *c, bool hardware_tsc, uint32_t khz, struct err *e);
+ * what a guest already knows of the TSC's frequency, 0: it is found out. `scaler` tells of what
+ * frequency the hardware takes its TSC to be when it scales it for a guest, 0 if it cannot. 0, or
+ * -ERR_* with `e` filled: here the TSC has quite another frequency, and nothing scales it. */
+int host_clock_init(struct host_clock *c, bool hardware_tsc, uint32_t khz, uint32_t (*scaler)(void),
+					struct err *e);
 void host_clock_pause(struct host_clock *c);
 void host_clock_resume(struct host_clock *c);
 

@@ -31,7 +31,7 @@ static void wait_ms(long ms) {
 static void test_advances(void **state) {
 	struct host_clock c;
 	struct timespec a, b;
-	assert_int_equal(host_clock_init(&c, false, 0, NULL), 0);
+	assert_int_equal(host_clock_init(&c, false, 0, NULL, NULL), 0);
 	clock_gettime(CLOCK_MONOTONIC, &a);
 	uint64_t start = ns(&c);
 	assert_true(start < 1000000000);
@@ -47,7 +47,7 @@ static void test_advances(void **state) {
 
 static void test_stands_still(void **state) {
 	struct host_clock c;
-	assert_int_equal(host_clock_init(&c, false, 0, NULL), 0);
+	assert_int_equal(host_clock_init(&c, false, 0, NULL, NULL), 0);
 	wait_ms(5);
 	host_clock_pause(&c);
 	uint64_t at = ns(&c), ticks = tsc(&c);
@@ -62,6 +62,46 @@ static void test_stands_still(void **state) {
 	assert_true(after >= at && after < at + 15000000);
 	host_clock_resume(&c); /* resuming a running clock does nothing */
 	assert_true(ns(&c) >= after);
+}
+
+static uint32_t scales_by;
+
+static uint32_t scaler(void) {
+	return scales_by;
+}
+
+/* A guest that knows another frequency gets it, where that is possible. */
+static void test_scaled(void **state) {
+	struct host_clock c;
+	struct err e = {{0}};
+	assert_int_equal(host_clock_init(&c, false, 0, NULL, NULL), 0);
+	uint32_t here = c.clock.tsc_khz;
+	assert_int_equal(c.clock.tsc_host_khz, 0);
+	assert_int_equal(host_clock_init(&c, false, here, scaler, &e), 0);
+	assert_int_equal(c.clock.tsc_host_khz, 0);
+	assert_true(host_clock_init(&c, false, here / 2, NULL, &e) < 0);
+	assert_non_null(strstr(e.text, "cannot scale it"));
+	scales_by = 0;
+	assert_true(host_clock_init(&c, false, here / 2, scaler, &e) < 0);
+	scales_by = here;
+	for (unsigned i = 0; i < 2; i++) {
+		struct timespec a, b;
+		uint32_t khz = i ? here / 4 * 5 : here / 2;
+		assert_int_equal(host_clock_init(&c, false, khz, scaler, &e), 0);
+		assert_int_equal(c.clock.tsc_khz, khz);
+		assert_int_equal(c.clock.tsc_host_khz, here);
+		clock_gettime(CLOCK_MONOTONIC, &a);
+		uint64_t ticks = tsc(&c), start = ns(&c);
+		wait_ms(50);
+		uint64_t took = ns(&c) - start;
+		ticks = tsc(&c) - ticks;
+		clock_gettime(CLOCK_MONOTONIC, &b);
+		uint64_t real = (uint64_t)(b.tv_sec - a.tv_sec) * 1000000000u + (uint64_t)b.tv_nsec -
+						(uint64_t)a.tv_nsec;
+		assert_true(took <= real + real / 500 && took >= 50000000 - 50000000 / 500);
+		assert_true(ticks * 1000000 / khz + 1000 >= took);
+		assert_true(ticks * 1000000 / khz <= real + real / 500);
+	}
 }
 
 /* Facts of this boot come back; those of another one, or of nobody, do not. */
@@ -97,6 +137,7 @@ int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_advances),
 		cmocka_unit_test(test_stands_still),
+		cmocka_unit_test(test_scaled),
 		cmocka_unit_test(boot_cache),
 	};
 	return cmocka_run_group_tests_name("host_clock", tests, NULL, NULL);

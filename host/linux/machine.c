@@ -507,6 +507,16 @@ static int cpu_of(struct machine *m, struct cpuid_host *h, struct err *e) {
 	return engine_cpuid_host(m->config.engine, h, e);
 }
 
+/* Without the hardware's TSC in the guest, all scaling is ours. */
+static uint32_t any_tsc(void) {
+	enum tsc_khz_from from;
+	return host_tsc_khz(&from);
+}
+
+static uint32_t (*tsc_scaler(const struct engine_ops *ops))(void) {
+	return ops->hardware_tsc ? ops->tsc_scaler : any_tsc;
+}
+
 static int make(struct machine *m, struct err *e) {
 	int r = loop_event_create(m->loop, &m->request, on_request, m);
 	if (r)
@@ -527,7 +537,7 @@ static int make(struct machine *m, struct err *e) {
 	}
 	struct cpuid_host host;
 	if ((r = host_clock_init(&m->clock, m->config.engine->hardware_tsc || m->config.portable,
-							 m->config.tsc_khz, e)) ||
+							 m->config.tsc_khz, tsc_scaler(m->config.engine), e)) ||
 		(r = cpu_of(m, &host, e)) ||
 		(r = cpuid_init_from(&m->cpuid, &host, m->config.cpu_model, m->config.board.cpus,
 							 m->clock.clock.tsc_khz, e)))

@@ -58,7 +58,7 @@ static const struct vm_host host = {
 };
 
 void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
-	static const struct vm_clock clock = {zero, tsc, zero, NULL, 1000000, NULL};
+	static const struct vm_clock clock = {zero, tsc, zero, .tsc_khz = 1000000};
 	struct err e;
 	memset(b, 0, sizeof(*b));
 	b->ram_size = ram_size;

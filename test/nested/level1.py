@@ -130,8 +130,8 @@ class Level1:
             "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1"]
         self.limit = limit
 
-    def run(self, on_case):
-        """on_case(name, exit code, lines, seconds) as each ends. Returns the console's text."""
+    def run(self, on_case, show=None):
+        """`show`: a file for the console's text as it comes. on_case(name, exit code, lines, seconds) as each ends. Returns the console's text."""
         began = last = time.monotonic()
         p = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT)
@@ -144,7 +144,11 @@ class Level1:
                 data = os.read(p.stdout.fileno(), 65536)
                 if not data:
                     break
-                text += data.decode(errors="replace").replace("\r", "")
+                piece = data.decode(errors="replace").replace("\r", "")
+                text += piece
+                if show:
+                    show.write(piece)
+                    show.flush()
                 while True:
                     m = re.compile(r"nested: begin (\S+)\n(.*?)nested: end \1 (\d+)\n",
                                    re.DOTALL).search(text, seen)

@@ -32,7 +32,7 @@ static uint64_t wall_ns(void *opaque) {
 
 void fake_clock_init(struct fake_clock *f) {
 	*f = (struct fake_clock){0};
-	f->clock = (struct vm_clock){now_ns, now_ns, wall_ns, f, 1000000, NULL};
+	f->clock = (struct vm_clock){now_ns, now_ns, wall_ns, f, .tsc_khz = 1000000};
 	timers_init(&f->timers, &f->clock);
 }
 
