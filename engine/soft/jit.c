@@ -169,6 +169,7 @@ int jit_vcpu_init(struct soft_vcpu *c) {
 
 void jit_vcpu_destroy(struct soft_vcpu *c) {
 	jit_shadow_destroy(c);
+	jit_windows_destroy(c);
 }
 
 /* ---- invalidation ----------------------------------------------------------------------- */
@@ -459,6 +460,7 @@ static void promote(struct soft_vcpu *c, uint64_t rip) {
 			publish(j, hot, gpa);
 			replace(j, b, hot);
 			c->jit.promotions++;
+			__atomic_fetch_add(&j->promoted, 1, __ATOMIC_RELAXED);
 		}
 	}
 	pthread_mutex_unlock(&j->lock);
@@ -496,7 +498,7 @@ uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what) {
 		jit_tlb_flush(c, true);
 	struct jit_tlb_entry *t = &c->jit.tlb[user][kind == ACCESS_WRITE][(gva >> 12) & (JIT_TLB - 1)];
 	t->tag = page;
-	t->addend = (uint64_t)(uintptr_t)e->host - page;
+	t->addend = (uint64_t)(uintptr_t)jit_window_host(c, page, e->host) - page;
 	soft_fpu_load(c); /* a page walk through a device takes the guest's registers away */
 	return 0;
 }

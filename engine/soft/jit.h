@@ -163,6 +163,7 @@ struct jit {
 	uint8_t slot_bad[8192]; /* by a hash of the access's address */
 	pthread_t sampler;
 	uint32_t sampling; /* the sampler runs; atomic */
+	uint32_t promoted; /* blocks that were made hot; atomic */
 	bool has_sampler;
 	gpa_t written[64];
 	uint32_t nwritten; /* > 64: all */
@@ -192,19 +193,20 @@ void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 #define JIT_OFF_X87 0x0100u	   /* x87 and MMX */
 #define JIT_OFF_SSE 0x0200u
 #define JIT_OFF_AVX 0x0400u
-#define JIT_OFF_BLOCK 0x0800u	/* more than one instruction in a block */
-#define JIT_OFF_TLB 0x1000u		/* more than one entry in the TLB */
-#define JIT_OFF_CACHE 0x2000u	/* what was translated is kept */
-#define JIT_OFF_POLL 0x4000u	/* each block is first entered with a request to leave it */
-#define JIT_OFF_RET 0x8000u		/* calls are host calls, returns are host returns */
-#define JIT_OFF_HOT 0x80000u	/* the second tier */
-#define JIT_OFF_TIER 0x100000u	/* the first one, but for what the second leaves to it */
-#define JIT_OFF_GROUP 0x200000u /* accesses checked in groups */
-#define JIT_OFF_PCID 0x10000u	/* address spaces are forgotten when they are left */
-#define JIT_OFF_NEXT 0x20000u	/* from a handler to another block without the loop */
-#define JIT_OFF_SYSTEM 0x40000u /* system instructions and divisions by short thunks */
-#define JIT_OFF_32 0x1000000u	/* 32-bit code */
-#define JIT_OFF_16 0x2000000u	/* 16-bit code */
+#define JIT_OFF_BLOCK 0x0800u	  /* more than one instruction in a block */
+#define JIT_OFF_TLB 0x1000u		  /* more than one entry in the TLB */
+#define JIT_OFF_CACHE 0x2000u	  /* what was translated is kept */
+#define JIT_OFF_POLL 0x4000u	  /* each block is first entered with a request to leave it */
+#define JIT_OFF_RET 0x8000u		  /* calls are host calls, returns are host returns */
+#define JIT_OFF_HOT 0x80000u	  /* the second tier */
+#define JIT_OFF_TIER 0x100000u	  /* the first one, but for what the second leaves to it */
+#define JIT_OFF_GROUP 0x200000u	  /* accesses checked in groups */
+#define JIT_OFF_PCID 0x10000u	  /* address spaces are forgotten when they are left */
+#define JIT_OFF_NEXT 0x20000u	  /* from a handler to another block without the loop */
+#define JIT_OFF_SYSTEM 0x40000u	  /* system instructions and divisions by short thunks */
+#define JIT_OFF_32 0x1000000u	  /* 32-bit code */
+#define JIT_OFF_16 0x2000000u	  /* 16-bit code */
+#define JIT_OFF_WINDOW 0x4000000u /* scattered pages mapped side by side */
 uint32_t jit_switches(void);
 
 /* What emitted code leaves with, in R11. Otherwise it is a struct jit_link *. */
@@ -244,16 +246,32 @@ void jit_set_mode(struct soft_vcpu *c, unsigned user, uint32_t key);
 /* ---- slots (slots.c) ------------------------------------------------------------------------ */
 
 unsigned jit_slot_size(unsigned class);
-/* Distance of the next slot of this kind from jit.slots. jit->lock held. */
+/* Distance of the next slot of this kind from jit.slots: one that many share who use the stack, or
+ * one that few share. jit->lock held. */
 uint32_t jit_slot_pick(struct jit *j, const struct jit_block *b, uint64_t rip, unsigned write,
-					   unsigned class);
+					   unsigned class, bool stack);
 /* Whether the accesses from guest address rip on missed their slot too often. */
 bool jit_slot_bad(const struct jit *j, uint64_t rip);
+/* Whether writes further on must not share the check of the read there. */
+bool jit_slot_apart(const struct jit *j, uint64_t rip);
 /* Whether there is a slot for that mode; what it checks. */
 bool jit_slot_valid(uint32_t off, unsigned user, unsigned *write, unsigned *size);
 void jit_slots_empty(struct soft_vcpu *c);
 /* Called from emitted code: makes the slot hold gva, if the TLB does. */
 void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off);
+
+/* ---- windows (windows.c) --------------------------------------------------------------------- */
+
+#define JIT_AREAS 16
+/* Where emitted code is to reach the guest's page, which lies at `host` in RAM: there, or in a
+ * window. */
+uint8_t *jit_window_host(const struct soft_vcpu *c, gva_t page, uint8_t *host);
+/* And back: the page of RAM that lies at an address that a TLB entry may have. */
+const uint8_t *jit_window_real(const struct soft_vcpu *c, const uint8_t *host);
+/* Slots are missed around gva: maps more of it. false: that makes no difference. All slots are
+ * empty afterwards. */
+bool jit_window_open(struct soft_vcpu *c, gva_t gva);
+void jit_windows_destroy(struct soft_vcpu *c);
 
 /* ---- who is hot (sample.c) ------------------------------------------------------------------- */
 

@@ -25,9 +25,10 @@ struct jit_slot {
 	uint64_t lo, lim, addend, filled; /* when, by the TSC */
 	int32_t credit;					  /* misses until C is asked again */
 	uint16_t patience;
-	bool listed; /* in slot_list */
+	uint8_t denied; /* times that its page could be read only */
+	bool listed;	/* in slot_list */
 };
-#define JIT_SLOTS 64
+#define JIT_SLOTS 256
 #define JIT_SLOT_CLASSES 3
 #define JIT_HELD 16
 
@@ -75,8 +76,9 @@ struct jit_vcpu {
 	struct jit_slot slots[4 * JIT_SLOT_CLASSES * JIT_SLOTS]; /* [user][write][class][n] */
 	uint16_t slot_list[4 * JIT_SLOT_CLASSES * JIT_SLOTS];
 	uint32_t nslots;
-	uint64_t held[JIT_HELD]; /* addends of groups that a block has probed for */
-	bool slots_bad;			 /* and the block to be translated again */
+	uint64_t held[JIT_HELD];	 /* addends of groups that a block has probed for */
+	struct jit_windows *windows; /* NULL: none yet (windows.c) */
+	bool slots_bad;				 /* and the block to be translated again */
 	uint64_t bad_rip;
 	const uint8_t *bad_host;
 	uint32_t bad_key;
@@ -104,7 +106,8 @@ struct jit_vcpu {
 	bool stored;
 	uint64_t behind_stores[JIT_BEHIND];
 	uint32_t sample; /* the next poll tells where this vCPU spends its time; atomic */
-	uint64_t enters, polls, interpreted, calls, fills, links, slot_fills, promotions;
+	uint64_t enters, polls, interpreted, calls, fills, links, slot_fills, promotions,
+		windows_opened;
 	uint64_t direct;				 /* went on from a handler to another block */
 	uint64_t calls_of[X86_OP_COUNT]; /* handler calls by enum x86_op */
 };

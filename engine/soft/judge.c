@@ -192,13 +192,13 @@ uint16_t tx_flags_before(const struct tx *t, const struct x86_insn *i, bool call
 	case X86_OP_SHLD:
 	case X86_OP_SHRD:
 		/* The table has them read what they write, as a count of 0 leaves it. */
-		if (shifts_surely(i)) {
-			read = 0;
-			break;
-		}
-		/* fall through */
+		read = 0;
+		if (!shifts_surely(i))
+			killed = 0;
+		break;
 	case X86_OP_RCL:
 	case X86_OP_RCR:
+		read = RFLAGS_CF;
 		killed = 0;
 		break;
 	default:

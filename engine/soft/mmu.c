@@ -311,9 +311,11 @@ void soft_tlb_put(struct soft_vcpu *c, unsigned user, unsigned index,
 	if (c->jit.keys[user] & JIT_KEY_LEGACY && e->tag[ACCESS_READ] >= JIT_LEGACY_END)
 		return;
 	for (unsigned kind = ACCESS_READ; kind <= ACCESS_WRITE; kind++)
-		if (!(e->tag[kind] & PAGE_MASK))
+		if (!(e->tag[kind] & PAGE_MASK)) {
+			uint8_t *host = jit_window_host(c, e->tag[kind], e->host);
 			c->jit.tlb[user][kind][index] =
-				(struct jit_tlb_entry){e->tag[kind], (uint64_t)(uintptr_t)e->host - e->tag[kind]};
+				(struct jit_tlb_entry){e->tag[kind], (uint64_t)(uintptr_t)host - e->tag[kind]};
+		}
 }
 
 void soft_tlb_purge_writes(struct soft_vcpu *c, const uint8_t *host) {
@@ -331,7 +333,8 @@ void soft_tlb_purge_writes(struct soft_vcpu *c, const uint8_t *host) {
 	for (unsigned user = 0; user < 2; user++)
 		for (unsigned i = 0; i < JIT_TLB; i++) {
 			struct jit_tlb_entry *t = &c->jit.tlb[user][1][i];
-			if (t->tag != SOFT_TLB_INVALID && t->tag + t->addend == (uintptr_t)host)
+			const uint8_t *at = (const uint8_t *)(uintptr_t)(t->tag + t->addend);
+			if (t->tag != SOFT_TLB_INVALID && jit_window_real(c, at) == host)
 				t->tag = SOFT_TLB_INVALID;
 		}
 }

@@ -1,22 +1,32 @@
-/* Which code is hot: a thread looks, a thousand times a second, at every vCPU that executes guest
- * code, by asking it to stop at its next block (jit.sample, jit.poll). A block that is found
+/* Which code is hot: a thread looks, a thousand times a second or more, at every vCPU that executes
+ * guest code, by asking it to stop at its next block (jit.sample, jit.poll). A block that is found
  * there twice is translated again by the second tier (jit.c, promote()). Translated code counts
- * nothing. The thread looks less often while no vCPU runs. */
+ * nothing. The thread looks more often while that finds something, less often while no vCPU runs.
+ */
 #include <string.h>
 #include <time.h>
 
 #include "core/base/check.h"
 #include "engine/soft/jit.h"
 
+#define BUSY_NS 250000 /* something was promoted */
 #define PERIOD_NS 1000000
 #define IDLE_NS 16000000
 #define IDLE_AFTER 64
+#define BUSY_FOR 200
 
 static void *sample(void *opaque) {
 	struct jit *j = opaque;
-	unsigned idle = 0;
+	unsigned idle = 0, busy = 0;
+	uint32_t promoted = 0;
 	while (__atomic_load_n(&j->sampling, __ATOMIC_RELAXED)) {
-		struct timespec ts = {0, idle > IDLE_AFTER ? IDLE_NS : PERIOD_NS};
+		uint32_t now = __atomic_load_n(&j->promoted, __ATOMIC_RELAXED);
+		if (now != promoted)
+			busy = BUSY_FOR;
+		else if (busy)
+			busy--;
+		promoted = now;
+		struct timespec ts = {0, idle > IDLE_AFTER ? IDLE_NS : busy ? BUSY_NS : PERIOD_NS};
 		nanosleep(&ts, NULL);
 		bool any = false;
 		unsigned nvcpus = __atomic_load_n(&j->soft->nvcpus, __ATOMIC_ACQUIRE);

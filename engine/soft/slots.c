@@ -11,8 +11,13 @@
 #define RUN_PAGES 512 /* to each side */
 #define CREDIT_MIN 7
 #define CREDIT_MAX 1023
-#define THRASH_CYCLES 500 /* a miss, less than this many cycles after the last one */
+#define THRASH_CYCLES 3000 /* a miss, less than this many cycles after the last one */
 #define BAD_PATIENCE (4 * CREDIT_MIN)
+#define DENIED_MAX 4
+
+/* What is known of an access, by a hash of its address. */
+#define BAD_TIMES 3u /* how often it was given up, up to 2 */
+#define BAD_APART 4u /* it reads what it may not write */
 
 unsigned jit_slot_size(unsigned class) {
 	return 16u << 2 * class;
@@ -28,8 +33,8 @@ static unsigned bad_hash(uint64_t rip) {
 }
 
 uint32_t jit_slot_pick(struct jit *j, const struct jit_block *b, uint64_t rip, unsigned write,
-					   unsigned class) {
-	unsigned n = j->next_slot++ % JIT_SLOTS;
+					   unsigned class, bool stack) {
+	unsigned n = stack ? 0 : 1 + j->next_slot++ % (JIT_SLOTS - 1);
 	uint32_t off = slot_offset(b->key & JIT_KEY_USER ? 1 : 0, write, class, n);
 	j->slot_user[off / sizeof(struct jit_slot)] =
 		(struct jit_slot_user){b->host, b->rip, rip, b->key};
@@ -37,15 +42,23 @@ uint32_t jit_slot_pick(struct jit *j, const struct jit_block *b, uint64_t rip, u
 }
 
 bool jit_slot_bad(const struct jit *j, uint64_t rip) {
-	return j->slot_bad[bad_hash(rip)];
+	return (j->slot_bad[bad_hash(rip)] & BAD_TIMES) > 1;
+}
+
+bool jit_slot_apart(const struct jit *j, uint64_t rip) {
+	return j->slot_bad[bad_hash(rip)] & BAD_APART;
 }
 
 /* The loop has the block made anew (jit.c). */
-static void give_up(struct soft_vcpu *c, unsigned n) {
+static void give_up(struct soft_vcpu *c, unsigned n, bool denied) {
 	struct jit *j = c->soft->jit;
 	pthread_mutex_lock(&j->lock);
 	const struct jit_slot_user *u = &j->slot_user[n];
-	j->slot_bad[bad_hash(u->access)] = 1;
+	uint8_t *bad = &j->slot_bad[bad_hash(u->access)];
+	if (denied && !(*bad & BAD_APART))
+		*bad |= BAD_APART;
+	else if ((*bad & BAD_TIMES) < 2) /* once, as it may be somebody else who uses the slot */
+		(*bad)++;
 	c->jit.bad_host = u->host;
 	c->jit.bad_rip = u->rip;
 	c->jit.bad_key = u->key;
@@ -111,16 +124,32 @@ void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
 	const struct jit_tlb_entry *e = &tlb[page >> 12 & (JIT_TLB - 1)];
 	c->jit.slot_fills++;
 	s->credit = 0; /* try again at the next miss: the first tier is about to fill the TLB */
-	if (e->tag != page || c->soft->jit->off & JIT_OFF_TLB)
+	if (c->soft->jit->off & JIT_OFF_TLB)
 		return;
+	if (e->tag != page) {
+		/* Of a path that reads here, and may write further on, the check asks for both. */
+		bool denied = write && c->jit.tlb[user][0][page >> 12 & (JIT_TLB - 1)].tag == page;
+		if (denied && ++s->denied == DENIED_MAX) {
+			s->denied = 0;
+			give_up(c, n, true);
+		}
+		return;
+	}
 	uint64_t addend = e->addend;
 	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, lo - PAGE_SIZE, addend); k++)
 		lo -= PAGE_SIZE;
 	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, hi + PAGE_SIZE, addend); k++)
 		hi += PAGE_SIZE;
 	set_credit(s, gva, size);
+	/* Tests, where everything is hot, want to see windows early. */
+	bool eager = c->soft->jit->off & JIT_OFF_TIER;
+	if ((s->patience > CREDIT_MIN || eager) && jit_window_open(c, gva)) {
+		s->patience = CREDIT_MIN;
+		s->credit = 0; /* filled at the next miss */
+		return;
+	}
 	if (s->patience >= BAD_PATIENCE)
-		give_up(c, n);
+		give_up(c, n, false);
 	hi += PAGE_SIZE;
 	if (hi < lo || gva + size > hi || gva + size < gva)
 		return;

@@ -199,6 +199,7 @@ static void soft_stats(void *self, void (*line)(void *out, const char *name, uin
 		sum.links += v->links;
 		sum.slot_fills += v->slot_fills;
 		sum.promotions += v->promotions;
+		sum.windows_opened += v->windows_opened;
 		sum.direct += v->direct;
 	}
 	line(out, "translated_blocks", s->jit->blocks);
@@ -215,6 +216,7 @@ static void soft_stats(void *self, void (*line)(void *out, const char *name, uin
 	line(out, "tlb_fills", sum.fills);
 	line(out, "slot_fills", sum.slot_fills);
 	line(out, "hot_blocks", sum.promotions);
+	line(out, "windows", sum.windows_opened);
 	stats_calls(s, line, out);
 }
 

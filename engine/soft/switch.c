@@ -10,14 +10,15 @@ static const struct {
 	char name[8];
 	uint32_t bit;
 } names[] = {
-	{"link", JIT_OFF_LINK},	  {"jumps", JIT_OFF_JUMPS},	  {"flags", JIT_OFF_FLAGS},
-	{"int", JIT_OFF_INT},	  {"lea", JIT_OFF_LEA},		  {"mem", JIT_OFF_MEM},
-	{"stack", JIT_OFF_STACK}, {"branch", JIT_OFF_BRANCH}, {"x87", JIT_OFF_X87},
-	{"sse", JIT_OFF_SSE},	  {"avx", JIT_OFF_AVX},		  {"block", JIT_OFF_BLOCK},
-	{"tlb", JIT_OFF_TLB},	  {"cache", JIT_OFF_CACHE},	  {"poll", JIT_OFF_POLL},
-	{"pcid", JIT_OFF_PCID},	  {"next", JIT_OFF_NEXT},	  {"system", JIT_OFF_SYSTEM},
-	{"ret", JIT_OFF_RET},	  {"hot", JIT_OFF_HOT},		  {"tier", JIT_OFF_TIER},
-	{"group", JIT_OFF_GROUP}, {"32", JIT_OFF_32},		  {"16", JIT_OFF_16},
+	{"link", JIT_OFF_LINK},		{"jumps", JIT_OFF_JUMPS},	{"flags", JIT_OFF_FLAGS},
+	{"int", JIT_OFF_INT},		{"lea", JIT_OFF_LEA},		{"mem", JIT_OFF_MEM},
+	{"stack", JIT_OFF_STACK},	{"branch", JIT_OFF_BRANCH}, {"x87", JIT_OFF_X87},
+	{"sse", JIT_OFF_SSE},		{"avx", JIT_OFF_AVX},		{"block", JIT_OFF_BLOCK},
+	{"tlb", JIT_OFF_TLB},		{"cache", JIT_OFF_CACHE},	{"poll", JIT_OFF_POLL},
+	{"pcid", JIT_OFF_PCID},		{"next", JIT_OFF_NEXT},		{"system", JIT_OFF_SYSTEM},
+	{"ret", JIT_OFF_RET},		{"hot", JIT_OFF_HOT},		{"tier", JIT_OFF_TIER},
+	{"group", JIT_OFF_GROUP},	{"32", JIT_OFF_32},			{"16", JIT_OFF_16},
+	{"window", JIT_OFF_WINDOW},
 };
 
 uint32_t jit_switches(void) {

@@ -228,6 +228,7 @@ static void emit_insns(struct tx *t) {
 		}
 		if (n == poll || (t->label[n] && n))
 			tx_poll(t, n);
+		t->fresh = -1;
 		tx_check_groups(t, n);
 		enum tx_emitted r = t->call[n] ? EMIT_CALL : tx_special(t, n);
 		if (r == EMIT_CALL) {

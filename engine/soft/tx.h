@@ -62,6 +62,7 @@ struct tx_group {
 	unsigned first;	   /* instruction that needs it */
 	unsigned check_at; /* where it is checked: there, or earlier where no flags are needed */
 	unsigned naccesses;
+	bool late;	   /* not to be checked before the instruction that needs it */
 	bool probe;	   /* slots do no good here: each time by the TLB */
 	int held;	   /* ... whose addend is kept in jit.held[], or -1: it is used at once */
 	uint32_t slot; /* distance of its struct jit_slot from jit.slots */
@@ -94,8 +95,9 @@ struct tx {
 	 * host being spoilt by a probe) in jit.flags_ax until somebody wants them. */
 	bool saved;
 	bool crossing; /* the block's one instruction reaches into the next page */
-	bool failed;   /* no room */
-	bool again;	   /* an instruction turned out to need its handler */
+	int fresh;	 /* the group whose addend is in T0, at the first access of an instruction; or -1 */
+	bool failed; /* no room */
+	bool again;	 /* an instruction turned out to need its handler */
 	unsigned ncold;
 	struct tx_cold cold[TX_COLD];
 };

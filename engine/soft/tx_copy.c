@@ -148,6 +148,34 @@ static bool plan_fields(const struct x86_insn *i, unsigned free_regs, struct fie
 	return true;
 }
 
+/* The register whose second byte is the operand beside one in memory; NOREG: it names more. */
+static unsigned high_operand(const struct x86_insn *i) {
+	switch (i->op) {
+	case X86_OP_MOV:
+	case X86_OP_ADD:
+	case X86_OP_OR:
+	case X86_OP_ADC:
+	case X86_OP_SBB:
+	case X86_OP_AND:
+	case X86_OP_SUB:
+	case X86_OP_XOR:
+	case X86_OP_CMP:
+	case X86_OP_TEST:
+		break;
+	default:
+		return NOREG;
+	}
+	for (unsigned n = 0; n < i->nopnds; n++)
+		if (i->opnd[n].kind == OPND_GPR && i->opnd[n].reg & X86_REG_HIGH)
+			return i->opnd[n].reg & 3;
+	return NOREG;
+}
+
+static void swap_bytes(struct emit *e, unsigned reg) { /* xchg al, ah */
+	e8(e, 0x86);
+	e8(e, 0xc0 | reg << 3 | (reg + 4));
+}
+
 bool tx_native(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
 	struct emit *e = &t->e;
@@ -157,9 +185,15 @@ bool tx_native(struct tx *t, unsigned n) {
 	bool mem = tx_memory_operand(i) != NULL;
 	if (!plan_fields(i, mem ? 1 : 2, &f, temps, &ntemps))
 		return false;
-	if (mem && f.high)
-		return false; /* T0 in the address takes a REX */
-	if (!mem) {		  /* try it out, so that failing leaves nothing behind */
+	unsigned swapped = NOREG; /* its low and high bytes, as T0 in the address takes a REX */
+	if (mem && f.high) {
+		swapped = high_operand(i);
+		if (swapped == NOREG)
+			return false;
+		f.high = false;
+		f.reg = swapped;
+	}
+	if (!mem) { /* try it out, so that failing leaves nothing behind */
 		uint8_t scratch[32];
 		struct emit dry = {scratch, scratch + sizeof(scratch), false};
 		if (!emit_copy(&dry, i, &f, NULL))
@@ -168,11 +202,19 @@ bool tx_native(struct tx *t, unsigned n) {
 	struct emem m;
 	if (mem)
 		tx_access(t, n, &m);
+	if (swapped != NOREG && (m.base == swapped || m.index == swapped)) {
+		e_op_mem(e, true, 0x8d, T0, &m);
+		m = (struct emem){T0, NOREG, 0, 0};
+	}
 	tx_flags_for(t, n); /* takes T1 */
+	if (swapped != NOREG)
+		swap_bytes(e, swapped);
 	for (unsigned k = 0; k < ntemps; k++)
 		if (temps[k].load)
 			e_load_gs(e, temps[k].host, GS_GPR(temps[k].guest));
 	emit_copy(e, i, &f, mem ? &m : NULL);
+	if (swapped != NOREG)
+		swap_bytes(e, swapped);
 	for (unsigned k = 0; k < ntemps; k++)
 		if (temps[k].store)
 			e_store_gs(e, temps[k].host, GS_GPR(temps[k].guest));

@@ -159,6 +159,10 @@ static int8_t join(struct tx *t, struct tx_group *g, int64_t off, unsigned size,
 		int64_t min = MIN(o->min, off), max = MAX(o->max, off + (int64_t)size);
 		if (!same_root(o, g) || max - min > SPAN_MAX)
 			continue;
+		if (write && !o->write && jit_slot_apart(t->j, t->rip[o->first])) {
+			g->late = true;
+			continue;
+		}
 		o->min = min;
 		o->max = max;
 		o->write |= write;
@@ -257,7 +261,7 @@ static bool place(struct tx *t, struct tx_group *g, unsigned era_start, int *hel
 	if (!distance(t, g, g->first, &d))
 		return false;
 	g->check_at = g->first;
-	for (unsigned n = g->first + 1; n-- > era_start && distance(t, g, n, &d);)
+	for (unsigned n = g->first + 1; !g->late && n-- > era_start && distance(t, g, n, &d);)
 		if (!t->live[n]) {
 			g->check_at = n;
 			break;
@@ -274,7 +278,8 @@ static bool place(struct tx *t, struct tx_group *g, unsigned era_start, int *hel
 	}
 	unsigned class = g->max - g->min <= 16 ? 0 : g->max - g->min <= 64 ? 1 : 2;
 	g->size = jit_slot_size(class);
-	g->slot = jit_slot_pick(t->j, t->b, t->rip[g->first], g->write, class);
+	g->slot = jit_slot_pick(t->j, t->b, t->rip[g->first], g->write, class,
+							g->base == RSP && g->index == NOREG);
 	return true;
 }
 
@@ -383,8 +388,10 @@ void tx_check_groups(struct tx *t, unsigned n) {
 		if (g->probe) {
 			probe_group(t, n, g);
 			e_store_gs(e, T0, GS_JIT(held[0]) + 8 * (uint32_t)g->held);
+			t->fresh = (int)k;
 			continue;
 		}
+		t->fresh = -1;
 		tx_flags_aside(t, n);
 		tx_group_address(t, e, g);
 		e_op_gs(e, true, 0x2b, T0, slot_at(g, offsetof(struct jit_slot, lo)));	/* sub */

@@ -169,7 +169,8 @@ void tx_access(struct tx *t, unsigned n, struct emem *m) {
 			tx_ea(e, i, rip);
 			tx_check_alignment(t, n);
 		}
-		tx_group_addend(t, n, 0);
+		if (aligned || t->fresh != t->groups_of[n][0])
+			tx_group_addend(t, n, 0);
 		tx_address(t, n, m);
 		return;
 	}

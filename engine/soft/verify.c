@@ -156,6 +156,11 @@ struct verifier {
 	struct probe hit;
 	struct passed slot_compared, passed[PASSED];
 	unsigned npassed;
+	struct {
+		bool on;
+		struct lin now;
+		struct val before;
+	} swapped[4]; /* RAX..RBX with their low bytes exchanged: doing it again undoes it */
 
 	const uint8_t *pc; /* writable address of the instruction, and of the next one */
 	struct x86_insn insn;
@@ -282,6 +287,7 @@ static void forget_all(struct verifier *v) {
 	v->pending = PENDING_NONE;
 	v->hit.on = false;
 	v->npassed = 0;
+	memset(v->swapped, 0, sizeof(v->swapped));
 }
 
 /* ---- memory operands --------------------------------------------------------------------- */
@@ -642,6 +648,26 @@ static bool names_rsp(const struct x86_insn *i) {
 	return memory_operand(i) && (i->base == RSP || i->index == RSP);
 }
 
+/* XCHG AL, AH and the like. */
+static bool swap_of_bytes(struct verifier *v) {
+	const struct x86_opnd *a = &v->insn.opnd[0], *b = &v->insn.opnd[1];
+	if (v->insn.op != X86_OP_XCHG || a->kind != OPND_GPR || b->kind != OPND_GPR || a->size != 1 ||
+		(a->reg ^ b->reg) != X86_REG_HIGH)
+		return false;
+	unsigned r = a->reg & 3;
+	uint64_t d;
+	if (v->swapped[r].on && lin_diff(v, &v->reg[r].lin, &v->swapped[r].now, &d) && d == 0) {
+		v->reg[r] = v->swapped[r].before;
+		v->swapped[r].on = false;
+	} else {
+		v->swapped[r].before = v->reg[r];
+		v->reg[r] = value(fresh_lin(v));
+		v->swapped[r].now = v->reg[r].lin;
+		v->swapped[r].on = true;
+	}
+	return true;
+}
+
 /* The effects of an instruction on registers, if it is one of those whose result matters. */
 static bool modelled(struct verifier *v) {
 	const struct x86_insn *i = &v->insn;
@@ -652,6 +678,8 @@ static bool modelled(struct verifier *v) {
 		v->reg[a->reg].bits = false;
 		return true;
 	}
+	if (swap_of_bytes(v))
+		return true;
 	if (i->nopnds < 2 || a->kind != OPND_GPR || a->size < 4 || !(a->access & OPND_W))
 		return false;
 	struct val *d = &v->reg[a->reg];

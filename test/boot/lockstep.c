@@ -217,7 +217,7 @@ static void disk_submit(void *opaque, struct block_request *r) {
 static void *map(size_t size, const char *file) {
 	int fd = file ? open(file, O_RDONLY | O_CLOEXEC) : -1;
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-				   MAP_PRIVATE | MAP_NORESERVE | (file ? 0 : MAP_ANONYMOUS), fd, 0);
+				   (file ? MAP_PRIVATE : MAP_SHARED | MAP_ANONYMOUS) | MAP_NORESERVE, fd, 0);
 	if (fd >= 0)
 		close(fd);
 	if (p == MAP_FAILED) {

@@ -62,7 +62,7 @@ void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
 	struct err e;
 	memset(b, 0, sizeof(*b));
 	b->ram_size = ram_size;
-	b->ram = mmap(NULL, ram_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	b->ram = mmap(NULL, ram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (b->ram == MAP_FAILED)
 		abort();
 	b->host = host;

@@ -228,9 +228,11 @@ static int index_of(uint64_t rip) {
 	return -1;
 }
 
-/* The table has shifts read what they write, as a count of 0 leaves it. */
-static uint16_t reads(const struct x86_insn *i) {
+/* What i reads, and what it writes for certain: of shifts the table has the one among the other, as
+ * a count of 0 leaves the flags. */
+static uint16_t reads(const struct x86_insn *i, uint16_t *writes) {
 	const struct x86_opnd *count = &i->opnd[i->nopnds ? i->nopnds - 1 : 0];
+	*writes = x86_forms[i->form].flags_written;
 	switch (i->op) {
 	case X86_OP_ROL:
 	case X86_OP_ROR:
@@ -239,10 +241,14 @@ static uint16_t reads(const struct x86_insn *i) {
 	case X86_OP_SAR:
 	case X86_OP_SHLD:
 	case X86_OP_SHRD:
-		if (count->kind == OPND_ONE ||
-			(count->kind == OPND_IMM && i->imm & (i->opnd[0].size == 8 ? 63 : 31)))
-			return 0;
-		/* fall through */
+		if (count->kind != OPND_ONE &&
+			(count->kind != OPND_IMM || !(i->imm & (i->opnd[0].size == 8 ? 63 : 31))))
+			*writes = 0;
+		return 0;
+	case X86_OP_RCL:
+	case X86_OP_RCR:
+		*writes = 0;
+		return RFLAGS_CF;
 	default:
 		return x86_forms[i->form].flags_read;
 	}
@@ -254,9 +260,10 @@ static uint16_t dead_at(unsigned n) {
 	for (; n < st.n && open; n++) {
 		const struct x86_insn *i = &st.at[n].insn;
 		const struct x86_form *f = &x86_forms[i->form];
-		open &= (uint16_t)~reads(i);
-		dead |= open & f->flags_written;
-		open &= (uint16_t)~f->flags_written;
+		uint16_t writes;
+		open &= (uint16_t)~reads(i, &writes);
+		dead |= open & writes;
+		open &= (uint16_t)~writes;
 		if (f->attr & X86_ATTR_ENDS)
 			return dead | open;
 	}
@@ -469,6 +476,7 @@ int main(int argc, char **argv) {
 		{"ret", 15},
 		{"tier", 50},
 		{"tier,group", 10},
+		{"tier,window", 10},
 		{"tier,ret,flags", 10},
 		{"cache", 4},
 		{"link,jumps,flags,block,int,lea,mem,stack,branch,x87,sse,avx,next,system", 10},
