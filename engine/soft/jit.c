@@ -480,6 +480,14 @@ static void link_to(struct jit *j, struct jit_link *l, struct jit_block *b) {
 
 /* ---- called from emitted code ------------------------------------------------------------- */
 
+void jit_tlb_learn(struct soft_vcpu *c, gva_t gva, bool write, uint8_t *host) {
+	gva_t page = gva & ~PAGE_MASK;
+	struct jit_tlb_entry *t = &c->jit.tlb[fast_user(c)][write][(gva >> 12) & (JIT_TLB - 1)];
+	if (t->tag == page || c->mode != X86_MODE_64 || c->soft->jit->off & JIT_OFF_TLB)
+		return;
+	*t = (struct jit_tlb_entry){page, (uintptr_t)jit_window_host(c, page, host) - page};
+}
+
 uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what) {
 	struct soft_vcpu *c = v->engine;
 	unsigned size = what & 0xff;

@@ -72,6 +72,9 @@ enum vm_exit_kind jit_run(struct soft_vcpu *c);
 void jit_tlb_flush(struct soft_vcpu *c, bool global_too);
 void jit_tlb_flush_page(struct soft_vcpu *c, gva_t gva);
 void jit_tlb_drop(struct soft_vcpu *c, unsigned user, unsigned index); /* one entry */
+/* A handler has found RAM at `host` for the page of gva, of plain accesses of that kind: emitted
+ * code will want it. */
+void jit_tlb_learn(struct soft_vcpu *c, gva_t gva, bool write, uint8_t *host);
 void jit_jumps_flush(struct soft_vcpu *c, bool global_too);
 void jit_jumps_flush_page(struct soft_vcpu *c, gva_t gva);
 
@@ -117,7 +120,8 @@ enum jit_quick {
 	QUICK_CR2,
 	QUICK_CR3,
 	QUICK_CR4,
-	JIT_QUICKS
+	QUICK_STRING, /* REP STOS and REP MOVS: + 8 if MOVS, + 4 for user code, + log2 of the size */
+	JIT_QUICKS = QUICK_STRING + 16
 };
 
 /* What a thunk needs and does. */
@@ -125,6 +129,7 @@ enum jit_quick {
 #define JIT_QUICK_FAILS 2u	 /* T0 != 0: the interpreter's turn */
 #define JIT_QUICK_OPERAND 4u /* operand 0 in T1 */
 #define JIT_QUICK_RESULT 8u	 /* gives operand 0 in T1 */
+#define JIT_QUICK_CALLS 64u	 /* T0 != 0: the handler's turn, and on behind it */
 /* Which enum jit_quick executes the instruction in code of the mode `key`; -1: none does. */
 int jit_quick(const struct jit *j, uint32_t key, const struct x86_insn *i);
 uint8_t jit_quick_traits(int quick);
@@ -217,7 +222,8 @@ uint32_t jit_switches(void);
 uint32_t jit_size_class(unsigned size);
 void jit_emit_thunks(struct jit *j);
 struct emit;
-void jit_emit_quick(struct emit *e, struct jit *j); /* those of quick.c */
+void jit_emit_quick(struct emit *e, struct jit *j);	  /* those of quick.c */
+void jit_emit_string(struct emit *e, unsigned which); /* QUICK_STRING + which (quick_string.c) */
 /* R11 = 8 * index into jit.jumps for the address in R10; no flags change. */
 void jit_emit_jump_index(struct emit *e, const struct jit *j);
 

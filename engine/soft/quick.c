@@ -40,6 +40,7 @@ static const uint8_t traits[JIT_QUICKS] = {
 	[QUICK_CR2] = RESULT | KERNEL,
 	[QUICK_CR3] = RESULT | KERNEL,
 	[QUICK_CR4] = RESULT | KERNEL,
+	[QUICK_STRING... JIT_QUICKS - 1] = SPOILS | JIT_QUICK_CALLS,
 };
 
 /* ---- which --------------------------------------------------------------------------------- */
@@ -86,9 +87,19 @@ static int by_op(const struct x86_insn *i) {
 	}
 }
 
+static int string_op(uint32_t key, const struct x86_insn *i) {
+	if (i->addrsize != 8 || i->seg_prefix != X86_REG_NONE || key & JIT_KEY_LEGACY ||
+		!(i->prefix & (X86_PFX_REP | X86_PFX_REPNE)))
+		return -1;
+	return QUICK_STRING + (i->op == X86_OP_MOVS ? 8 : 0) + (key & JIT_KEY_USER ? 4 : 0) +
+		   __builtin_ctz(i->opsize);
+}
+
 int jit_quick(const struct jit *j, uint32_t key, const struct x86_insn *i) {
 	if (j->off & JIT_OFF_SYSTEM)
 		return -1;
+	if (i->op == X86_OP_STOS || i->op == X86_OP_MOVS)
+		return string_op(key, i);
 	int q = by_op(i);
 	/* Virtual-8086 mode is a matter of IOPL. */
 	if (q == QUICK_PUSHF &&
@@ -319,6 +330,10 @@ static void emit_cr(struct emit *e, uint32_t off) {
 void jit_emit_quick(struct emit *e, struct jit *j) {
 	for (unsigned q = 0; q < JIT_QUICKS; q++) {
 		j->quick[q] = e->at + j->exec;
+		if (q >= QUICK_STRING) {
+			jit_emit_string(e, q - QUICK_STRING);
+			continue;
+		}
 		switch ((enum jit_quick)q) {
 		case QUICK_CLI:
 		case QUICK_CLD:
@@ -374,6 +389,7 @@ void jit_emit_quick(struct emit *e, struct jit *j) {
 		case QUICK_CR4:
 			emit_cr(e, GS_STATE(cr4));
 			break;
+		case QUICK_STRING:
 		case JIT_QUICKS:
 			break;
 		}

@@ -4,6 +4,7 @@
  * element, so a fault or an interrupt finds them at the element to do next. In
  * plain RAM they are done by the page, MOVS and STOS with the host's own string instructions. */
 #include "engine/soft/alu.h"
+#include "engine/soft/jit.h"
 
 /* After so many elements a repetition looks for interrupts. */
 #define CHUNK 4096
@@ -117,6 +118,8 @@ static struct run find_run(struct soft_vcpu *c, const struct string *s, unsigned
 		if (!e->host || !soft_is_ram(c, e->gpa))
 			return r;
 		r.code = kind == ACCESS_WRITE;
+	} else if (c->jit.on) {
+		jit_tlb_learn(c, gva, kind == ACCESS_WRITE, e->host);
 	}
 	r.host = e->host + at;
 	r.gpa = (e->gpa | at) - (down ? (n - 1) * s->size : 0);

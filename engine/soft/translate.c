@@ -45,6 +45,11 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 		e_mov_imm(e, T1, JIT_EXIT_INTERP);
 		e_jmp(e, j->exit_saved, j->exec);
 		break;
+	case COLD_CALL:
+		e_mov_imm(e, T1, (uintptr_t)k->op);
+		e_call(e, k->saved ? j->call_saved : j->call, j->exec);
+		e_jmp(e, k->retry, j->exec);
+		break;
 	case COLD_POLL_RCX:
 		e_mov(e, RCX, T0);
 		/* fall through */

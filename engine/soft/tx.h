@@ -32,6 +32,7 @@ enum tx_cold_kind {
 	COLD_POLL_RCX, /* with guest RCX in T0 */
 	COLD_LINK,	   /* a jump within the page that is not linked yet */
 	COLD_FAR,	   /* a conditional jump to another page */
+	COLD_CALL,	   /* a thunk could not do it: call the handler and come back */
 	COLD_PLAIN,	   /* a group's probe failed: go on in the first tier */
 	COLD_SLOT	   /* a group's check failed: maybe fill the slot, go on in the first tier */
 };
@@ -48,6 +49,7 @@ struct tx_cold {
 	unsigned stack_reg;
 	int32_t stack_disp;
 	struct jit_link *link;
+	const struct jit_op *op;
 	const struct tx_group *group;
 	bool saved; /* guest flags are in jit.flags_ax, and needed */
 };

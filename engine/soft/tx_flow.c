@@ -9,15 +9,22 @@
 
 /* ---- calls of handlers ------------------------------------------------------------------ */
 
-bool tx_emit_call(struct tx *t, unsigned n) {
+static const struct jit_op *make_op(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
 	struct jit_op *op = jit_arena(t->j, sizeof(*op));
 	if (!op)
-		return false;
+		return NULL;
 	op->insn = *i;
 	op->rip = tx_rip(t, t->rip[n]);
 	op->last = n + 1 == t->n;
 	op->handler = t->crossing ? jit_cross_pages : soft_handler_of(t->c, i);
+	return op;
+}
+
+bool tx_emit_call(struct tx *t, unsigned n) {
+	const struct jit_op *op = make_op(t, n);
+	if (!op)
+		return false;
 	e_mov_imm(&t->e, T1, (uintptr_t)op);
 	e_call(&t->e, t->saved ? t->j->call_saved : t->j->call, t->j->exec);
 	t->saved = false;
@@ -329,6 +336,17 @@ static enum tx_emitted quick_thunk(struct tx *t, unsigned n) {
 		e8(e, 0x85);
 		k->from = e->at;
 		e32(e, 0);
+	}
+	if (traits & JIT_QUICK_CALLS) {
+		struct tx_cold *k = tx_add_cold(t);
+		*k = (struct tx_cold){.kind = COLD_CALL, .op = make_op(t, n), .saved = t->saved};
+		t->failed |= !k->op;
+		e_op_reg(e, false, 0x85, T0, T0);
+		e8(e, 0x0f); /* jnz */
+		e8(e, 0x85);
+		k->from = e->at;
+		e32(e, 0);
+		k->retry = tx_here(t);
 	}
 	if (traits & JIT_QUICK_RESULT) {
 		if (tx_resident(o->reg))

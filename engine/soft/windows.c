@@ -15,9 +15,9 @@
  * vCPU's time, with some credit for the start. Where the host cannot map RAM twice (it is not
  * shared) or does not want to, there are no windows, and nothing else changes.
  *
- * A vCPU's own; runs on its thread. What shows in a window is changed only when a slot is
- * filled, after which the code goes on in the first tier's block: no addend is in use then. */
-#include <stdlib.h>
+ * A vCPU's own; runs on its thread, with the guest's vector registers in place: no C library here
+ * but system calls. What shows in a window is changed only when a slot is filled, after which the
+ * code goes on in the first tier's block: no addend is in use then. */
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -259,7 +259,7 @@ bool jit_window_open(struct soft_vcpu *c, gva_t gva) {
 	struct jit_windows *w = c->jit.windows;
 	uint64_t now = cycles();
 	if (!w) {
-		w = calloc(1, sizeof(*w));
+		w = reserve(NULL, sizeof(*w), PROT_READ | PROT_WRITE);
 		if (!w)
 			return false;
 		w->last = &w->area[0];
@@ -284,6 +284,7 @@ void jit_windows_destroy(struct soft_vcpu *c) {
 	struct jit_windows *w = c->jit.windows;
 	for (unsigned n = 0; w && n < JIT_AREAS; n++)
 		release(&w->area[n]);
-	free(w);
+	if (w)
+		munmap(w, sizeof(*w));
 	c->jit.windows = NULL;
 }
