@@ -45,7 +45,7 @@ struct board_config {
 	unsigned cpus;	   /* 1..VM_VCPUS */
 	const struct cpuid_policy *cpuid;
 
-	/* What boots. kernel.data NULL: nothing; the vCPU starts at the reset vector. */
+	/* What boots. No kernel: nothing; the vCPU starts at the reset vector. */
 	struct boot_image kernel, initrd;
 	const char *append;		/* the kernel's command line; NULL: empty */
 	enum boot_format force; /* BOOT_AUTO: by the image's magic; BOOT_FLAT_*: a test image */

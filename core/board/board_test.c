@@ -94,7 +94,7 @@ static struct machine *make(const char *board, unsigned cpus) {
 		.board = board,
 		.memory = RAM,
 		.cpus = cpus,
-		.kernel = {hlt, sizeof(hlt), "hlt"},
+		.kernel = {.data = hlt, .len = sizeof(hlt), .name = "hlt"},
 		.force = BOOT_FLAT_LONG64,
 		.serial = {.write = out, .opaque = m},
 		.console = {.write = out, .opaque = m},

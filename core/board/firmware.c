@@ -49,7 +49,7 @@ int board_load(struct board *b, struct err *e) {
 	struct boot_range map[BOOT_RANGES];
 	const struct board_config *c = &b->config;
 	set_registers(b);
-	if (!c->kernel.data)
+	if (!boot_image_present(&c->kernel))
 		return 0;
 	int r = put_tables(b, e);
 	if (r)

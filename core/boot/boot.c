@@ -1,25 +1,28 @@
 /* Finds an image's format by its magic numbers and calls its loader. */
 #include "core/boot/boot.h"
 
+#include "core/base/bits.h"
 #include "core/base/le.h"
 #include "core/boot/elf.h"
+#include "core/boot/entry.h"
 #include "core/boot/linux.h"
 
-static bool is_bzimage(const struct boot_image *k) {
-	return k->len >= HDR_VERSION + 2 && le16_get(k->data + HDR_BOOT_FLAG) == LINUX_BOOT_FLAG &&
-		   le32_get(k->data + HDR_MAGIC) == LINUX_MAGIC;
+#define HEAD (HDR_VERSION + 2)
+
+static bool is_bzimage(const uint8_t head[HEAD], size_t len) {
+	return len >= HEAD && le16_get(head + HDR_BOOT_FLAG) == LINUX_BOOT_FLAG &&
+		   le32_get(head + HDR_MAGIC) == LINUX_MAGIC;
 }
 
-static bool is_elf(const struct boot_image *k) {
-	return k->len >= 4 && le32_get(k->data) == ELF_MAGIC;
+static bool is_elf(const uint8_t head[HEAD], size_t len) {
+	return len >= 4 && le32_get(head) == ELF_MAGIC;
 }
 
 /* Says what it was instead, as far as four bytes can tell. */
-static int refuse(const struct boot_image *k, struct err *e) {
+static int refuse(const struct boot_image *k, const uint8_t d[HEAD], struct err *e) {
 	const char *name = k->name ? k->name : "the kernel";
-	if (k->len < HDR_VERSION + 2)
+	if (k->len < HEAD)
 		return err_set(e, ERR_INVAL, "%s is not a kernel: it has only %zu bytes", name, k->len);
-	const uint8_t *d = k->data;
 	const char *what = "";
 	if (d[0] == 0x1f && d[1] == 0x8b)
 		what = " (gzip: unpack it first)";
@@ -52,9 +55,13 @@ int boot_load(const struct boot_params *p, struct x86_state *state, struct err *
 	case BOOT_ELF:
 		break;
 	}
-	if (is_elf(&p->kernel))
+	uint8_t head[HEAD] = {0};
+	int r = boot_get_image(&p->kernel, 0, head, MIN(p->kernel.len, sizeof(head)), e);
+	if (r)
+		return r;
+	if (is_elf(head, p->kernel.len))
 		return boot_elf(p, state, e);
-	if (is_bzimage(&p->kernel))
+	if (is_bzimage(head, p->kernel.len))
 		return boot_bzimage(p, state, e);
-	return refuse(&p->kernel, e);
+	return refuse(&p->kernel, head, e);
 }

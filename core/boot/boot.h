@@ -11,12 +11,21 @@
 #include "core/vm/mem.h"
 #include "core/vm/vcpu.h"
 
-/* A file's bytes; data NULL: there is none. */
+/* A file's bytes: in memory, or read where they are wanted, so that there is no second copy of
+ * them. Neither `data` nor `read`: there is none. */
 struct boot_image {
 	const uint8_t *data;
 	size_t len;
 	const char *name; /* for messages; may be NULL */
+	/* Puts [off, off + n), which lies within len, to `buf`, often right into guest RAM. What is
+	 * read twice may differ. false: it cannot be read. */
+	bool (*read)(void *opaque, uint64_t off, void *buf, size_t n);
+	void *opaque;
 };
+
+static inline bool boot_image_present(const struct boot_image *i) {
+	return i->data || i->read;
+}
 
 enum boot_format {
 	BOOT_AUTO,	  /* by magic: bzImage or ELF; anything else is refused */

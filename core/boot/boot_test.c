@@ -59,7 +59,7 @@ static int load(struct guest *g, const uint8_t *image, size_t len) {
 	uint8_t *copy = malloc(len ? len : 1);
 	if (len)
 		memcpy(copy, image, len);
-	g->p.kernel = (struct boot_image){copy, len, "test"};
+	g->p.kernel = (struct boot_image){.data = copy, .len = len, .name = "test"};
 	g->e.text[0] = 0;
 	g->s = (struct x86_state){0};
 	int r = boot_load(&g->p, &g->s, &g->e);
@@ -101,7 +101,7 @@ static void test_bzimage(void **state) {
 	uint8_t d[BZ_LEN], initrd[5000];
 	make_bzimage(d);
 	memset(initrd, 0x77, sizeof(initrd));
-	g->p.initrd = (struct boot_image){initrd, sizeof(initrd), NULL};
+	g->p.initrd = (struct boot_image){.data = initrd, .len = sizeof(initrd)};
 	assert_int_equal(load(g, d, sizeof(d)), 0);
 	const uint8_t *ram = g->ram.host, *zp = ram + LOW_ZERO_PAGE;
 	assert_memory_equal(ram + MIB(8), d + 512 * 3, 4096);
@@ -125,6 +125,48 @@ static void test_bzimage(void **state) {
 	const uint8_t *pml4 = ram + g->s.cr3, *pdpt = ram + (le64_get(pml4) & ~0xfffull);
 	const uint8_t *pd = ram + (le64_get(pdpt) & ~0xfffull);
 	assert_int_equal(le64_get(pd + 8 * 4), MIB(8) | PTE_P | PTE_W | PTE_PS);
+}
+
+struct reader {
+	const uint8_t *data;
+	unsigned reads, fail_at;
+};
+
+static bool read_part(void *opaque, uint64_t off, void *buf, size_t n) {
+	struct reader *r = opaque;
+	memcpy(buf, r->data + off, n);
+	return ++r->reads != r->fail_at;
+}
+
+/* Images that are read piece by piece: the same guest as from memory, and a file that fails at any
+ * of its reads is said to. */
+static void test_reader(void **state) {
+	struct guest *g = *state;
+	uint8_t d[BZ_LEN], initrd[5000], *want = malloc(RAM);
+	struct reader kernel = {.data = d}, rd = {.data = initrd};
+	make_bzimage(d);
+	memset(initrd, 0x77, sizeof(initrd));
+	g->p.initrd = (struct boot_image){.data = initrd, .len = sizeof(initrd)};
+	assert_int_equal(load(g, d, sizeof(d)), 0);
+	memcpy(want, g->ram.host, RAM);
+	memset(g->ram.host, 0xcc, RAM); /* as setup() */
+	g->p.kernel = (struct boot_image){
+		.len = sizeof(d), .name = "vmlinuz", .read = read_part, .opaque = &kernel};
+	g->p.initrd =
+		(struct boot_image){.len = sizeof(initrd), .name = "rd", .read = read_part, .opaque = &rd};
+	assert_int_equal(boot_load(&g->p, &g->s, &g->e), 0);
+	assert_memory_equal(want, g->ram.host, RAM);
+	for (unsigned n = kernel.reads; n; n--) {
+		kernel.reads = 0;
+		kernel.fail_at = n;
+		assert_int_equal(boot_load(&g->p, &g->s, &g->e), -ERR_IO);
+		assert_non_null(strstr(g->e.text, "vmlinuz cannot be read"));
+	}
+	kernel.fail_at = 0;
+	rd = (struct reader){initrd, 0, 1};
+	assert_int_equal(boot_load(&g->p, &g->s, &g->e), -ERR_IO);
+	assert_non_null(strstr(g->e.text, "rd cannot be read"));
+	free(want);
 }
 
 static void test_bzimage_moves(void **state) {
@@ -174,7 +216,7 @@ static void test_bzimage_refused(void **state) {
 	refused(g, d, sizeof(d), "command line has 5 characters");
 	make_bzimage(d);
 	uint8_t *big = calloc(1, RAM);
-	g->p.initrd = (struct boot_image){big, RAM, "initrd.img"};
+	g->p.initrd = (struct boot_image){.data = big, .len = RAM, .name = "initrd.img"};
 	refused(g, d, sizeof(d), "initrd initrd.img has 16384 KiB, but only 4096 KiB");
 	g->p.initrd.len = MIB(4) + 1;
 	refused(g, d, sizeof(d), "initrd");
@@ -233,7 +275,7 @@ static void test_pvh(void **state) {
 	struct guest *g = *state;
 	uint8_t d[ELF_LEN], initrd[100] = {1};
 	make_elf(d, true);
-	g->p.initrd = (struct boot_image){initrd, sizeof(initrd), NULL};
+	g->p.initrd = (struct boot_image){.data = initrd, .len = sizeof(initrd)};
 	assert_int_equal(load(g, d, sizeof(d)), 0);
 	const uint8_t *ram = g->ram.host;
 	assert_int_equal(g->s.rip, 0x200020);
@@ -327,7 +369,7 @@ int main(void) {
 	const struct CMUnitTest tests[] = {
 		TEST(test_bzimage),			TEST(test_bzimage_moves), TEST(test_bzimage_truncated),
 		TEST(test_bzimage_refused), TEST(test_pvh),			  TEST(test_vmlinux),
-		TEST(test_elf_refused),		TEST(test_flat),
+		TEST(test_elf_refused),		TEST(test_flat),		  TEST(test_reader),
 	};
 	return cmocka_run_group_tests_name("boot", tests, NULL, NULL);
 }

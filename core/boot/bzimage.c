@@ -18,7 +18,8 @@ struct header {
 	uint64_t setup_len, kernel_len; /* bytes in the file */
 	uint64_t load_at, init_size;	/* memory the kernel uses until it reads its map */
 	uint64_t initrd_end, cmdline_max;
-	unsigned end; /* of the header in the file */
+	unsigned end;				/* of the header in the file */
+	uint8_t bytes[HDR_MAX_END]; /* the file's first, read once */
 };
 
 static int truncated(const struct boot_image *k, uint64_t want, struct err *e) {
@@ -30,9 +31,12 @@ static int truncated(const struct boot_image *k, uint64_t want, struct err *e) {
 
 static int read_header(const struct boot_params *p, struct header *h, struct err *e) {
 	const struct boot_image *k = &p->kernel;
-	const uint8_t *d = k->data;
+	const uint8_t *d = h->bytes;
 	if (k->len < HDR_END)
 		return truncated(k, HDR_END, e);
+	int r = boot_get_image(k, 0, h->bytes, MIN(k->len, sizeof(h->bytes)), e);
+	if (r)
+		return r;
 	unsigned version = le16_get(d + HDR_VERSION);
 	if (version < VERSION_MIN)
 		return err_set(e, ERR_NOTSUP,
@@ -69,7 +73,7 @@ static bool fits(const struct boot_params *p, const struct header *h, uint64_t a
 
 /* Where it prefers to be, else, if it can move, as low as it can. */
 static int choose_address(const struct boot_params *p, struct header *h, struct err *e) {
-	const uint8_t *d = p->kernel.data;
+	const uint8_t *d = h->bytes;
 	uint64_t align = le32_get(d + HDR_KERNEL_ALIGNMENT);
 	if (fits(p, h, h->load_at))
 		return 0;
@@ -100,13 +104,12 @@ int boot_bzimage(const struct boot_params *p, struct x86_state *state, struct er
 		r = boot_put_initrd(p, h.load_at + h.init_size, h.initrd_end, &initrd, e);
 	if (r)
 		return r;
-	const uint8_t *d = p->kernel.data;
-	if (!boot_put(p, h.load_at, d + h.setup_len, h.kernel_len))
-		return err_set(e, ERR_INVAL, "no RAM at 0x%llx for the kernel",
-					   (unsigned long long)h.load_at);
+	r = boot_put_image(p, h.load_at, &p->kernel, h.setup_len, h.kernel_len, e);
+	if (r)
+		return r;
 
 	uint8_t zp[ZP_SIZE] = {0};
-	memcpy(zp + HDR_START, d + HDR_START, h.end - HDR_START);
+	memcpy(zp + HDR_START, h.bytes + HDR_START, h.end - HDR_START);
 	le64_put(zp + HDR_SETUP_DATA, 0);
 	r = boot_put_zero_page(p, zp, initrd, e);
 	if (!r)

@@ -10,6 +10,8 @@
 #include "core/boot/entry.h"
 #include "core/boot/linux.h"
 
+#define NOTES 4096u /* kernels have some hundred bytes */
+
 struct phdr {
 	uint32_t type;
 	uint64_t offset, vaddr, paddr, filesz, memsz, align;
@@ -38,7 +40,10 @@ static int bad(const struct elf *f, const char *what, struct err *e) {
 
 static int read_header(struct elf *f, struct err *e) {
 	const struct boot_image *k = f->image;
-	const uint8_t *d = k->data;
+	uint8_t d[64] = {0};
+	int r = boot_get_image(k, 0, d, MIN(k->len, sizeof(d)), e);
+	if (r)
+		return r;
 	if (!in_file(k, 0, 52) || (d[ELF_CLASS] == ELF_CLASS64 && !in_file(k, 0, 64)))
 		return bad(f, "the ELF header", e);
 	unsigned machine = le16_get(d + 18);
@@ -58,13 +63,19 @@ static int read_header(struct elf *f, struct err *e) {
 	return 0;
 }
 
-static struct phdr read_phdr(const struct elf *f, unsigned i) {
-	const uint8_t *d = f->image->data + f->phoff + (uint64_t)i * f->phentsize;
+static int read_phdr(const struct elf *f, unsigned i, struct phdr *h, struct err *e) {
+	uint8_t d[56];
+	int r =
+		boot_get_image(f->image, f->phoff + (uint64_t)i * f->phentsize, d, f->is64 ? 56 : 32, e);
+	if (r)
+		return r;
 	if (f->is64)
-		return (struct phdr){le32_get(d),	   le64_get(d + 8),	 le64_get(d + 16), le64_get(d + 24),
-							 le64_get(d + 32), le64_get(d + 40), le64_get(d + 48)};
-	return (struct phdr){le32_get(d),	   le32_get(d + 4),	 le32_get(d + 8), le32_get(d + 12),
-						 le32_get(d + 16), le32_get(d + 20), le32_get(d + 28)};
+		*h = (struct phdr){le32_get(d),		 le64_get(d + 8),  le64_get(d + 16), le64_get(d + 24),
+						   le64_get(d + 32), le64_get(d + 40), le64_get(d + 48)};
+	else
+		*h = (struct phdr){le32_get(d),		 le32_get(d + 4),  le32_get(d + 8), le32_get(d + 12),
+						   le32_get(d + 16), le32_get(d + 20), le32_get(d + 28)};
+	return 0;
 }
 
 static int load_segment(const struct boot_params *p, struct elf *f, const struct phdr *h,
@@ -79,8 +90,10 @@ static int load_segment(const struct boot_params *p, struct elf *f, const struct
 					   "to %llu MiB",
 					   boot_name(f->image, "the kernel"), (unsigned long long)(h->memsz >> 10),
 					   (unsigned long long)h->paddr, (unsigned long long)(p->low_end >> 20));
-	if (!boot_put(p, h->paddr, f->image->data + h->offset, h->filesz) ||
-		!boot_zero(p, h->paddr + h->filesz, h->memsz - h->filesz))
+	int r = boot_put_image(p, h->paddr, f->image, h->offset, h->filesz, e);
+	if (r)
+		return r;
+	if (!boot_zero(p, h->paddr + h->filesz, h->memsz - h->filesz))
 		return err_set(e, ERR_INVAL, "no RAM at 0x%llx for the kernel",
 					   (unsigned long long)h->paddr);
 	f->loaded = true;
@@ -93,15 +106,19 @@ static int load_segment(const struct boot_params *p, struct elf *f, const struct
 	return 0;
 }
 
-/* Looks for the PVH entry among the notes of one segment. */
+/* Looks for the PVH entry among the notes of one segment, as far as NOTES bytes go. */
 static int read_notes(struct elf *f, const struct phdr *h, struct err *e) {
+	uint8_t notes[NOTES];
 	if (!in_file(f->image, h->offset, h->filesz))
 		return bad(f, "a note segment", e);
-	const uint8_t *d = f->image->data + h->offset;
-	uint64_t left = h->filesz, align = h->align == 8 ? 8 : 4;
-	while (left >= 12) {
+	uint64_t left = MIN(h->filesz, NOTES), align = h->align == 8 ? 8 : 4;
+	int r = boot_get_image(f->image, h->offset, notes, left, e);
+	const uint8_t *d = notes;
+	while (!r && left >= 12) {
 		uint64_t namesz = le32_get(d), descsz = le32_get(d + 4);
 		uint64_t desc = align_up(12 + namesz, align), next = align_up(desc + descsz, align);
+		if (desc + descsz > left && h->filesz > NOTES)
+			break;
 		if (desc + descsz > left)
 			return bad(f, "a note", e);
 		if (le32_get(d + 8) == NOTE_PHYS32_ENTRY && namesz == 4 && !memcmp(d + 12, "Xen", 4) &&
@@ -114,16 +131,17 @@ static int read_notes(struct elf *f, const struct phdr *h, struct err *e) {
 		d += next;
 		left -= next;
 	}
-	return 0;
+	return r;
 }
 
 static int load_segments(const struct boot_params *p, struct elf *f, struct err *e) {
 	int r = 0;
 	for (unsigned i = 0; !r && i < f->phnum; i++) {
-		struct phdr h = read_phdr(f, i);
-		if (h.type == PT_LOAD)
+		struct phdr h;
+		r = read_phdr(f, i, &h, e);
+		if (!r && h.type == PT_LOAD)
 			r = load_segment(p, f, &h, e);
-		else if (h.type == PT_NOTE)
+		else if (!r && h.type == PT_NOTE)
 			r = read_notes(f, &h, e);
 	}
 	if (!r && !f->loaded)

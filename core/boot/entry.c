@@ -3,6 +3,7 @@
 #include "core/boot/entry.h"
 
 #include "core/base/bits.h"
+#include "core/base/check.h"
 #include "core/base/le.h"
 #include "core/base/string.h"
 #include "core/x86/regs.h"
@@ -19,6 +20,34 @@
 
 bool boot_put(const struct boot_params *p, gpa_t gpa, const void *buf, uint64_t len) {
 	return !len || mem_write(p->mem, gpa, buf, len);
+}
+
+int boot_get_image(const struct boot_image *i, uint64_t off, void *buf, size_t len, struct err *e) {
+	check(off <= i->len && len <= i->len - off);
+	if (i->data)
+		memcpy(buf, i->data + off, len);
+	else if (len && !i->read(i->opaque, off, buf, len))
+		return err_set(e, ERR_IO, "%s cannot be read: its file is shorter than it was, or broken",
+					   boot_name(i, "the image"));
+	return 0;
+}
+
+int boot_put_image(const struct boot_params *p, gpa_t gpa, const struct boot_image *i, uint64_t off,
+				   uint64_t len, struct err *e) {
+	while (len) {
+		struct mem_segment s = mem_segment(p->mem, gpa, len, true);
+		if (!s.host || !s.len)
+			return err_set(e, ERR_INVAL, "the guest has no RAM at 0x%llx for %s",
+						   (unsigned long long)gpa, boot_name(i, "the image"));
+		int r = boot_get_image(i, off, s.host, s.len, e);
+		mem_written(p->mem, gpa, s.len);
+		if (r)
+			return r;
+		gpa += s.len;
+		off += s.len;
+		len -= s.len;
+	}
+	return 0;
 }
 
 bool boot_zero(const struct boot_params *p, gpa_t gpa, uint64_t len) {
@@ -121,7 +150,7 @@ int boot_put_cmdline(const struct boot_params *p, uint64_t max, struct err *e) {
 int boot_put_initrd(const struct boot_params *p, gpa_t above, uint64_t max_end, gpa_t *at,
 					struct err *e) {
 	*at = 0;
-	if (!p->initrd.data || !p->initrd.len)
+	if (!boot_image_present(&p->initrd) || !p->initrd.len)
 		return 0;
 	uint64_t end = MIN(max_end, p->low_end), len = p->initrd.len;
 	above = align_up(above, PAGE_SIZE);
@@ -132,7 +161,5 @@ int boot_put_initrd(const struct boot_params *p, gpa_t above, uint64_t max_end, 
 					   boot_name(&p->initrd, "image"), (unsigned long long)(len >> 10),
 					   (unsigned long long)(end > above ? (end - above) >> 10 : 0));
 	*at = align_down(end - len, PAGE_SIZE);
-	if (!boot_put(p, *at, p->initrd.data, len))
-		return err_set(e, ERR_INVAL, "no RAM at 0x%llx for the initrd", (unsigned long long)*at);
-	return 0;
+	return boot_put_image(p, *at, &p->initrd, 0, len, e);
 }

@@ -21,6 +21,11 @@
 
 /* [gpa, gpa + len) of the guest's RAM, written or zeroed; false: not all of it is RAM. */
 bool boot_put(const struct boot_params *p, gpa_t gpa, const void *buf, uint64_t len);
+/* A part of an image, which lies within it: to `buf`, or into RAM. -ERR_IO or -ERR_INVAL: it cannot
+ * be read, there is no RAM. */
+int boot_get_image(const struct boot_image *i, uint64_t off, void *buf, size_t len, struct err *e);
+int boot_put_image(const struct boot_params *p, gpa_t gpa, const struct boot_image *i, uint64_t off,
+				   uint64_t len, struct err *e);
 bool boot_zero(const struct boot_params *p, gpa_t gpa, uint64_t len);
 
 /* Writes the GDT and, for 64 bits, the page tables, and sets the CPU to the entry. */

@@ -29,9 +29,13 @@ int boot_flat(const struct boot_params *p, struct x86_state *state, struct err *
 					   (unsigned long long)at);
 	if (!p->kernel.len)
 		return err_set(e, ERR_INVAL, "%s is empty", boot_name(&p->kernel, "the image"));
-	if (!boot_put(p, at, p->kernel.data, p->kernel.len))
+	struct mem_segment s = mem_segment(p->mem, at, p->kernel.len, true);
+	if (!s.host || s.len < p->kernel.len)
 		return err_set(e, ERR_FBIG, "%s: %zu bytes at 0x%llx do not fit into the guest's memory",
 					   boot_name(&p->kernel, "the image"), p->kernel.len, (unsigned long long)at);
+	int r = boot_put_image(p, at, &p->kernel, 0, p->kernel.len, e);
+	if (r)
+		return r;
 	if (p->format == BOOT_FLAT_REAL)
 		return enter_real(state, at, e);
 	if (p->format == BOOT_FLAT_PROT32)

@@ -22,6 +22,7 @@
 
 #define HASH (1u << 16)
 #define ARENA_SIZE (96u << 20)
+#define ARENA_SMALL (2u << 20)
 #define WRITTEN_MAX 64
 #define NO_RIP (1ull << 63) /* not canonical */
 
@@ -36,10 +37,14 @@ void *jit_arena(struct jit *j, size_t size) {
 	return p;
 }
 
-static void reset_cache(struct jit *j) {
+static void begin_cache(struct jit *j) {
 	j->hot = j->hot_start;
 	j->cold = j->cold_start;
 	j->arena_at = j->arena;
+}
+
+static void reset_cache(struct jit *j) {
+	begin_cache(j);
 	memset(j->hash, 0, HASH * sizeof(*j->hash));
 	memset(j->pages, 0, j->npages * sizeof(*j->pages));
 	memset(j->code, 0, j->npages);
@@ -108,9 +113,10 @@ int jit_create(struct soft *s, size_t cache_size) {
 	j->cold_end = j->end;
 	j->hot_start = j->hot_ready = j->rw;
 	j->cold_ready = j->cold_start;
-	madvise(j->arena, ARENA_SIZE, MADV_HUGEPAGE);
+	/* But the first of it: a guest that does little needs little. */
+	madvise(j->arena + ARENA_SMALL, ARENA_SIZE - ARENA_SMALL, MADV_HUGEPAGE);
 	jit_emit_thunks(j); /* moves hot_start */
-	reset_cache(j);
+	begin_cache(j);		/* the tables are zero, and need no memory yet */
 	if (jit_sampler_create(j))
 		log_line(LOG_WARN, "no thread for the sampler: engine soft translates in one tier only");
 	return 0;
@@ -308,7 +314,9 @@ static void watch_page(struct soft_vcpu *c, const uint8_t *host, gpa_t gpa) {
 
 /* Has the host give memory for what comes next in one go, instead of a fault a page. */
 static void get_ready(const struct jit *j, const uint8_t *at, uint8_t **ready, uint8_t *end) {
-	size_t piece = MIN(512u << 10, (size_t)(end - *ready));
+	/* Small ones first: many guests are. */
+	size_t have = (size_t)(*ready - (end == j->hot_end ? j->rw : j->cold_start));
+	size_t piece = MIN(MIN(MAX(have, 64u << 10), 512u << 10), (size_t)(end - *ready));
 	if (likely(at + (64u << 10) < *ready) || !piece)
 		return;
 	/* Linux before 5.14 does not know these: then there are faults. */

@@ -36,6 +36,9 @@
  * constant d with [d, d + size) in those bounds.
  *
  * Called by the translator on the vCPU's thread when switched on, and by test/insn/verify.c. */
+#include <pthread.h>
+#include <stdlib.h>
+
 #include "core/base/check.h"
 #include "core/base/fmt.h"
 #include "core/base/string.h"
@@ -1097,14 +1100,34 @@ static bool run(struct verifier *v, const struct jit *j, const struct jit_block 
 	return verify(v);
 }
 
-static __thread struct verifier verifier; /* too large for a stack */
+/* This thread's: too large for a stack, and for a variable of each thread that there is, since the
+ * C library clears those of all threads when they start. */
+static pthread_key_t own;
+static pthread_once_t own_once = PTHREAD_ONCE_INIT;
+
+static void make_own(void) {
+	int r = pthread_key_create(&own, free);
+	check(r == 0);
+}
+
+static struct verifier *verifier(void) {
+	pthread_once(&own_once, make_own);
+	struct verifier *v = pthread_getspecific(own);
+	if (!v) {
+		v = calloc(1, sizeof(*v));
+		int r = v ? pthread_setspecific(own, v) : -1;
+		check(r == 0);
+	}
+	return v;
+}
 
 const char *jit_verify(const struct jit *j, const struct jit_block *b) {
-	return run(&verifier, j, b) ? NULL : verifier.why;
+	struct verifier *v = verifier();
+	return run(v, j, b) ? NULL : v->why;
 }
 
 void jit_verify_or_stop(const struct jit *j, const struct jit_block *b) {
-	struct verifier *v = &verifier;
+	struct verifier *v = verifier();
 	if (run(v, j, b))
 		return;
 	log_line(LOG_ERROR, "translated block of guest code at %lx (mode key %x) refused: %s",

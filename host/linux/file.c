@@ -12,8 +12,7 @@
 
 #define FILE_MAX GIB(4)
 
-static int read_all(int fd, struct host_file *f, const char *path, const char *what,
-					struct err *e) {
+static int judge(int fd, const char *path, const char *what, size_t *len, struct err *e) {
 	struct stat st;
 	if (fstat(fd, &st) < 0)
 		return err_set(e, errno, "%s %s: %s", what, path, strerror(errno));
@@ -24,12 +23,28 @@ static int read_all(int fd, struct host_file *f, const char *path, const char *w
 	if ((uint64_t)st.st_size > FILE_MAX)
 		return err_set(e, ERR_FBIG, "%s %s has %llu MiB; the limit is 4096", what, path,
 					   (unsigned long long)st.st_size >> 20);
-	f->data = malloc((size_t)st.st_size);
+	*len = (size_t)st.st_size;
+	return 0;
+}
+
+int host_file_open(const char *path, const char *what, size_t *len, struct err *e) {
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return err_set(e, errno, "%s %s: %s", what, path, strerror(errno));
+	int r = judge(fd, path, what, len, e);
+	if (!r)
+		return fd;
+	close(fd);
+	return r;
+}
+
+static int read_all(int fd, struct host_file *f, size_t len, const char *path, const char *what,
+					struct err *e) {
+	f->data = malloc(len);
 	if (!f->data)
-		return err_set(e, ERR_NOMEM, "%s %s: no memory for %llu bytes", what, path,
-					   (unsigned long long)st.st_size);
-	while (f->len < (size_t)st.st_size) {
-		ssize_t n = read(fd, f->data + f->len, (size_t)st.st_size - f->len);
+		return err_set(e, ERR_NOMEM, "%s %s: no memory for %zu bytes", what, path, len);
+	while (f->len < len) {
+		ssize_t n = read(fd, f->data + f->len, len - f->len);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
@@ -42,11 +57,12 @@ static int read_all(int fd, struct host_file *f, const char *path, const char *w
 }
 
 int host_file_read(struct host_file *f, const char *path, const char *what, struct err *e) {
+	size_t len;
 	*f = (struct host_file){0};
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	int fd = host_file_open(path, what, &len, e);
 	if (fd < 0)
-		return err_set(e, errno, "%s %s: %s", what, path, strerror(errno));
-	int r = read_all(fd, f, path, what, e);
+		return fd;
+	int r = read_all(fd, f, len, path, what, e);
 	close(fd);
 	if (r < 0)
 		host_file_free(f);

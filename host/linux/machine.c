@@ -43,16 +43,16 @@ static void host_kick(void *opaque, unsigned vcpu) {
 
 static void *host_alloc(void *opaque, size_t size) {
 	struct machine *m = opaque;
-	/* 64: the alignment of an XSAVE area. */
-	size_t whole = align_up(sizeof(struct machine_alloc), 64) + align_up(size, 64);
-	struct machine_alloc *a = size < SIZE_MAX / 2 ? aligned_alloc(64, whole) : NULL;
-	if (!a)
+	/* 64: the alignment of an XSAVE area. calloc() gives big pieces without touching them. */
+	size_t head = align_up(sizeof(struct machine_alloc), 64) + 64;
+	uint8_t *piece = size < SIZE_MAX / 2 ? calloc(1, head + size) : NULL;
+	if (!piece)
 		return NULL;
-	memset(a, 0, whole);
+	struct machine_alloc *a = (struct machine_alloc *)(void *)piece;
 	a->next = m->allocs;
 	a->size = size;
 	m->allocs = a;
-	return (uint8_t *)a + align_up(sizeof(struct machine_alloc), 64);
+	return (uint8_t *)align_up((uintptr_t)piece + sizeof(*a), 64);
 }
 
 static void kick_all(struct machine *m) {
@@ -359,18 +359,22 @@ void machine_fail(struct machine *m, unsigned vcpu, const char *why) {
 
 /* ---- making and destroying ----------------------------------------------------------- */
 
+static struct boot_image image_of(struct host_source *s, const char *name) {
+	return (struct boot_image){.len = s->len, .name = name, .read = host_source_read, .opaque = s};
+}
+
 static int open_images(struct machine *m, struct err *e) {
 	struct board_config *b = &m->config.board;
 	const struct machine_config *c = &m->config;
 	int r;
 	if (c->kernel) {
-		r = host_file_read(&m->kernel, c->kernel, "kernel", e);
+		r = host_source_open(&m->kernel, c->kernel, "kernel", &m->ram, e);
 		if (r)
 			return r;
-		b->kernel = (struct boot_image){m->kernel.data, m->kernel.len, c->kernel};
+		b->kernel = image_of(&m->kernel, c->kernel);
 	}
 	if (c->initrd) {
-		r = host_file_read(&m->initrd, c->initrd, "initrd", e);
+		r = host_source_open(&m->initrd, c->initrd, "initrd", &m->ram, e);
 		if (r)
 			return r;
 		if (m->initrd.len >= b->memory)
@@ -379,7 +383,7 @@ static int open_images(struct machine *m, struct err *e) {
 						   "with --memory",
 						   c->initrd, (unsigned long long)m->initrd.len >> 20,
 						   (unsigned long long)b->memory >> 20);
-		b->initrd = (struct boot_image){m->initrd.data, m->initrd.len, c->initrd};
+		b->initrd = image_of(&m->initrd, c->initrd);
 	}
 	for (unsigned i = 0; i < c->ndisks; i++) {
 		r = host_disk_open(&m->disks[i], c->disks[i].path, &c->disks[i].options, &m->host, e);
@@ -563,7 +567,7 @@ int machine_create(struct machine **out, struct loop *l, const struct machine_co
 		return err_set(e, ERR_NOMEM, "no memory for a machine");
 	m->config = *c;
 	m->loop = l;
-	m->ram.fd = -1;
+	m->ram.fd = m->kernel.fd = m->initrd.fd = -1;
 	m->host = (struct vm_host){host_lock, host_unlock, host_kick, host_power, host_alloc, m};
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_mutex_init(&m->park_lock, NULL);
@@ -676,8 +680,8 @@ void machine_destroy(struct machine *m) {
 		free(m->allocs);
 		m->allocs = next;
 	}
-	host_file_free(&m->kernel);
-	host_file_free(&m->initrd);
+	host_source_close(&m->kernel);
+	host_source_close(&m->initrd);
 	host_ram_destroy(&m->ram);
 	pthread_cond_destroy(&m->park_changed);
 	pthread_mutex_destroy(&m->park_lock);

@@ -9,9 +9,9 @@
 #include "host/linux/clock.h"
 #include "host/linux/console.h"
 #include "host/linux/disk.h"
-#include "host/linux/file.h"
 #include "host/linux/machine.h"
 #include "host/linux/ram.h"
+#include "host/linux/source.h"
 #include "host/linux/vsock.h"
 
 struct vcpu_thread {
@@ -40,7 +40,7 @@ struct machine {
 	struct host_clock clock;
 	struct cpuid_policy cpuid;
 	struct host_ram ram;
-	struct host_file kernel, initrd;
+	struct host_source kernel, initrd;
 	struct host_disk *disks[BOARD_DISKS];
 	struct host_channel *channels[BOARD_CHANNELS];
 	struct host_net *nets[BOARD_NETS];

@@ -8,7 +8,7 @@ Times are medians of the rounds, in milliseconds: `wall`, and `cpu`, which count
 more on a busy machine. "first" is a kernel of a few bytes that writes a character as its first
 instruction; "first-14M" the same in an image of 14 MiB, as a stock kernel has. Memory is the
 resident part of all mappings but the guest's RAM: `rss`, and `own` without file pages that other
-processes share (program, libraries). An engine whose probe fails starts the small kernels with
+processes share (program, libraries); what is mapped twice (code of engine soft) counts once. An engine whose probe fails starts the small kernels with
 --force and is skipped for the stock one. Nothing here fails but a start that does not come.
 """
 import argparse
@@ -40,14 +40,17 @@ def elf(code, entry=0x200000):
 def cpu_ms(pid):
     total = 0
     for t in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{t}/schedstat", encoding="ascii") as f:
-            total += int(f.read().split()[0])
+        try:
+            with open(f"/proc/{pid}/task/{t}/schedstat", encoding="ascii") as f:
+                total += int(f.read().split()[0])
+        except FileNotFoundError:  # it has just ended
+            pass
     return total / 1e6
 
 
 def memory_kib(pid):
     """(resident, of these private or anonymous) without the guest's RAM."""
-    rss = own = 0
+    rss = own = code = 0
     name = ""
     with open(f"/proc/{pid}/smaps", encoding="ascii", errors="replace") as f:
         for line in f:
@@ -56,11 +59,15 @@ def memory_kib(pid):
                 name = word[5] if len(word) > 5 else ""
             elif "joist-ram" in name:
                 continue
-            elif word[0] == "Rss:":
+            elif "joist-code" in name:
+                if word[0] == "Rss:":
+                    code = max(code, int(word[1]))
+                continue
+            if word[0] == "Rss:":
                 rss += int(word[1])
-            elif word[0] in ("Private_Dirty:", "Shared_Dirty:"):
+            if word[0] == ("Anonymous:" if name.startswith("/") else "Rss:"):
                 own += int(word[1])
-    return rss, own
+    return rss + code, own + code
 
 
 def start(joist, args, until, limit=120):

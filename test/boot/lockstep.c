@@ -636,7 +636,8 @@ static struct boot_image read_image(const char *path) {
 		printf("1..0 # SKIP no %s; tools/fetch-guest makes it\n", path);
 		exit(0);
 	}
-	return (struct boot_image){map((size_t)st.st_size, path), (size_t)st.st_size, path};
+	size_t len = (size_t)st.st_size;
+	return (struct boot_image){.data = map(len, path), .len = len, .name = path};
 }
 
 /* This CPU without RDRAND and RDSEED. */

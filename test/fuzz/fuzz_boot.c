@@ -16,7 +16,7 @@ void fuzz_boot(const uint8_t *image, size_t len, bool initrd,
 	struct mem_space mem;
 	struct mem_region region = {.name = "ram", .size = RAM, .kind = MEM_RAM, .host = ram};
 	struct boot_params p = {.mem = &mem,
-							.kernel = {image, len, "fuzz"},
+							.kernel = {.data = image, .len = len, .name = "fuzz"},
 							.append = "console=ttyS0",
 							.map = map,
 							.nmap = 2,
@@ -25,7 +25,7 @@ void fuzz_boot(const uint8_t *image, size_t len, bool initrd,
 	struct x86_state s;
 	struct err e = {{0}};
 	if (initrd)
-		p.initrd = (struct boot_image){rd, sizeof(rd), NULL};
+		p.initrd = (struct boot_image){.data = rd, .len = sizeof(rd)};
 	memset(&s, 0, sizeof(s));
 	mem_init(&mem);
 	mem_add(&mem, &region);
