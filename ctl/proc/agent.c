@@ -80,13 +80,13 @@ static void line(struct agent *a, char *text) {
 	if (a->syncing) {
 		if (mark && json_integer_value(reply) == a->sync_id) {
 			a->syncing = false;
-			a->synced = a->answers = true;
+			a->synced = a->answers = a->known = true;
 			begin(a);
 		}
 	} else if (a->sent) {
 		const json_t *error = json_object_get(j, "error");
 		const char *desc = json_string_value(json_object_get(error, "desc"));
-		a->answers = true;
+		a->answers = a->known = true;
 		if (reply)
 			finish(a, reply, NULL);
 		else

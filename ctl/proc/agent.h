@@ -34,6 +34,7 @@ struct agent {
 	unsigned head, count;
 	bool created, sent, synced, syncing;
 	int64_t sync_id;
+	bool known;	  /* it has answered once */
 	bool answers; /* it answered the last thing that it was asked */
 };
 

@@ -50,7 +50,7 @@ static void op_status(struct client *c, const json_t *q) {
 	uint64_t usable, reported;
 	machine_memory(p->machine, &usable, &reported);
 	json_object_set_new(j, "memory-usable", json_integer((json_int_t)usable));
-	json_object_set_new(j, "agent", json_boolean(p->agent.answers));
+	json_object_set_new(j, "agent", json_boolean(p->agent.answers && !p->pauses));
 	json_object_set_new(j, "cpus", json_integer(p->request.config.board.cpus));
 	client_reply(c, j);
 }
@@ -114,7 +114,7 @@ static void op_resume(struct client *c, const json_t *q) {
 	/* The guest's clock stood still meanwhile. */
 	struct timespec t;
 	clock_gettime(CLOCK_REALTIME, &t);
-	if (p->agent.answers)
+	if (p->agent.known)
 		agent_ask(&p->agent,
 				  json_pack("{s:s, s:{s:I}}", "execute", "guest-set-time", "arguments", "time",
 							(json_int_t)t.tv_sec * 1000000000 + t.tv_nsec),
@@ -239,6 +239,12 @@ static void op_agent(struct client *c, const json_t *q) {
 	const char *execute = json_string_value(json_object_get(q, "execute"));
 	json_t *arguments = json_object_get(q, "arguments");
 	json_int_t seconds = whole(q, "timeout");
+	if (c->p->pauses) {
+		client_error(c, CLI_WRONG_STATE,
+					 "VM %s is paused: its guest answers nothing; 'joist resume %s'", c->p->vm.name,
+					 c->p->vm.name);
+		return;
+	}
 	if (!execute) {
 		client_error(c, CLI_USAGE, "agent: what to execute?");
 		return;

@@ -144,6 +144,7 @@ def verbs():
         p.terminate()
     joist("pause", "web")
     same(inspect("web")["state"], "paused", "state")
+    has(joist("exec", "web", "true", code=None).stderr, "is paused")
     time.sleep(3)
     joist("resume", "web")
     until("the clock set after a pause", lambda: abs(int(joist("exec", "web", "date", "+%s").stdout) -
