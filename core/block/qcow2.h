@@ -1,5 +1,5 @@
 /* qcow2 images, version 2 and 3 ([QCOW2]): reading and writing with backing images, zlib and
- * zstd clusters (read), discard, zeroes, resize, check and repair, all refcount widths, images
+ * zstd clusters (written by qcow2_write_packed() only), discard, zeroes, resize, check and repair, all refcount widths, images
  * with internal snapshots (which stay untouched).
  *
  * Power cuts. At every moment the file below is an image that opens and holds at least what was
@@ -7,7 +7,7 @@
  * which order); what a cut can leave behind is leaked clusters, which `check` finds.
  *
  * Refused by name: encryption, external data files, extended L2 entries, and what is newer than
- * this. Left out: writing compressed clusters, making or applying internal snapshots. The
+ * this. Left out: writing compressed clusters while a VM runs, making or applying internal snapshots. The
  * permission to use lazy refcounts is kept and not used; an image that another program left with
  * the dirty bit has its refcounts rebuilt when it is opened for writing. The corrupt bit: opened
  * read-only, or by check. Persistent bitmaps are not maintained, and marked so, as the standard
@@ -90,6 +90,12 @@ int qcow2_resize(struct block *image, uint64_t size, struct err *e);
 
 /* Makes another file the backing one, by name (NULL: none); contents are the caller's care. */
 int qcow2_set_backing(struct block *image, const char *name, const char *format, struct err *e);
+
+/* Fills a cluster that the image does not hold yet with `len` compressed bytes (less than a
+ * cluster), of the kind in the image's qcow2_info; those of a cluster at the disk's end unpack to
+ * a whole one, too. -ERR_EXIST: it holds something there. */
+int qcow2_write_packed(struct block *image, uint64_t offset, const void *packed, size_t len);
+uint64_t qcow2_cluster_size(const struct block *image);
 
 const struct qcow2_info *qcow2_get_info(const struct block *image);
 

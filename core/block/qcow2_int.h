@@ -8,7 +8,7 @@
  *     qcow2_task.c      a request's way: range locks, waiting for tables and commits
  *     qcow2_read.c, qcow2_write.c   its pieces
  *     qcow2_commit.c    tables to the file in an order that survives power cuts
- *     qcow2_create.c, qcow2_check.c, qcow2_resize.c   for tools
+ *     qcow2_create.c, qcow2_check.c, qcow2_resize.c, qcow2_pack.c   for tools
  *
  * Nothing waits inside a function. What needs a table that is not in memory returns Q_MISS with
  * nothing changed; the task is stopped, the table read, and the function called again. So each
@@ -244,6 +244,7 @@ struct qcow2 {
 	uint64_t packed_host;			 /* which one; 0: none */
 	bool packed_busy;
 	size_t packed_in_size;
+	uint64_t pack_at; /* where the next compressed cluster goes; 0: none was written yet */
 
 	struct qcow2_free frees[Q_FREES];
 	unsigned nfrees;

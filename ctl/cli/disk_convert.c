@@ -1,10 +1,12 @@
 /* joist disk convert, commit, rebase: contents from one image to another. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "core/base/bits.h"
 #include "ctl/cli/disk_verb.h"
+#include "host/linux/inflate.h"
 
 /* Whether `name` was left half written. */
 static int finish(struct image *to, const char *path, int r, struct err *e) {
@@ -12,6 +14,61 @@ static int finish(struct image *to, const char *path, int r, struct err *e) {
 	if (r || c)
 		unlink(path);
 	return r ? r : c;
+}
+
+struct packer {
+	enum block_compression type;
+	uint64_t cluster;
+	uint8_t *in, *out;
+};
+
+/* A cluster at `at`: nothing for zeroes, packed where that is shorter, else as it is. */
+static int pack_cluster(const struct packer *p, struct block *from, struct block *to, uint64_t at,
+						struct err *e) {
+	size_t have = (size_t)MIN(p->cluster, from->size - at);
+	size_t room = (size_t)MIN(p->cluster, to->size - at);
+	memset(p->in, 0, p->cluster);
+	int r = block_read_sync(from, at, p->in, have);
+	if (r)
+		return err_set(e, -r, "cannot read at %llu: %s", (unsigned long long)at, strerror(-r));
+	if (!p->in[0] && memcmp(p->in, p->in + 1, p->cluster - 1) == 0)
+		return 0;
+	size_t n = host_deflate(p->type, p->out, p->cluster - 1, p->in, p->cluster);
+	r = n ? qcow2_write_packed(to, at, p->out, n) : block_write_sync(to, at, p->in, room);
+	return r ? err_set(e, -r, "cannot write at %llu: %s", (unsigned long long)at, strerror(-r)) : 0;
+}
+
+static int pack_all(const struct cli_args *a, struct image *from, struct image *to, struct err *e) {
+	struct packer p = {.type = qcow2_get_info(to->top)->compression,
+					   .cluster = qcow2_cluster_size(to->top)};
+	struct block *b = from->top;
+	struct disk_copy c;
+	int r = disk_copy_start(&c, "Converting", b->size, cli_flag(a, "quiet"), e);
+	p.in = malloc(p.cluster);
+	p.out = malloc(p.cluster);
+	if (!r && (!p.in || !p.out))
+		r = err_set(e, ERR_NOMEM, "no memory to compress with");
+	for (uint64_t at = 0, run = 0; !r && at < b->size; at += run) {
+		enum block_state state;
+		/* Whole clusters; a hole is as long as it is. */
+		r = block_map_sync(b, at, MIN(b->size - at, 1024 * p.cluster), &run, &state);
+		if (r) {
+			err_set(e, -r, "cannot read the tables of %s: %s", from->path, strerror(-r));
+			break;
+		}
+		bool empty = state == BLOCK_IS_ZERO || (state == BLOCK_ABSENT && !from->backing);
+		if (empty && run >= p.cluster) {
+			run = align_down(run, p.cluster);
+		} else {
+			run = MIN(p.cluster, b->size - at);
+			r = pack_cluster(&p, b, to->top, at, e);
+		}
+		disk_copy_show(&c, at + run);
+	}
+	disk_copy_end(&c);
+	free(p.in);
+	free(p.out);
+	return r;
 }
 
 static int copy_all(const struct cli_args *a, struct image *from, struct image *to, struct err *e) {
@@ -42,7 +99,11 @@ static int convert(const struct cli_args *a) {
 	if (r)
 		return disk_fail(r, &e);
 	o.size = align_up(from->top->size, 512);
+	const char *compress = cli_text(a, "compress");
+	o.zstd = compress && strcmp(compress, "zstd") == 0;
 	r = image_format_of(a->operands[1], &format, &path, &e);
+	if (!r && compress && format != IMAGE_QCOW2)
+		r = err_set(&e, ERR_INVAL, "%s: only qcow2 images can be compressed", path);
 	if (!r && format > IMAGE_QCOW2)
 		r = err_set(&e, ERR_NOTSUP, "%s: images of this kind can only be read; qcow2 or raw", path);
 	if (!r)
@@ -51,13 +112,21 @@ static int convert(const struct cli_args *a) {
 	if (!r) {
 		r = image_open(&to, a->operands[1], &write, &e);
 		if (!r)
-			r = finish(to, path, copy_all(a, from, to, &e), &e);
+			r = finish(to, path, compress ? pack_all(a, from, to, &e) : copy_all(a, from, to, &e),
+					   &e);
 		else
 			unlink(path);
 	}
 	image_close(from, NULL);
 	return r ? disk_fail(r, &e) : CLI_OK;
 }
+
+static const struct cli_option convert_options[] = {
+	{"compress", 'c', CLI_CHOICE, "HOW", "Compress the clusters of a qcow2 image", NULL,
+	 "zlib zstd", false},
+	{"quiet", 'q', CLI_FLAG, NULL, "No progress bar", NULL, NULL, false},
+	{0},
+};
 
 static const struct cli_option quiet_options[] = {
 	{"quiet", 'q', CLI_FLAG, NULL, "No progress bar", NULL, NULL, false},
@@ -75,8 +144,9 @@ const struct cli_verb cli_verb_disk_convert = {
 			 "also be a "
 			 ".vmdk, .vhd, .vhdx, .vdi or .ova. Zeroes take no "
 			 "room. An image that could not be completed is removed again.",
-	.examples = "  joist disk convert disk.img disk.qcow2\n",
-	.options = quiet_options,
+	.examples = "  joist disk convert disk.img disk.qcow2\n"
+				"  joist disk convert -c zstd web.qcow2 small.qcow2\n",
+	.options = convert_options,
 	.run = convert,
 };
 

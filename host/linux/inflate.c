@@ -51,3 +51,24 @@ static int host_inflate(void *opaque, enum block_compression type, void *out, si
 }
 
 const struct block_host host_block = {.alloc = take, .free = give, .inflate = host_inflate};
+
+/* Readers have a window of 4 KiB only. */
+static size_t deflate_zlib(void *out, size_t out_len, const void *in, size_t in_len) {
+	z_stream z = {.next_in = (Bytef *)(uintptr_t)in,
+				  .avail_in = (uInt)in_len,
+				  .next_out = out,
+				  .avail_out = (uInt)out_len};
+	if (deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY) != Z_OK)
+		return 0;
+	int r = deflate(&z, Z_FINISH);
+	deflateEnd(&z);
+	return r == Z_STREAM_END ? out_len - z.avail_out : 0;
+}
+
+size_t host_deflate(enum block_compression type, void *out, size_t out_len, const void *in,
+					size_t in_len) {
+	if (type == BLOCK_ZLIB)
+		return deflate_zlib(out, out_len, in, in_len);
+	size_t n = ZSTD_compress(out, out_len, in, in_len, ZSTD_CLEVEL_DEFAULT);
+	return ZSTD_isError(n) ? 0 : n;
+}

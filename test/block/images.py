@@ -122,6 +122,34 @@ def theirs(_):
         same("a.qcow2", "qcow2", "o.raw", "raw")
 
 
+def packed(_):
+    """Compressed by us: smaller, whole for qemu-img, and still whole after writes into it."""
+    size = 70 * MIB + 512
+    make_raw("a.raw", size, 9)
+    joist("create", "o.qcow2", "--backing", "raw:a.raw")
+    write_some("o.qcow2", "qcow2", 10, size)
+    for kind in ("zlib", "zstd"):
+        for source in ("raw:a.raw", "o.qcow2"):
+            for f in ("a.qcow2", "b.raw", "plain.qcow2"):
+                if os.path.exists(f):
+                    os.remove(f)
+            joist("convert", source, "plain.qcow2")
+            joist("convert", "--compress", kind, source, "a.qcow2")
+            qemu_check("a.qcow2")
+            joist("check", "a.qcow2")
+            same("plain.qcow2", "qcow2", "a.qcow2", "qcow2")
+            if os.path.getsize("a.qcow2") > os.path.getsize("plain.qcow2") * 0.8:
+                raise Failed(f"{kind}: not smaller: {os.path.getsize('a.qcow2')}")
+            joist("convert", "a.qcow2", "b.raw")
+            same("plain.qcow2", "qcow2", "b.raw", "raw")
+            write_some("a.qcow2", "qcow2", 11, size)
+            write_some("b.raw", "raw", 11, size)
+            qemu_check("a.qcow2")
+            same("a.qcow2", "qcow2", "b.raw", "raw")
+    if "only qcow2" not in joist("convert", "-c", "zlib", "raw:a.raw", "c.raw", code=1):
+        raise Failed("a raw image is compressed")
+
+
 def compressed(_):
     size = 5 * MIB + 512
     make_raw("a.raw", size, 5)
@@ -263,7 +291,7 @@ def refused(_):
 
 
 def main():
-    cases = [ours, theirs, compressed, chain, snapshots, repair, imports, refused]
+    cases = [ours, theirs, packed, compressed, chain, snapshots, repair, imports, refused]
     if not shutil.which("qemu-img") or not shutil.which("qemu-io"):
         print("1..0 # SKIP qemu-img is not installed (package qemu-utils)")
         return 0
