@@ -1,0 +1,152 @@
+/* What a quiet VM and its noisy neighbour do, for test/bench/neighbour.py. Static: the guest has
+ * no libraries.
+ *
+ *   pulse cpu SECONDS              units of some milliseconds of arithmetic
+ *   pulse disk SECONDS FILE        4 KiB reads and, one in four, writes past the page cache, random
+ *   pulse net SECONDS IP PORT      round trips of 1 KiB over TCP to a host that echoes
+ *     each prints "pulse: MODE COUNT SECONDS P50 P99", the percentiles in microseconds
+ *   pulse hog CPUS FILE IP PORT    all of it without an end: spins, writes FILE in pieces of 1 MiB,
+ *                                  sends to a host that takes everything
+ */
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/fs.h>
+
+#define UNITS 2000000
+#define BIG (1u << 20)
+
+static uint32_t took_us[UNITS];
+static uint8_t big[BIG] __attribute__((aligned(4096)));
+
+static double now(void) {
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static int die(const char *what) {
+	perror(what);
+	return 1;
+}
+
+static uint64_t random64(void) {
+	static uint64_t x = 88172645463325252u;
+	x ^= x << 13;
+	x ^= x >> 7;
+	x ^= x << 17;
+	return x;
+}
+
+struct work {
+	int fd;
+	uint64_t pages; /* of the file */
+};
+
+static int unit_cpu(struct work *w) {
+	volatile uint64_t sum = 0;
+	for (unsigned i = 0; i < 1000000; i++)
+		sum = sum * 31 + i;
+	return 0;
+}
+
+static int unit_disk(struct work *w) {
+	off_t at = (off_t)(random64() % w->pages * 4096);
+	ssize_t n = random64() % 4 ? pread(w->fd, big, 4096, at) : pwrite(w->fd, big, 4096, at);
+	return n != 4096;
+}
+
+static int unit_net(struct work *w) {
+	if (send(w->fd, big, 1024, 0) != 1024)
+		return 1;
+	for (ssize_t got = 0, n; got < 1024; got += n)
+		if ((n = recv(w->fd, big, (size_t)(1024 - got), 0)) <= 0)
+			return 1;
+	return 0;
+}
+
+static int by_value(const void *a, const void *b) {
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+	return (x > y) - (x < y);
+}
+
+static int measure(const char *mode, double seconds, int (*unit)(struct work *), struct work *w) {
+	unsigned n = 0;
+	double start = now(), end = start + seconds, t = start;
+	while (t < end && n < UNITS) {
+		double before = t;
+		if (unit(w))
+			return die(mode);
+		t = now();
+		took_us[n++] = (uint32_t)((t - before) * 1e6);
+	}
+	qsort(took_us, n, sizeof(took_us[0]), by_value);
+	printf("pulse: %s %u %.3f %u %u\n", mode, n, t - start, took_us[n / 2],
+		   took_us[(uint64_t)n * 99 / 100]);
+	return 0;
+}
+
+static int open_disk(const char *path, struct work *w) {
+	uint64_t size = 0;
+	w->fd = open(path, O_RDWR | O_DIRECT);
+	if (w->fd < 0 || ioctl(w->fd, BLKGETSIZE64, &size) < 0)
+		return die(path);
+	w->pages = size / 4096;
+	return 0;
+}
+
+static int dial(const char *ip, const char *port) {
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
+	int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+	inet_pton(AF_INET, ip, &a.sin_addr);
+	if (fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
+		return -1;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	return fd;
+}
+
+static int hog(char **argv) {
+	struct work w = {0, 0};
+	int s = dial(argv[2], argv[3]);
+	if (s < 0)
+		return die(argv[2]);
+	if (open_disk(argv[1], &w))
+		return 1;
+	for (int i = atoi(argv[0]); i > 0; i--)
+		if (fork() == 0)
+			for (;;)
+				unit_cpu(&w);
+	if (fork() == 0)
+		for (uint64_t at = 0;; at = (at + BIG) % (w.pages * 4096))
+			if (pwrite(w.fd, big, BIG, (off_t)at) < 0)
+				return die("write");
+	printf("pulse: hogs\n");
+	fflush(stdout);
+	while (send(s, big, BIG, 0) > 0)
+		;
+	return die("send");
+}
+
+int main(int argc, char **argv) {
+	struct work w = {0, 0};
+	double seconds = argc > 2 ? atof(argv[2]) : 0;
+	if (argc == 3 && strcmp(argv[1], "cpu") == 0)
+		return measure("cpu", seconds, unit_cpu, &w);
+	if (argc == 4 && strcmp(argv[1], "disk") == 0)
+		return open_disk(argv[3], &w) || measure("disk", seconds, unit_disk, &w);
+	if (argc == 5 && strcmp(argv[1], "net") == 0)
+		return (w.fd = dial(argv[3], argv[4])) < 0 ? die("net")
+												   : measure("net", seconds, unit_net, &w);
+	if (argc == 6 && strcmp(argv[1], "hog") == 0)
+		return hog(argv + 2);
+	return 2;
+}
