@@ -1,17 +1,17 @@
 /* qcow2 images, version 2 and 3 ([QCOW2]): reading and writing with backing images, zlib and
- * zstd clusters (written by qcow2_write_packed() only), discard, zeroes, resize, check and repair, all refcount widths, images
- * with internal snapshots (which stay untouched).
+ * zstd clusters (written by qcow2_write_packed() only), discard, zeroes, resize, check and repair,
+ * all refcount widths, images with internal snapshots (which stay untouched).
  *
  * Power cuts. At every moment the file below is an image that opens and holds at least what was
  * flushed. Tables are changed in memory only and written by commits (qcow2_commit.c says in
  * which order); what a cut can leave behind is leaked clusters, which `check` finds.
  *
  * Refused by name: encryption, external data files, extended L2 entries, and what is newer than
- * this. Left out: writing compressed clusters while a VM runs, making or applying internal snapshots. The
- * permission to use lazy refcounts is kept and not used; an image that another program left with
- * the dirty bit has its refcounts rebuilt when it is opened for writing. The corrupt bit: opened
- * read-only, or by check. Persistent bitmaps are not maintained, and marked so, as the standard
- * demands. */
+ * this. Left out: writing compressed clusters while a VM runs, making or applying internal
+ * snapshots. The permission to use lazy refcounts is kept and not used; an image that another
+ * program left with the dirty bit has its refcounts rebuilt when it is opened for writing. The
+ * corrupt bit: opened read-only, or by check. Persistent bitmaps are not maintained, and marked so,
+ * as the standard demands. */
 #ifndef CORE_BLOCK_QCOW2_H
 #define CORE_BLOCK_QCOW2_H
 
