@@ -219,7 +219,7 @@ static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 		uint64_t at = (uintptr_t)b->host & PAGE_MASK;
 		if ((at < end && start < at + b->len) || (b->peek_from < end && start < b->peek_to)) {
 			*p = b->page_next;
-			kill_block(j, b);
+			kill_block(j, b->whole ? b->whole : b);
 			any = true;
 		} else {
 			p = &b->page_next;
@@ -229,6 +229,16 @@ static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 		__atomic_store_n(&j->code[page], 0, __ATOMIC_RELAXED);
 	if (any)
 		__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
+}
+
+static void discard(struct jit *j, struct jit_block *b) {
+	struct jit_block **p = &j->pages[b->page];
+	while (*p && *p != b)
+		p = &(*p)->page_next;
+	if (*p)
+		*p = b->page_next;
+	kill_block(j, b);
+	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
 }
 
 static void flush_all(struct jit *j) {
@@ -299,6 +309,17 @@ static struct jit_block *look_up(const struct jit *j, const uint8_t *host, uint6
 	return found;
 }
 
+void jit_discard(struct soft_vcpu *c, const uint8_t *host, uint64_t rip, uint32_t key) {
+	struct jit *j = c->soft->jit;
+	soft_exclusive_begin(c);
+	pthread_mutex_lock(&j->lock);
+	struct jit_block *b = look_up(j, host, rip, key, false);
+	if (b)
+		discard(j, b);
+	pthread_mutex_unlock(&j->lock);
+	soft_exclusive_end(c);
+}
+
 /* No more writes to the page go unseen, from before the first byte of it is read. */
 static void watch_page(struct soft_vcpu *c, const uint8_t *host, gpa_t gpa) {
 	struct jit *j = c->soft->jit;
@@ -330,43 +351,63 @@ static bool cache_full(const struct jit *j) {
 		   j->cold + (1u << 15) > j->cold_end;
 }
 
+static void list(struct jit *j, struct jit_block *b, gpa_t gpa) {
+	b->page = gpa >> 12;
+	b->page_next = j->pages[b->page];
+	j->pages[b->page] = b;
+}
+
+/* Whoever writes to the second page of a block finds it, too. */
+static bool list_second(struct jit *j, struct jit_block *b, gpa_t gpa) {
+	struct jit_block *dummy = jit_arena(j, sizeof(*dummy));
+	if (!dummy)
+		return false;
+	*dummy = (struct jit_block){
+		.host = b->next_page, .len = X86_MAX_LEN, .peek_from = PAGE_SIZE, .whole = b};
+	list(j, dummy, gpa);
+	return true;
+}
+
 /* A complete block, from now on to be found. */
 static void publish(struct jit *j, struct jit_block *b, gpa_t gpa) {
 	struct jit_block **head = &j->hash[hash_of(b->host, b->key)];
 	b->hash_next = *head;
-	b->page = gpa >> 12;
-	b->page_next = j->pages[b->page];
-	j->pages[b->page] = b;
+	list(j, b, gpa);
 	__atomic_store_n(head, b, __ATOMIC_RELEASE);
 }
 
 /* The others go on meanwhile: a block is complete before it can be found, and no world is stopped,
  * so no block killed, while this one is in the guest. */
-static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gpa, uint32_t key,
-							  bool plain) {
+static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gpa,
+							  const struct jit_span *next, uint32_t key, bool plain) {
 	struct jit *j = c->soft->jit;
 	uint64_t rip = jit_address(c);
 	if (SOFT_FPU_EAGER)
 		soft_fpu_unload(c);
 	if (!jit_is_code_page(c->soft, gpa))
 		watch_page(c, host, gpa);
+	if (next->host && !jit_is_code_page(c->soft, next->gpa))
+		watch_page(c, next->host, next->gpa);
 	if (unlikely(cache_full(j))) {
 		soft_exclusive_begin(c);
 		if (cache_full(j))
 			flush_all(j);
 		soft_exclusive_end(c);
-		return make(c, host, gpa, key, plain);
+		return make(c, host, gpa, next, key, plain);
 	}
 	pthread_mutex_lock(&j->lock);
 	struct jit_block *b = look_up(j, host, rip, key, plain); /* another vCPU was quicker */
 	/* While the world was stopped above, another one may have killed what was there. */
-	if (!b && jit_is_code_page(c->soft, gpa)) {
+	if (!b && jit_is_code_page(c->soft, gpa) &&
+		(!next->host || jit_is_code_page(c->soft, next->gpa))) {
 		get_ready(j, j->hot, &j->hot_ready, j->hot_end);
 		get_ready(j, j->cold, &j->cold_ready, j->cold_end);
 		if (j->off & JIT_OFF_TIER && !plain)
-			b = jit_translate(c, host, rip, key, true);
+			b = jit_translate(c, host, NULL, rip, key, true);
 		if (!b)
-			b = jit_translate(c, host, rip, key, false);
+			b = jit_translate(c, host, next->host, rip, key, false);
+		if (b && b->next_page && !list_second(j, b, next->gpa))
+			b = NULL;
 		if (b)
 			publish(j, b, gpa);
 	}
@@ -392,11 +433,16 @@ static struct jit_block *find(struct soft_vcpu *c, uint32_t key, bool plain, boo
 		return NULL;
 	*global = e->global;
 	const uint8_t *host = e->host + (gva & PAGE_MASK);
+	gpa_t gpa = e->gpa | (gva & PAGE_MASK);
 	struct jit_block *b = look_up(c->soft->jit, host, jit_address(c), key, plain);
 	if (!b && c->jit.stored && !comes_again(c, gva))
 		return NULL;
 	c->jit.stored = false;
-	return b ? b : make(c, host, e->gpa | (gva & PAGE_MASK), key, plain);
+	if (!b) {
+		struct jit_span next = jit_span_find(c, host, gva);
+		b = make(c, host, gpa, &next, key, plain);
+	}
+	return !b || !b->next_page || jit_span_ready(c, b, gva) ? b : find(c, key, plain, global);
 }
 
 /* ---- the second tier ---------------------------------------------------------------------- */
@@ -431,12 +477,7 @@ static void demote(struct soft_vcpu *c) {
 	pthread_mutex_lock(&j->lock);
 	struct jit_block *b = look_up(j, c->jit.bad_host, c->jit.bad_rip, c->jit.bad_key, false);
 	if (b && b->second) {
-		struct jit_block **p = &j->pages[b->page];
-		while (*p != b)
-			p = &(*p)->page_next;
-		*p = b->page_next;
-		kill_block(j, b);
-		__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
+		discard(j, b);
 		struct jit_block *plain = look_up(j, b->host, b->rip, b->key, true);
 		if (plain)
 			plain->samples = 0;
@@ -462,7 +503,7 @@ static void promote(struct soft_vcpu *c, uint64_t rip) {
 	pthread_mutex_lock(&j->lock);
 	b = look_up(j, host, rip, key, false);
 	if (b && !b->second && !cache_full(j)) {
-		struct jit_block *hot = jit_translate(c, host, rip, key, true);
+		struct jit_block *hot = jit_translate(c, host, NULL, rip, key, true);
 		b->samples = SAMPLES_NEVER;
 		if (hot) {
 			publish(j, hot, gpa);
@@ -593,7 +634,7 @@ static uint64_t next_entry(struct soft_vcpu *c) {
 }
 
 /* Instructions after which the loop must choose anew who executes: exception masks, breakpoints. */
-static bool changes_masks(unsigned op) {
+bool jit_changes_masks(unsigned op) {
 	switch (op) {
 	case X86_OP_FLDCW:
 	case X86_OP_FLDENV:
@@ -640,7 +681,7 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 		s->shadow = 0;
 		c->leave_block = false;
 	}
-	if (unlikely(changes_masks(code)))
+	if (unlikely(jit_changes_masks(code)))
 		c->jit.fpu_known = false;
 	soft_fpu_load(c); /* the handler may have taken the guest's registers away */
 	if (unlikely(!c->jit.fpu_known || s->activity != CPU_RUNNING || s->shadow ||
@@ -652,52 +693,6 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 			   __atomic_load_n(&j->epoch, __ATOMIC_RELAXED) == c->jit.epoch))
 		return 0;
 	return next_entry(c);
-}
-
-/* ---- instructions in two pages -------------------------------------------------------------- */
-
-static void step_instead(struct soft_vcpu *c) {
-	c->jit.fpu_known = false;
-	soft_step(c);
-}
-
-void jit_cross_pages(struct soft_vcpu *c, const struct x86_insn *nothing) {
-	uint64_t rip = c->s->rip;
-	gva_t gva = jit_linear(c->mode != X86_MODE_64, jit_address(c));
-	struct jit_crossing *x = &c->jit.crossings[(gva >> 12) % JIT_CROSSINGS];
-	uint8_t bytes[X86_MAX_LEN];
-	bool user = fast_user(c), legacy = c->mode != X86_MODE_64;
-	unsigned first = PAGE_SIZE - (unsigned)(gva & PAGE_MASK);
-	struct soft_tlb_entry *e = soft_translate(c, gva, ACCESS_EXEC, user);
-	const uint8_t *host = e->host;
-	if (legacy && rip + X86_MAX_LEN - 1 > c->s->seg[SEG_CS].limit) { /* or across its end */
-		step_instead(c);
-		return;
-	}
-	check(first < X86_MAX_LEN);
-	if (!legacy && !soft_canonical(rip + first))
-		soft_gp(c, 0);
-	e = soft_translate(c, legacy ? (uint32_t)(gva + first) : gva + first, ACCESS_EXEC, user);
-	if (!host || !e->host) { /* code outside of memory */
-		step_instead(c);
-		return;
-	}
-	fast_copy(bytes, host + (gva & PAGE_MASK), first);
-	fast_copy(bytes + first, e->host, X86_MAX_LEN - first);
-	if (x->rip != gva || x->insn.mode != c->mode || memcmp(x->insn.raw, bytes, x->insn.len) != 0) {
-		x->rip = NO_RIP;
-		int len = x86_decode(&x->insn, bytes, X86_MAX_LEN, c->mode);
-		if (len == X86_DECODE_UD)
-			soft_ud(c);
-		if (len <= 0)
-			soft_gp(c, 0);
-		x->handler = soft_handler_of(c, &x->insn);
-		x->rip = gva;
-	}
-	c->next_rip = legacy ? (uint32_t)(rip + x->insn.len) : rip + x->insn.len;
-	if (changes_masks(x->insn.op))
-		c->jit.fpu_known = false;
-	x->handler(c, &x->insn);
 }
 
 /* ---- the loop ----------------------------------------------------------------------------- */
@@ -761,7 +756,7 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 				if (!(j->off & JIT_OFF_LINK))
 					link_to(j, link, b);
 				c->jit.links++;
-			} else if (!link && !(j->off & JIT_OFF_JUMPS)) {
+			} else if (!link && !b->next_page && !(j->off & JIT_OFF_JUMPS)) {
 				jit_jump_learn(c, user, b, global);
 			}
 			entry = b->entry;

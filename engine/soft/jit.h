@@ -47,8 +47,13 @@ struct jit_block {
 	uint64_t page; /* guest-physical, in whose list it is */
 	struct jit_link *incoming;
 	struct jit_link *out; /* its own */
-	bool second;		  /* of the second tier */
-	uint8_t samples;	  /* how often it was found running */
+	/* Of an instruction that reaches into the next page (span.c), else NULL: that page in RAM. */
+	const uint8_t *next_page;
+	const uint8_t *span_body; /* behind the check of its mapping */
+	uint32_t span_slot;		  /* of jit.far[] */
+	struct jit_block *whole;  /* it is in the list of that page as a dummy: the block */
+	bool second;			  /* of the second tier */
+	uint8_t samples;		  /* how often it was found running */
 };
 
 /* Mode key bits: what a translation depends on besides bytes and address. */
@@ -87,10 +92,10 @@ void jit_device_wrote(struct soft *s, gpa_t gpa, uint64_t len);
 /* Serves what devices wrote; on the vCPU's thread, between blocks. */
 void jit_serve_writes(struct soft_vcpu *c);
 
-/* Translates the block at `host` (guest address rip) under the mode `key`; NULL: nothing there
- * can be translated. jit->lock held. (translate.c) */
-struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64_t rip,
-								uint32_t key, bool hot);
+/* Translates the block at `host` (guest address rip; `next_page`: the page behind it, or NULL)
+ * under the mode `key`; NULL: nothing there can be translated. jit->lock held. (translate.c) */
+struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const uint8_t *next_page,
+								uint64_t rip, uint32_t key, bool hot);
 
 /* ---- the code cache, for translate.c ----------------------------------------------------- */
 
@@ -288,6 +293,9 @@ void jit_sampler_destroy(struct jit *j);
 
 /* The slot of a far target, made if need be; -1: there are no more. jit->lock held. */
 int jit_far_slot(struct jit *j, uint64_t rip, unsigned user);
+/* The same for what lies in two pages at rip: its slot says that the second one is where it was. */
+int jit_span_slot(struct jit *j, uint64_t rip, unsigned user);
+void jit_span_learn(struct soft_vcpu *c, const struct jit_block *b, gva_t second, bool global);
 int jit_far_create(struct jit *j);
 void jit_far_reset(struct jit *j);
 /* What is known of the current vCPU's jumps to s->rip: an entry that takes flags in the host's
@@ -325,8 +333,23 @@ uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what); /* 0: probe again, 
 /* 0: go on in the block; 1: leave; else: the entry of another block to go on with. */
 uint64_t jit_call(struct vcpu *v, const struct jit_op *op);
 
-/* The handler of what lies in two pages: fetches, decodes and executes the instruction at RIP. */
+/* ---- instructions in two pages (span.c) ------------------------------------------------------ */
+
+/* The page behind the one at gva, for an instruction that begins at `host` and may reach into it.
+ */
+struct jit_span {
+	uint8_t *host; /* NULL: none, or not to be translated */
+	gpa_t gpa;
+};
+/* Raises what fetching raises. */
+struct jit_span jit_span_find(struct soft_vcpu *c, const uint8_t *host, gva_t gva);
+/* The block may be entered: its pages are where they were. false: it is dead. Raises the same. */
+bool jit_span_ready(struct soft_vcpu *c, const struct jit_block *b, gva_t gva);
+/* The handler of what is not translated: fetches, decodes and executes the instruction at RIP. */
 soft_handler jit_cross_pages;
+bool jit_changes_masks(unsigned op);
+/* Kills the best block there. */
+void jit_discard(struct soft_vcpu *c, const uint8_t *host, uint64_t rip, uint32_t key);
 
 #define JIT_FILL_WRITE 0x100u
 

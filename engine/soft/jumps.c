@@ -43,12 +43,15 @@ static struct jit_far *far_find(const struct jit *j, uint64_t rip, unsigned user
 	}
 }
 
-int jit_far_slot(struct jit *j, uint64_t rip, unsigned user) {
+/* As `user` of the hash, for slots that are about the second page of an instruction. */
+#define SPAN 2u
+
+static int make_slot(struct jit *j, uint64_t rip, unsigned user) {
 	struct jit_far *f = far_find(j, rip, user);
 	if (!f->slot) {
 		if (j->nfar == JIT_FAR)
 			return -1;
-		j->far_user[j->nfar] = (uint8_t)user;
+		j->far_user[j->nfar] = user & 1;
 		for (unsigned n = 0; n < j->soft->nvcpus; n++)
 			j->soft->vcpus[n]->jit.far[j->nfar] = j->far_miss;
 		f->rip = rip;
@@ -56,6 +59,14 @@ int jit_far_slot(struct jit *j, uint64_t rip, unsigned user) {
 		__atomic_store_n(&f->slot, ++j->nfar, __ATOMIC_RELEASE); /* others may be looking */
 	}
 	return (int)f->slot - 1;
+}
+
+int jit_far_slot(struct jit *j, uint64_t rip, unsigned user) {
+	return make_slot(j, rip, user);
+}
+
+int jit_span_slot(struct jit *j, uint64_t rip, unsigned user) {
+	return make_slot(j, rip, user | SPAN);
 }
 
 /* ---- the three tables ------------------------------------------------------------------------ */
@@ -169,6 +180,16 @@ const uint8_t *jit_jump_known(struct soft_vcpu *c, unsigned user, uint64_t rip) 
 	return t->entry;
 }
 
+void jit_span_learn(struct soft_vcpu *c, const struct jit_block *b, gva_t second, bool global) {
+	unsigned user = b->key & JIT_KEY_USER ? 1 : 0, bit = page_bit(second);
+	if (c->jit.far[b->span_slot] == b->span_body)
+		return;
+	c->jit.jump_pages[bit / 64] |= BIT(bit % 64);
+	c->jit.far[b->span_slot] = b->span_body;
+	if (!global || user)
+		touch(c, user, JIT_TABLE_FAR, b->span_slot);
+}
+
 void jit_jump_learn(struct soft_vcpu *c, unsigned user, const struct jit_block *b, bool global) {
 	const struct jit *j = c->soft->jit;
 	unsigned jump = jump_index(j, b->rip), target = target_index(b->rip);
@@ -198,6 +219,8 @@ void jit_jump_forget(struct soft_vcpu *c, const struct jit_block *b) {
 		clear_entry(c, user, JIT_TABLE_TARGETS, target);
 	if (f->slot && c->jit.far[f->slot - 1] == b->entry)
 		clear_entry(c, user, JIT_TABLE_FAR, f->slot - 1);
+	if (b->next_page && c->jit.far[b->span_slot] == b->span_body)
+		clear_entry(c, user, JIT_TABLE_FAR, b->span_slot);
 }
 
 /* ---- address spaces that are left (spaces.c) ------------------------------------------------- */

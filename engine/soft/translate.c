@@ -141,6 +141,18 @@ static bool path_goes_on(struct tx *t, unsigned n, unsigned *at) {
 	}
 }
 
+/* The block's one instruction, which reaches into the next page: its length if it can run as
+ * itself. */
+static int decode_spanning(struct tx *t, struct x86_insn *i, unsigned avail) {
+	uint8_t bytes[X86_MAX_LEN];
+	if (!t->b->next_page)
+		return X86_DECODE_SHORT;
+	for (unsigned n = 0; n < X86_MAX_LEN; n++)
+		bytes[n] = n < avail ? t->b->host[n] : t->b->next_page[n - avail];
+	int len = x86_decode(i, bytes, X86_MAX_LEN, tx_mode(t));
+	return len > 0 && !tx_needs_call(t, i) ? len : X86_DECODE_SHORT;
+}
+
 static void decode_block(struct tx *t) {
 	unsigned at = 0, avail = PAGE_SIZE - tx_page_offset(t, t->b->rip);
 	if (tx_legacy(t)) { /* not beyond the segment */
@@ -153,7 +165,11 @@ static void decode_block(struct tx *t) {
 		int len = x86_decode(i, t->b->host + at, avail - at, tx_mode(t));
 		unsigned n = t->n;
 		t->rip[n] = t->b->rip + at;
-		if (len == X86_DECODE_SHORT && !n && !t->hot) {
+		bool spans = len == X86_DECODE_SHORT && !n && !t->hot;
+		if (spans)
+			len = decode_spanning(t, i, avail);
+		if (spans && len < 0) {
+			t->b->next_page = NULL;
 			t->crossing = t->call[0] = true;
 			*i = (struct x86_insn){.mode = (uint8_t)tx_mode(t)};
 			at = avail;
@@ -167,6 +183,9 @@ static void decode_block(struct tx *t) {
 		at += (unsigned)len;
 		t->b->len = MAX(t->b->len, (uint16_t)at);
 		t->n++;
+		if (spans)
+			break;
+		t->b->next_page = NULL;
 		if (!path_goes_on(t, n, &at))
 			break;
 	}
@@ -255,11 +274,15 @@ static void emit_insns(struct tx *t) {
 	t->saved = false;
 }
 
-struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64_t rip,
-								uint32_t key, bool hot) {
+struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const uint8_t *next_page,
+								uint64_t rip, uint32_t key, bool hot) {
 	struct jit *j = c->soft->jit;
-	struct jit_block draft = {
-		.host = host, .rip = rip, .key = key, .peek_from = PAGE_SIZE, .second = hot};
+	struct jit_block draft = {.host = host,
+							  .next_page = next_page,
+							  .rip = rip,
+							  .key = key,
+							  .peek_from = PAGE_SIZE,
+							  .second = hot};
 	static __thread struct tx tx;
 	struct tx *t = &tx;
 	if (hot && key & JIT_KEY_LEGACY)
@@ -281,6 +304,8 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, uint64
 	*b = draft;
 	t->b = b;
 	b->entry = tx_here(t);
+	if (b->next_page && !tx_span_entry(t))
+		return NULL;
 	emit_insns(t);
 	while (t->again) {
 		t->again = t->saved = false;

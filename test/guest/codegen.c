@@ -200,7 +200,8 @@ static void for_ever(void) {
 	for (u32 i = 0; i < NEW; i++) {
 		u64 at = AREA + 0x200000 + (i * 2654435761u >> 20) * 128;
 		write_long_function((volatile u8 *)at, i);
-		bad += call(at) != i + 7;
+		for (unsigned again = 0; again < 2; again++) /* the first time, an engine may not bother */
+			bad += call(at) != i + 7;
 	}
 	check("new code for ever", bad, 0);
 }

@@ -7,6 +7,7 @@ static volatile u64 pdpt1[512] __attribute__((aligned(4096)));
 static volatile u64 pd1[512] __attribute__((aligned(4096)));
 static volatile u64 pt1[512] __attribute__((aligned(4096)));
 static volatile u8 page[8192] __attribute__((aligned(4096)));
+static volatile u8 seconds[8192] __attribute__((aligned(4096)));
 
 static u32 call(volatile u8 *at) {
 	u32 r;
@@ -95,6 +96,29 @@ void guest(void) {
 	pt1[1] = (u64)page | 7;
 	set_cr3(get_cr3());
 	check("and back", call(alias1), 1);
+
+	/* An instruction across two pages, of which the second one is another, by a jump from the
+	 * first. */
+	static const u8 first[] = {0x90, 0xb8, 1}; /* nop; mov $.. */
+	volatile u8 *across = alias0 + 3 * 4096 + 4093;
+	put(page + 4093, first, 3);
+	seconds[3] = seconds[4096 + 3] = 0xc3;
+	seconds[4096] = 1;
+	pt1[3] = (u64)page | 7;
+	pt1[4] = (u64)seconds | 7;
+	for (u32 i = 0; i < 9; i++)
+		r = call(across);
+	check("across two mappings", r, 1);
+	pt1[4] = (u64)(seconds + 4096) | 7;
+	asm volatile("invlpg (%0)" : : "r"(across + 3) : "memory");
+	check("the second one remapped", call(across), 0x101);
+	pt1[4] = (u64)seconds | 7;
+	set_cr3(get_cr3());
+	check("and with CR3", call(across), 1);
+	seconds[0] = 2;
+	check("rewritten there", call(across), 0x201);
+	page[4095] = 5;
+	check("rewritten before", call(across), 0x205);
 
 	/* A CALL whose return address was patched over meanwhile, and code on the stack. */
 	static const u8 patcher[] = {0x48, 0x8b, 0x04, 0x24, /* mov (%rsp), %rax */

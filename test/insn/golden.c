@@ -221,7 +221,7 @@ static struct cost measure(const uint8_t *code, unsigned len) {
 	memset(vm.ram + 0x1000, 0xf4, 4096);
 	memcpy(vm.ram + 0x1000, code, len);
 	struct jit_block *b =
-		jit_translate(c, vm.ram + 0x1000, places[mode].rip, places[mode].key, hot);
+		jit_translate(c, vm.ram + 0x1000, NULL, places[mode].rip, places[mode].key, hot);
 	if (!b) {
 		printf("Bail out! no block\n");
 		exit(1);

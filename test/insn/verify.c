@@ -396,7 +396,7 @@ int main(int argc, char **argv) {
 			uint64_t rip = !bits ? 0x7f0012345100 : k / 2 ? 0x12345100 : 0x1234500000000100;
 			bool tier = k & 1;
 			host_code(vm.ram, sample);
-			block = jit_translate(c, vm.ram + 0x100, rip, key, tier);
+			block = jit_translate(c, vm.ram + 0x100, NULL, rip, key, tier);
 			if (!block && tier && bits)
 				continue;
 			if (!block) {
