@@ -169,6 +169,22 @@ static void test_reader(void **state) {
 	free(want);
 }
 
+static void test_bzimage_32(void **state) {
+	struct guest *g = *state;
+	uint8_t d[BZ_LEN];
+	make_bzimage(d);
+	le16_put(d + HDR_XLOADFLAGS, 0);
+	assert_int_equal(load(g, d, sizeof(d)), 0);
+	assert_int_equal(g->s.rip, MIB(8));
+	assert_int_equal(g->s.gpr[RSI], LOW_ZERO_PAGE);
+	assert_int_equal(g->s.gpr[RBP] | g->s.gpr[RDI] | g->s.gpr[RBX], 0);
+	assert_int_equal(g->s.efer, 0);
+	assert_int_equal(g->s.cr0 & (CR0_PE | CR0_PG), CR0_PE);
+	assert_int_equal(g->s.seg[SEG_CS].sel, 0x10);
+	assert_int_equal(g->s.seg[SEG_DS].sel, 0x18);
+	assert_int_equal(g->s.seg[SEG_CS].attr & (SEG_ATTR_L | SEG_ATTR_DB), SEG_ATTR_DB);
+}
+
 static void test_bzimage_moves(void **state) {
 	struct guest *g = *state;
 	uint8_t d[BZ_LEN];
@@ -195,9 +211,6 @@ static void test_bzimage_refused(void **state) {
 	make_bzimage(d);
 	le16_put(d + HDR_VERSION, 0x20b);
 	refused(g, d, sizeof(d), "2.11");
-	make_bzimage(d);
-	le16_put(d + HDR_XLOADFLAGS, 0);
-	refused(g, d, sizeof(d), "no 64-bit entry");
 	make_bzimage(d);
 	le32_put(d + HDR_SYSSIZE, 0xffffffff);
 	refused(g, d, sizeof(d), "truncated");
@@ -367,9 +380,16 @@ static void test_flat(void **state) {
 
 int main(void) {
 	const struct CMUnitTest tests[] = {
-		TEST(test_bzimage),			TEST(test_bzimage_moves), TEST(test_bzimage_truncated),
-		TEST(test_bzimage_refused), TEST(test_pvh),			  TEST(test_vmlinux),
-		TEST(test_elf_refused),		TEST(test_flat),		  TEST(test_reader),
+		TEST(test_bzimage_32),
+		TEST(test_bzimage),
+		TEST(test_bzimage_moves),
+		TEST(test_bzimage_truncated),
+		TEST(test_bzimage_refused),
+		TEST(test_pvh),
+		TEST(test_vmlinux),
+		TEST(test_elf_refused),
+		TEST(test_flat),
+		TEST(test_reader),
 	};
 	return cmocka_run_group_tests_name("boot", tests, NULL, NULL);
 }

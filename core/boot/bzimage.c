@@ -1,10 +1,10 @@
-/* Linux bzImage through its 64-bit entry, by the x86 boot protocol
- * (Documentation/arch/x86/boot.rst): the real-mode setup code is not run, its
- * header is copied to the zero page and the protected-mode part is entered at its
- * start + 0x200 in long mode with RSI = zero page.
+/* Linux bzImage by the x86 boot protocol (Documentation/arch/x86/boot.rst): the real-mode setup
+ * code is not run, its header is copied to the zero page and the protected-mode part is entered
+ * with RSI = zero page: at its start + 0x200 in long mode or, where the kernel is a 32-bit one, at
+ * its start in flat protected mode.
  *
- * Every field of the header is hostile. Left out: the 16- and 32-bit entries
- * (kernels from 3.8 on have the 64-bit one), and loading above 4 GiB. */
+ * Every field of the header is hostile. Left out: the 16-bit entry, the 32-bit one of 64-bit
+ * kernels (from 3.8 on they have the other), and loading above 4 GiB. */
 #include "core/base/bits.h"
 #include "core/base/le.h"
 #include "core/base/string.h"
@@ -19,6 +19,7 @@ struct header {
 	uint64_t load_at, init_size;	/* memory the kernel uses until it reads its map */
 	uint64_t initrd_end, cmdline_max;
 	unsigned end;				/* of the header in the file */
+	unsigned entry;				/* from load_at: ENTRY64, or 0 in protected mode */
 	uint8_t bytes[HDR_MAX_END]; /* the file's first, read once */
 };
 
@@ -42,10 +43,7 @@ static int read_header(const struct boot_params *p, struct header *h, struct err
 		return err_set(e, ERR_NOTSUP,
 					   "%s is too old: boot protocol %u.%02u, needed is 2.12 (Linux 3.8)",
 					   boot_name(k, "the kernel"), version >> 8, version & 0xff);
-	if (!(le16_get(d + HDR_XLOADFLAGS) & XLF_KERNEL_64))
-		return err_set(e, ERR_NOTSUP,
-					   "%s has no 64-bit entry: it is a 32-bit kernel; take one for amd64",
-					   boot_name(k, "the kernel"));
+	h->entry = le16_get(d + HDR_XLOADFLAGS) & XLF_KERNEL_64 ? ENTRY64 : 0;
 	h->end = HDR_JUMP + 2 + d[HDR_JUMP + 1];
 	if (h->end < HDR_END)
 		h->end = HDR_END;
@@ -112,8 +110,10 @@ int boot_bzimage(const struct boot_params *p, struct x86_state *state, struct er
 	memcpy(zp + HDR_START, h.bytes + HDR_START, h.end - HDR_START);
 	le64_put(zp + HDR_SETUP_DATA, 0);
 	r = boot_put_zero_page(p, zp, initrd, e);
-	if (!r)
-		r = boot_enter_long64(p, state, h.load_at + ENTRY64, e);
+	if (!r && h.entry)
+		r = boot_enter_long64(p, state, h.load_at + h.entry, e);
+	else if (!r) /* below 4 GiB: boot_params.low_end is */
+		r = boot_enter_prot32(p, state, (uint32_t)h.load_at, e);
 	state->gpr[RSI] = LOW_ZERO_PAGE;
 	return r;
 }
