@@ -380,8 +380,8 @@ static void test_flat(void **state) {
 
 int main(void) {
 	const struct CMUnitTest tests[] = {
-		TEST(test_bzimage_32),
 		TEST(test_bzimage),
+		TEST(test_bzimage_32),
 		TEST(test_bzimage_moves),
 		TEST(test_bzimage_truncated),
 		TEST(test_bzimage_refused),

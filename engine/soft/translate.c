@@ -285,7 +285,7 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const 
 							  .second = hot};
 	static __thread struct tx tx;
 	struct tx *t = &tx;
-	if (hot && key & JIT_KEY_LEGACY)
+	if (hot && key & (JIT_KEY_16 | JIT_KEY_SEGS)) /* not worth it */
 		return NULL;
 	t->j = j;
 	t->c = c;

@@ -61,6 +61,8 @@ struct tx_group {
 	uint32_t base_ver, index_ver, seg_ver;
 	int64_t min, max; /* bytes [min, max) from it */
 	bool write;
+	bool exact; /* legacy: the address wraps around, so only accesses that begin at min belong here
+				 */
 	unsigned first;	   /* instruction that needs it */
 	unsigned check_at; /* where it is checked: there, or earlier where no flags are needed */
 	unsigned naccesses;
@@ -242,6 +244,13 @@ enum tx_emitted tx_legacy_special(struct tx *t, unsigned n);
  * flags are lost. */
 void tx_legacy_linear(const struct tx *t, struct emit *e, const struct x86_insn *i);
 void tx_legacy_stack_linear(const struct tx *t, struct emit *e, unsigned reg, int32_t disp);
+/* Whether i is addressed without computing its address in 32 bits. */
+bool tx_legacy_plain(const struct tx *t, const struct x86_insn *i);
+/* T0 = linear address of an `exact` group with displacement d; before that, for one in a segment, a
+ * check that the segment has it. */
+void tx_legacy_group_address(const struct tx *t, struct emit *e, const struct tx_group *g,
+							 int64_t d);
+void tx_legacy_group_reach(struct tx *t, unsigned n, const struct tx_group *g, int64_t d);
 /* Pushes jit.tmp. */
 void tx_legacy_push_tmp(struct tx *t, unsigned n);
 /* The prefix 66 for an instruction that is copied: whether it has one, if `*own` says so; else its

@@ -15,6 +15,10 @@
  * Where slots are missed too often, because the guest's pages lie scattered, jit_slot_bad() knows:
  * such a group is checked by a probe of the TLB, as in the first tier, but once for all of it.
  *
+ * In 32-bit code an address may wrap around. Where it is computed in 32 bits (tx_legacy.c) its
+ * group has accesses to this very address only; and adding a constant to a register makes a new
+ * value, but for what PUSH and POP do to RSP, whose accesses show that it does not wrap.
+ *
  * Register values have version numbers. Adding a constant keeps the version and changes `delta`; a
  * handler, the code behind a call, and every label begin new ones, as slots may change there. */
 #include "engine/soft/tx.h"
@@ -54,7 +58,9 @@ static void copy_reg(struct scan *s, unsigned to, unsigned from, int64_t add) {
 /* d = d + constant, d = another register + constant. */
 static bool adds_constant(struct scan *s, const struct x86_insn *i) {
 	const struct x86_opnd *a = &i->opnd[0], *b = &i->opnd[1];
-	if (!i->nopnds || a->kind != OPND_GPR || a->size != 8)
+	bool legacy = tx_legacy(s->t);
+	if (!i->nopnds || a->kind != OPND_GPR || a->size != (legacy ? 4 : 8) ||
+		(legacy && i->op != X86_OP_MOV))
 		return false;
 	switch (i->op) {
 	case X86_OP_INC:
@@ -119,14 +125,14 @@ static void execute(struct scan *s, unsigned n) {
 	}
 	switch (i->op) {
 	case X86_OP_PUSH:
-		copy_reg(s, RSP, RSP, -8);
+		copy_reg(s, RSP, RSP, -(int64_t)i->opsize);
 		break;
 	case X86_OP_POP:
-		copy_reg(s, RSP, RSP, 8);
+		copy_reg(s, RSP, RSP, i->opsize);
 		renew(s, i->opnd[0].reg);
 		break;
 	case X86_OP_LEAVE:
-		copy_reg(s, RSP, RBP, 8);
+		copy_reg(s, RSP, RBP, i->opsize);
 		renew(s, RBP);
 		break;
 	case X86_OP_CALL:
@@ -157,7 +163,8 @@ static int8_t join(struct tx *t, struct tx_group *g, int64_t off, unsigned size,
 	for (unsigned k = 0; k < t->ngroups; k++) {
 		struct tx_group *o = &t->group[k];
 		int64_t min = MIN(o->min, off), max = MAX(o->max, off + (int64_t)size);
-		if (!same_root(o, g) || max - min > SPAN_MAX)
+		if (!same_root(o, g) || max - min > SPAN_MAX || o->exact != g->exact ||
+			(o->exact && off != o->min))
 			continue;
 		if (write && !o->write && jit_slot_apart(t->j, t->rip[o->first])) {
 			g->late = true;
@@ -188,8 +195,11 @@ static int8_t operand_group(struct scan *s, unsigned n) {
 	if (!o || !o->size || o->size > 32 || x86_forms[i->form].attr & X86_ATTR_NOMEM_FAULT ||
 		i->op == X86_OP_LEA || i->op == X86_OP_NOP || i->op == X86_OP_PREFETCH)
 		return -1;
+	g.exact = tx_legacy(t) && !tx_legacy_plain(t, i);
 	if (tx_is_const_ea(i)) {
 		off = (int64_t)tx_const_ea(i, t->rip[n]);
+		if (tx_legacy(t))
+			off = g.exact ? (int32_t)off : (int64_t)(uint32_t)off;
 		g.base_ver = s->era;
 	} else {
 		off = i->disp;
@@ -205,7 +215,7 @@ static int8_t operand_group(struct scan *s, unsigned n) {
 			off += (int64_t)((uint64_t)s->delta[i->index] << i->scale);
 		}
 	}
-	if (i->seg >= SEG_FS) {
+	if (i->seg >= SEG_FS || (tx_legacy(t) && i->seg == SEG_CS)) {
 		g.seg = i->seg;
 		g.seg_ver = s->ver[i->seg == SEG_FS ? REG_FS : REG_GS];
 	}
@@ -220,7 +230,7 @@ static int8_t stack_group(struct scan *s, unsigned n) {
 	switch (i->op) {
 	case X86_OP_PUSH:
 	case X86_OP_CALL:
-		off = -8;
+		off = -(int64_t)i->opsize;
 		write = true;
 		break;
 	case X86_OP_POP:
@@ -234,7 +244,7 @@ static int8_t stack_group(struct scan *s, unsigned n) {
 	}
 	struct tx_group g = {
 		.base = reg, .index = NOREG, .seg = NOREG, .first = n, .base_ver = s->ver[reg]};
-	return join(s->t, &g, off + s->delta[reg], 8, write);
+	return join(s->t, &g, off + s->delta[reg], i->opsize, write);
 }
 
 /* The constant to add to the registers of the group as they are before instruction n. */
@@ -349,6 +359,10 @@ unsigned tx_find_groups(struct tx *t) {
 void tx_group_address(const struct tx *t, struct emit *e, const struct tx_group *g) {
 	int64_t d;
 	check(distance(t, g, g->check_at, &d));
+	if (g->exact) {
+		tx_legacy_group_address(t, e, g, d);
+		return;
+	}
 	if (g->base == NOREG && g->index == NOREG) {
 		e_mov_imm(e, T0, (uint64_t)d);
 	} else {
@@ -366,6 +380,14 @@ void tx_group_address(const struct tx *t, struct emit *e, const struct tx_group 
 		e_op_gs(e, true, 0x03, T0, GS_SEG(g->seg)); /* add */
 }
 
+/* Before that: a legacy segment may end below it. */
+static void check_segment(struct tx *t, unsigned n, const struct tx_group *g) {
+	int64_t d;
+	check(distance(t, g, g->check_at, &d));
+	if (g->exact && g->seg != NOREG)
+		tx_legacy_group_reach(t, n, g, d);
+}
+
 static uint32_t slot_at(const struct tx_group *g, size_t field) {
 	return GS_JIT(slots) + g->slot + (uint32_t)field;
 }
@@ -373,6 +395,7 @@ static uint32_t slot_at(const struct tx_group *g, size_t field) {
 /* T0 = addend for the whole group. */
 static void probe_group(struct tx *t, unsigned n, const struct tx_group *g) {
 	tx_flags_aside(t, n);
+	check_segment(t, n, g);
 	tx_group_address(t, &t->e, g);
 	struct tx_cold *c = tx_add_cold(t);
 	*c = (struct tx_cold){.rip = t->rip[n], .kind = COLD_PLAIN, .saved = t->saved && t->live[n]};
@@ -393,6 +416,7 @@ void tx_check_groups(struct tx *t, unsigned n) {
 		}
 		t->fresh = -1;
 		tx_flags_aside(t, n);
+		check_segment(t, n, g);
 		tx_group_address(t, e, g);
 		e_op_gs(e, true, 0x2b, T0, slot_at(g, offsetof(struct jit_slot, lo)));	/* sub */
 		e_op_gs(e, true, 0x3b, T0, slot_at(g, offsetof(struct jit_slot, lim))); /* cmp */

@@ -74,10 +74,11 @@ static bool segmented(const struct tx *t, unsigned seg) {
 	return t->key & JIT_KEY_SEGS || (seg != SEG_DS && seg != SEG_ES && seg != SEG_SS);
 }
 
-/* Addressed as in 64-bit code: see above. */
-static bool is_plain(const struct tx *t, const struct x86_insn *i) {
-	return !segmented(t, i->seg) && i->addrsize == 4 && i->base < 16 && i->index >= 16 &&
-		   i->disp > -NEAR_DISP && i->disp < NEAR_DISP;
+bool tx_legacy_plain(const struct tx *t, const struct x86_insn *i) {
+	if (segmented(t, i->seg) || i->addrsize != 4)
+		return false;
+	return tx_is_const_ea(i) ||
+		   (i->base < 16 && i->index >= 16 && i->disp > -NEAR_DISP && i->disp < NEAR_DISP);
 }
 
 static void lea32(struct emit *e, unsigned reg, const struct emem *m) {
@@ -109,21 +110,8 @@ static void add_base(struct emit *e, unsigned reg, unsigned seg) {
 	e_op_gs(e, false, 0x03, reg, GS_SEG(seg));
 }
 
-/* The offset in T0 must be one that the segment has, with the whole operand behind it. */
-static void check_reach(struct tx *t, unsigned n, unsigned seg, unsigned size, bool write) {
-	struct emit *e = &t->e;
-	e_lea(e, T1, T0, NOREG, 0, (int32_t)size);
-	e_op_gs(e, true, 0x3b, T1, GS_JIT(segs[seg].reach[write]));
-	struct tx_cold *k = tx_add_cold(t);
-	*k = (struct tx_cold){.rip = t->rip[n], .kind = COLD_INTERP};
-	e8(e, 0x0f);
-	e8(e, 0x87); /* ja */
-	k->from = e->at;
-	e32(e, 0);
-}
-
 void tx_legacy_linear(const struct tx *t, struct emit *e, const struct x86_insn *i) {
-	if (is_plain(t, i)) {
+	if (tx_legacy_plain(t, i) && !tx_is_const_ea(i)) {
 		e_lea(e, T0, tx_host_reg(i->base), NOREG, 0, (int32_t)i->disp);
 		return;
 	}
@@ -132,19 +120,86 @@ void tx_legacy_linear(const struct tx *t, struct emit *e, const struct x86_insn 
 		add_base(e, T0, i->seg);
 }
 
-/* With the addend of its page in T0: *m addresses the operand. T1 is free then, flags are lost. */
+/* reg = linear address of an operand of 32-bit code that is computed in 32 bits; flags stay. */
+static void linear_to(const struct tx *t, struct emit *e, unsigned reg, const struct x86_insn *i) {
+	if (!segmented(t, i->seg)) {
+		offset_to(e, reg, i);
+		return;
+	}
+	e_load_gs(e, reg, GS_SEG(i->seg));
+	struct emem m = {reg, NOREG, i->scale, (int32_t)i->disp};
+	if (i->base < 16 && i->index < 16) {
+		struct emem first = {reg, tx_host_reg(i->base), 0, 0};
+		lea32(e, reg, &first);
+		m.index = tx_host_reg(i->index);
+	} else if (i->base < 16) {
+		m.index = tx_host_reg(i->base);
+		m.scale = 0;
+	} else if (i->index < 16) {
+		m.index = tx_host_reg(i->index);
+	}
+	lea32(e, reg, &m);
+}
+
+static struct x86_insn group_insn(const struct tx_group *g, int64_t d) {
+	return (struct x86_insn){.base = g->base == NOREG ? X86_REG_NONE : (uint8_t)g->base,
+							 .index = g->index == NOREG ? X86_REG_NONE : (uint8_t)g->index,
+							 .scale = (uint8_t)g->scale,
+							 .seg = g->seg == NOREG ? SEG_DS : (uint8_t)g->seg,
+							 .addrsize = 4,
+							 .disp = d};
+}
+
+void tx_legacy_group_address(const struct tx *t, struct emit *e, const struct tx_group *g,
+							 int64_t d) {
+	struct x86_insn i = group_insn(g, d);
+	linear_to(t, e, T0, &i);
+}
+
+/* The offset in T0 must be one that the segment has, with `size` bytes behind it; else off to k. */
+static void compare_reach(struct emit *e, unsigned seg, unsigned size, bool write,
+						  struct tx_cold *k) {
+	e_lea(e, T1, T0, NOREG, 0, (int32_t)size);
+	e_op_gs(e, true, 0x3b, T1, GS_JIT(segs[seg].reach[write]));
+	e8(e, 0x0f);
+	e8(e, 0x87); /* ja */
+	k->from = e->at;
+	e32(e, 0);
+}
+
+/* The same for instruction n: else it is the interpreter's. */
+static void check_reach(struct tx *t, unsigned n, unsigned seg, unsigned size, bool write) {
+	struct tx_cold *k = tx_add_cold(t);
+	*k = (struct tx_cold){.rip = t->rip[n], .kind = COLD_INTERP};
+	compare_reach(&t->e, seg, size, write, k);
+}
+
+void tx_legacy_group_reach(struct tx *t, unsigned n, const struct tx_group *g, int64_t d) {
+	struct x86_insn i = group_insn(g, d);
+	offset_to(&t->e, T0, &i);
+	struct tx_cold *k = tx_add_cold(t);
+	*k = (struct tx_cold){.rip = t->rip[n], .kind = COLD_PLAIN, .saved = t->saved && t->live[n]};
+	compare_reach(&t->e, g->seg, (unsigned)(g->max - g->min), g->write, k);
+}
+
+/* With the addend of its page in T0: *m addresses the operand. T1 is free then; flags are lost, but
+ * for the second tier's. */
 static void address(struct tx *t, const struct x86_insn *i, struct emem *m) {
 	struct emit *e = &t->e;
 	*m = (struct emem){T0, NOREG, 0, 0};
-	if (is_plain(t, i)) {
+	if (tx_legacy_plain(t, i) && !tx_is_const_ea(i)) {
 		*m = (struct emem){tx_host_reg(i->base), T0, 0, (int32_t)i->disp};
 	} else if (tx_is_const_ea(i) && !segmented(t, i->seg) && i->addrsize == 4 &&
 			   (uint32_t)i->disp < 0x80000000u) {
 		m->disp = (int32_t)i->disp;
 	} else {
-		offset_to(e, T1, i);
-		if (segmented(t, i->seg))
-			add_base(e, T1, i->seg);
+		if (t->hot) {
+			linear_to(t, e, T1, i);
+		} else {
+			offset_to(e, T1, i);
+			if (segmented(t, i->seg))
+				add_base(e, T1, i->seg);
+		}
 		e_lea(e, T0, T0, T1, 0, 0);
 	}
 }
@@ -154,6 +209,17 @@ void tx_legacy_access(struct tx *t, unsigned n, struct emem *m) {
 	const struct x86_opnd *o = tx_memory_operand(i);
 	struct emit *e = &t->e;
 	bool write = o->access & OPND_W;
+	bool aligned = x86_forms[i->form].attr & X86_ATTR_ALIGN && o->size > 1;
+	if (t->groups_of[n][0] >= 0) {
+		if (aligned) {
+			tx_flags_aside(t, n);
+			tx_legacy_linear(t, e, i);
+			tx_check_alignment(t, n);
+		}
+		tx_group_addend(t, n, 0);
+		address(t, i, m);
+		return;
+	}
 	tx_flags_aside(t, n);
 	struct tx_cold *k = tx_add_cold(t);
 	*k = (struct tx_cold){.retry = tx_here(t),
@@ -165,11 +231,14 @@ void tx_legacy_access(struct tx *t, unsigned n, struct emem *m) {
 	if (segmented(t, i->seg)) {
 		offset_to(e, T0, i);
 		check_reach(t, n, i->seg, o->size, write);
-		add_base(e, T0, i->seg);
+		if (t->hot)
+			linear_to(t, e, T0, i);
+		else
+			add_base(e, T0, i->seg);
 	} else {
 		tx_legacy_linear(t, e, i);
 	}
-	if (x86_forms[i->form].attr & X86_ATTR_ALIGN && o->size > 1)
+	if (aligned)
 		tx_check_alignment(t, n);
 	tx_probe(t, o->size, write, k);
 	address(t, i, m);
@@ -202,6 +271,10 @@ void tx_legacy_stack_linear(const struct tx *t, struct emit *e, unsigned reg, in
 static void stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, unsigned size,
 						 bool write, struct emem *m) {
 	struct emit *e = &t->e;
+	if (tx_group_addend(t, n, 1)) {
+		*m = (struct emem){reg, T0, 0, disp};
+		return;
+	}
 	tx_flags_aside(t, n);
 	struct tx_cold *k = tx_add_cold(t);
 	*k = (struct tx_cold){.retry = tx_here(t),
@@ -227,10 +300,15 @@ static void stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, u
 	*m = (struct emem){T0, NOREG, 0, 0};
 }
 
-/* The stack pointer = from + by, in its width; T1 is lost. */
+/* The stack pointer = from + by, in its width; T1 is lost. In the second tier it is that of an
+ * access that was checked, so it does not wrap, and the verifier can follow it. */
 static void set_sp(struct tx *t, unsigned from, int32_t by) {
 	struct emit *e = &t->e;
 	struct emem m = {from, NOREG, 0, by};
+	if (t->hot && by <= 4) {
+		e_lea(e, H_RSP, from, NOREG, 0, by);
+		return;
+	}
 	if (!is_sp16(t)) {
 		lea32(e, H_RSP, &m);
 		return;

@@ -234,8 +234,8 @@ static bool damage(enum damage d, uint8_t *at, const struct x86_insn *i,
 		if (check_branch)
 			at[1] ^= 1;
 		return check_branch;
-	case MOVE_JUMP:
-		if (!rel || i->imm_len != 4)
+	case MOVE_JUMP: /* not over padding */
+		if (!rel || i->imm_len != 4 || at[i->len + (int64_t)i->imm] == 0x90)
 			return false;
 		add32(at + i->imm_off, 1);
 		return true;
@@ -397,8 +397,8 @@ int main(int argc, char **argv) {
 			bool tier = k & 1;
 			host_code(vm.ram, sample);
 			block = jit_translate(c, vm.ram + 0x100, NULL, rip, key, tier);
-			if (!block && tier && bits)
-				continue;
+			if (!block && tier && key & (JIT_KEY_16 | JIT_KEY_SEGS))
+				continue; /* not for the second tier */
 			if (!block) {
 				printf("Bail out! no block of sample %u\n", sample);
 				return 1;
