@@ -99,7 +99,7 @@ int jit_create(struct soft *s, size_t cache_size) {
 	j->code = (uint8_t *)(j->pages + j->npages);
 	s->jit = j;
 	if (j->rw == MAP_FAILED || rx == MAP_FAILED || j->arena == MAP_FAILED || !j->hash ||
-		j->pages == MAP_FAILED || jit_far_create(j)) {
+		j->pages == MAP_FAILED || jit_far_create(j) || (j->verify && jit_verifier_create(j))) {
 		if (rx != MAP_FAILED)
 			munmap(rx, cache_size);
 		jit_destroy(s);
@@ -136,6 +136,7 @@ void jit_destroy(struct soft *s) {
 		munmap(j->pages, pages_size(j));
 	free(j->hash);
 	free(j->far_hash);
+	jit_verifier_destroy(j);
 	free(j);
 	s->jit = NULL;
 }

@@ -12,6 +12,7 @@
 
 struct jit;
 struct jit_block;
+struct verifier;
 
 /* One way out of a block to a known address; its jump is patched once the target exists. */
 struct jit_link {
@@ -178,7 +179,8 @@ struct jit {
 	gpa_t written[64];
 	uint32_t nwritten; /* > 64: all */
 	uint64_t blocks, insns, flushes, invalidations, bytes;
-	bool verify;  /* every new block */
+	bool verify; /* every new block */
+	struct verifier *verifier;
 	uint32_t off; /* JIT_OFF_*: what is left out */
 };
 
@@ -188,6 +190,8 @@ void jit_put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec);
 
 /* Proves that the block's code does nothing that it must not: NULL, or what is wrong. The other one
  * stops the VM with a listing. (verify.c) */
+int jit_verifier_create(struct jit *j); /* 0 or -ERR_*; before the others, for jit->verify */
+void jit_verifier_destroy(struct jit *j);
 const char *jit_verify(const struct jit *j, const struct jit_block *b);
 void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 

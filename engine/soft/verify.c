@@ -36,8 +36,7 @@
  * constant d with [d, d + size) in those bounds.
  *
  * Called by the translator on the vCPU's thread when switched on, and by test/insn/verify.c. */
-#include <pthread.h>
-#include <stdlib.h>
+#include <sys/mman.h>
 
 #include "core/base/check.h"
 #include "core/base/fmt.h"
@@ -1100,34 +1099,27 @@ static bool run(struct verifier *v, const struct jit *j, const struct jit_block 
 	return verify(v);
 }
 
-/* This thread's: too large for a stack, and for a variable of each thread that there is, since the
- * C library clears those of all threads when they start. */
-static pthread_key_t own;
-static pthread_once_t own_once = PTHREAD_ONCE_INIT;
-
-static void make_own(void) {
-	int r = pthread_key_create(&own, free);
-	check(r == 0);
+/* Too large for a stack; jit->lock is held while it is used. Made beforehand, since the guest's
+ * vector registers may be in place then, which the C library does not keep. */
+int jit_verifier_create(struct jit *j) {
+	void *v = mmap(NULL, sizeof(struct verifier), PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	j->verifier = v != MAP_FAILED ? v : NULL;
+	return j->verifier ? 0 : -ERR_NOMEM;
 }
 
-static struct verifier *verifier(void) {
-	pthread_once(&own_once, make_own);
-	struct verifier *v = pthread_getspecific(own);
-	if (!v) {
-		v = calloc(1, sizeof(*v));
-		int r = v ? pthread_setspecific(own, v) : -1;
-		check(r == 0);
-	}
-	return v;
+void jit_verifier_destroy(struct jit *j) {
+	if (j->verifier)
+		munmap(j->verifier, sizeof(struct verifier));
 }
 
 const char *jit_verify(const struct jit *j, const struct jit_block *b) {
-	struct verifier *v = verifier();
+	struct verifier *v = j->verifier;
 	return run(v, j, b) ? NULL : v->why;
 }
 
 void jit_verify_or_stop(const struct jit *j, const struct jit_block *b) {
-	struct verifier *v = verifier();
+	struct verifier *v = j->verifier;
 	if (run(v, j, b))
 		return;
 	log_line(LOG_ERROR, "translated block of guest code at %lx (mode key %x) refused: %s",
