@@ -94,6 +94,7 @@ struct kvm_cpu {
 	uint64_t apic_base;			/* KVM's, as it made the vCPU */
 	struct kvm_dirty_gfn *ring; /* NULL: dirty log */
 	uint32_t ring_next;
+	bool ring_lost; /* KVM wrote over what was not read */
 
 	bool push;		   /* v->state is newer than KVM's */
 	bool stale;		   /* KVM's is newer than v->state */

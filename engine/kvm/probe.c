@@ -40,7 +40,9 @@ extern const uint32_t kvm_probe_steps[], kvm_probe_handlers[5];
 #define PORT_FAIL 0x11
 #define PORT_FAULT 0x12
 
-#define STEP_NS 1000000000ll /* far beyond anything but a hang */
+/* Of the processor's time, so that a busy host does no harm: far beyond anything but a hang, even
+ * where the processor is emulated. */
+#define STEP_NS 5000000000ll
 
 static const struct step {
 	const char *what;
@@ -59,7 +61,7 @@ static const struct step {
 	{"iretq, syscall, swapgs", false},
 	{"interrupt that ends hlt", false},
 };
-_Static_assert(ARRAY_LEN(steps) + 3 <= ARRAY_LEN(((struct engine_probe *)0)->findings),
+_Static_assert(ARRAY_LEN(steps) + 4 <= ARRAY_LEN(((struct engine_probe *)0)->findings),
 			   "a finding a step");
 
 struct trial {
@@ -201,9 +203,9 @@ static bool set_registers(struct trial *t, unsigned n) {
 		   kvm_ioctl(t->vcpu, KVM_SET_VCPU_EVENTS, &none) >= 0;
 }
 
-static int64_t now_ns(void) {
+static int64_t now_ns(clockid_t id) {
 	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
+	clock_gettime(id, &ts);
 	return ts.tv_sec * 1000000000ll + ts.tv_nsec;
 }
 
@@ -219,14 +221,14 @@ static void watch(struct trial *t) {
 
 /* Runs until the step has ended. true: well; else `found` says how. */
 static bool run_step(struct trial *t, unsigned n, char *found, size_t size) {
-	int64_t until = now_ns() + STEP_NS;
+	int64_t until = now_ns(CLOCK_THREAD_CPUTIME_ID) + STEP_NS;
 	if (!set_registers(t, n)) {
 		fmt_text(found, size, "KVM refuses its registers: %s", strerror(errno));
 		return false;
 	}
 	for (;;) {
 		int r = ioctl(t->vcpu, KVM_RUN, 0);
-		if (r < 0 && (errno == EINTR || errno == EAGAIN) && now_ns() < until)
+		if (r < 0 && (errno == EINTR || errno == EAGAIN) && now_ns(CLOCK_THREAD_CPUTIME_ID) < until)
 			continue;
 		if (r < 0) {
 			fmt_text(found, size, "%s",
@@ -259,6 +261,25 @@ static bool run_step(struct trial *t, unsigned n, char *found, size_t size) {
 	return false;
 }
 
+/* What the engine uses where it is there, and does without where it is not. */
+static void find_parts(const struct trial *t, struct engine_probe *p) {
+	static const struct {
+		int cap;
+		const char *name;
+	} parts[] = {
+		{KVM_CAP_SPLIT_IRQCHIP, "local APICs"}, {KVM_CAP_IRQCHIP, "8259s and I/O APIC"},
+		{KVM_CAP_IOEVENTFD, "doorbells"},		{KVM_CAP_DIRTY_LOG_RING, "dirty rings"},
+		{KVM_CAP_TSC_CONTROL, "TSC scaling"},
+	};
+	struct engine_finding *f = find(p, true, "parts that it may have");
+	for (unsigned i = 0, at = 0; i < ARRAY_LEN(parts); i++) {
+		bool has = kvm_has(t->vm, parts[i].cap) || (parts[i].cap == KVM_CAP_DIRTY_LOG_RING &&
+													kvm_has(t->vm, KVM_CAP_DIRTY_LOG_RING_ACQ_REL));
+		at += (unsigned)fmt_text(f->found + at, sizeof(f->found) - at, "%s%s%s", i ? ", " : "",
+								 has ? "" : "no ", parts[i].name);
+	}
+}
+
 static void run_steps(struct trial *t, struct engine_probe *p) {
 	unsigned bad = 0;
 	const char *first = NULL;
@@ -286,7 +307,7 @@ static void run_steps(struct trial *t, struct engine_probe *p) {
 void kvm_probe_now(struct engine_probe *p) {
 	struct trial t = {.vm = -1, .vcpu = -1};
 	struct err e = {{0}};
-	int64_t began = now_ns();
+	int64_t began = now_ns(CLOCK_MONOTONIC);
 	t.dev = kvm_open(&e);
 	struct engine_finding *f = find(p, t.dev >= 0, "open the device");
 	fmt_text(f->found, sizeof(f->found), "%s", t.dev >= 0 ? kvm_device() : e.text);
@@ -301,9 +322,10 @@ void kvm_probe_now(struct engine_probe *p) {
 		fmt_text(p->why, sizeof(p->why), "KVM is there, but %s", f->found);
 	} else {
 		fmt_text(f->found, sizeof(f->found), "works");
+		find_parts(&t, p);
 		run_steps(&t, p);
 		fmt_text(f->found, sizeof(f->found), "works; the whole probe took %llu us",
-				 (unsigned long long)(now_ns() - began) / 1000);
+				 (unsigned long long)(now_ns(CLOCK_MONOTONIC) - began) / 1000);
 	}
 	unmake(&t);
 }

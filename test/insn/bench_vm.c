@@ -57,7 +57,23 @@ static const struct vm_host host = {
 	.alloc = alloc,
 };
 
+static int make_cpu(struct bench_vm *b, bool kvm, const struct cpuid_policy *like, struct err *e) {
+	struct cpuid_host h;
+	b->cpuid = calloc(1, sizeof(*b->cpuid));
+	if (like) {
+		*b->cpuid = *like;
+		return 0;
+	}
+	int r = engine_cpuid_host(kvm ? &engine_kvm : &engine_soft, &h, e);
+	return r ? r : cpuid_init_from(b->cpuid, &h, "host", 1, 1000000, e);
+}
+
 void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
+	bench_vm_create_like(b, ram_size, tier, NULL);
+}
+
+void bench_vm_create_like(struct bench_vm *b, uint64_t ram_size, const char *tier,
+						  const struct cpuid_policy *like) {
 	static const struct vm_clock clock = {zero, tsc, zero, .tsc_khz = 1000000};
 	struct err e;
 	memset(b, 0, sizeof(*b));
@@ -68,8 +84,8 @@ void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
 	b->host = host;
 	b->host.opaque = b;
 	vm_init(&b->vm, &b->host, &clock);
-	b->cpuid = calloc(1, sizeof(*b->cpuid));
-	if (cpuid_init(b->cpuid, "host", 1, 1000000, &e)) {
+	bool kvm = tier && !strncmp(tier, "kvm", 3);
+	if (make_cpu(b, kvm, like, &e)) {
 		fprintf(stderr, "%s\n", e.text);
 		exit(1);
 	}
@@ -82,7 +98,6 @@ void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
 	mem_add(&b->vm.mem, &b->region);
 	b->cpu = vcpu_create(&b->vm, 0);
 	vcpu_reset(b->cpu, false);
-	bool kvm = tier && !strncmp(tier, "kvm", 3);
 	struct engine_options o = {.tier = kvm ? "off" : tier};
 	if (engine_create(&b->engine, kvm ? &engine_kvm : &engine_soft, &b->vm, &o, &e)) {
 		fprintf(stderr, "%s\n", e.text);
@@ -104,5 +119,7 @@ enum vm_exit_kind bench_vm_run(struct bench_vm *b) {
 	engine_set_state(&b->engine, b->cpu);
 	engine_run(&b->engine, b->cpu, &e);
 	engine_get_state(&b->engine, b->cpu);
+	if (e.kind == EXIT_FAILED)
+		b->why = e.failed.why;
 	return e.kind;
 }

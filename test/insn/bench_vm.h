@@ -19,11 +19,15 @@ struct bench_vm {
 	uint64_t ram_size;
 	struct mem_region region;
 	struct cpuid_policy *cpuid;
+	const char *why; /* of the last EXIT_FAILED */
 };
 
 /* Makes it with RAM at guest-physical 0. Exits the program on failure. `tier`: as in
- * struct engine_options, or "kvm" for that engine, with a CPU that is soft's. */
+ * struct engine_options, or "kvm" for that engine. The CPU is what the engine can show, or one
+ * like another VM's. */
 void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier);
+void bench_vm_create_like(struct bench_vm *b, uint64_t ram_size, const char *tier,
+						  const struct cpuid_policy *like);
 void bench_vm_destroy(struct bench_vm *b);
 
 /* Runs from b->cpu->state until the engine gives an exit of the second group. */

@@ -60,14 +60,26 @@ case("doctor", "/joist doctor", wants(r"^ok +engine kvm +usable", r"lock cmpxchg
 GUESTS = ("/guest-tests /images --engine kvm --explained /explained.txt --patience 4 ")
 case("guests", GUESTS + "--tier split hello32 hello64 real segments paging32 task v86 paging64 longmode exceptions "
      "features apic smc smp2 triple nowhere spin holes poke off resets", None)
+case("privileged", "/privileged --explained /explained.txt --count 4000", None)
+case("parts", "/dirty --tier kvm --rounds 60; JOIST_KVM_OFF=dirty-ring /dirty --tier kvm --rounds 60; "
+     "/bells --rounds 60", None)
 case("boot-auto", joist_run(engine=""),
      never(wants(r"^joist-guest: up ", r"^joist-guest: status 0", r"^kvm_entries +[1-9]"),
            r"engine: soft"))
 
 # ---- the rest -----------------------------------------------------------------------------------
 
+# All guest tests but codegen, which fills a translator's cache; in pieces of some minutes each.
+PIECES = {
+    "cpu": "hello32 hello64 real segments paging32 task v86 paging64 longmode exceptions features "
+           "features-base features-v2 features-v3 smc",
+    "chips": "chips apic apic-micro smp2 smp4 smp8 smp2-micro codegen4",
+    "bad": "triple nowhere spin sleep holes endless flood poke junk chaos1 chaos2 chaos3 chaos4 "
+           "off resets",
+}
 for tier in ("kernel", "split", "off"):
-    case(f"guests-{tier}", GUESTS + f"--tier {tier}", None, long=True)
+    for piece, names in PIECES.items():
+        case(f"guests-{tier}-{piece}", GUESTS + f"--tier {tier} {names}", None, long=True)
     case(f"boot-{tier}", joist_run("--cpus 2", engine=f"--engine kvm,{tier}"),
          wants(r"^joist-guest: up .* cpus=2 ", r"^joist-guest: status 0"), long=True)
 case("two-vms", "/two-vms /images --engine kvm", None, long=True)
@@ -182,6 +194,10 @@ def main():
             machine = Level1({"joist": os.path.join(args.build, "joist"),
                               "guest-tests": os.path.join(guest, "guest-tests"),
                               "two-vms": os.path.join(guest, "two-vms"),
+                              "dirty": os.path.join(args.build, "test", "insn", "dirty"),
+                              "bells": os.path.join(args.build, "test", "insn", "bells"),
+                              "privileged": os.path.join(args.build, "test", "nested",
+                                                         "privileged"),
                               "joist-move": os.path.join(args.build, "test", "nested",
                                                          "joist-move")},
                              images, todo, scratch,
