@@ -128,7 +128,8 @@ static void pic(void) {
 	irqs[0x20] = 0;
 	sti_hlt();
 	sti_hlt();
-	check("automatic EOI", irqs[0x20], 2);
+	/* More than two: on a busy host one may come before its HLT. */
+	check("automatic EOI", irqs[0x20] >= 2, 1);
 	pic_mask_all();
 }
 
