@@ -46,11 +46,12 @@ dmesg
 """
 
 
-def boots(kernel, board, cpus, engine):
+def boots(kernel, board, cpus, engine, **more):
     began = time.time()
-    r = Run(kernel, board, cpus, script=LOOK, engine=engine)
+    r = Run(kernel, board, cpus, script=LOOK, engine=engine, **more)
     over = time.time()
-    r.want(0, [rf"^joist-guest: up .* cpus={cpus} ", r"^uname: Linux x86_64$",
+    machine = "i686" if kernel == "686" else "x86_64"
+    r.want(0, [rf"^joist-guest: up .* cpus={cpus} ", rf"^uname: Linux {machine}$",
                rf"^nproc: {cpus}$", r"^sources:.* kvm-clock", r"^joist-guest: status 0$",
                r"kvm-clock: Using msrs"])
     # With an invariant TSC, Linux prefers it to kvm-clock.
@@ -81,6 +82,13 @@ for engine in ("soft", "soft,interp"):
                 name = f"{kernel}-{board}-{cpus}"
                 tier = engine.split(",")[-1]
                 case(f"{name}/{tier}", long=name not in QUICK or tier != "soft")(one)
+
+
+# A 32-bit kernel; and 32-bit programs under a 64-bit one.
+for board, cpus in (("pc", 1), ("pc", 2), ("micro", 1)):
+    case(f"686-{board}-{cpus}/soft")(lambda a=(board, cpus): boots("686", *a, "soft"))
+case("cloud-with-686-programs/soft")(
+    lambda: boots("cloud", "pc", 2, "soft", ramdisk="initramfs-686.cpio.gz"))
 
 
 def in_a_row(count):

@@ -65,8 +65,8 @@ def cpio(name, data, mode=0o100755):
     return out
 
 
-def initrd_with(files):
-    with open(guest_file("initramfs.cpio.gz"), "rb") as f:
+def initrd_with(files, base="initramfs.cpio.gz"):
+    with open(guest_file(base), "rb") as f:
         data = f.read()
     data += b"\0" * (-len(data) % 4)
     return scratch_file("initrd", data + b"".join(cpio(n, d) for n, d in files.items()))
@@ -76,11 +76,13 @@ class VM:
     """The command line of one VM, and where its output goes."""
 
     def __init__(self, kernel="cloud", board="pc", cpus=1, append="", script=None, files=None,
-                 extra=(), memory="512M", engine="soft", limit=None, base="console=ttyS0 quiet panic=-1"):
+                 extra=(), memory="512M", engine="soft", limit=None, base="console=ttyS0 quiet panic=-1",
+                 ramdisk=None):
         self.limit = (limit or (INTERP_LIMIT if "interp" in engine else LIMIT)) * options.factor
-        initrd = guest_file("initramfs.cpio.gz")
+        ramdisk = ramdisk or ("initramfs-686.cpio.gz" if kernel == "686" else "initramfs.cpio.gz")
+        initrd = guest_file(ramdisk)
         if script is not None:
-            initrd = initrd_with({**(files or {}), "test.sh": script.encode()})
+            initrd = initrd_with({**(files or {}), "test.sh": script.encode()}, ramdisk)
             append += " joist.script=test.sh"
         self.command = [options.joist, "run", "--engine", engine, "--memory", memory, "--cpus",
                         str(cpus), "--board", board, "--timeout", str(self.limit), "--kernel",
