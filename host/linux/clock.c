@@ -116,7 +116,8 @@ static bool tsc_base(void *opaque, uint64_t *base) {
  * TSC without us, and what our reading of it does in any case. */
 static int scale(struct host_clock *c, uint32_t from_khz, uint32_t to_khz, uint32_t (*scaler)(void),
 				 struct err *e) {
-	uint32_t by = scaler ? scaler() : 0;
+	/* From the kernel's nanoseconds no hardware makes ticks, so we do. */
+	uint32_t by = c->source == CLOCK_FROM_KERNEL ? from_khz : scaler ? scaler() : 0;
 	if (!by)
 		return err_set(e, ERR_NOTSUP,
 					   "the VM knows a TSC of %u kHz, but here it has %u kHz, and this processor "
