@@ -2,6 +2,7 @@
 #ifndef CORE_BLOCK_IMPORT_INT_H
 #define CORE_BLOCK_IMPORT_INT_H
 
+#include "core/base/be.h"
 #include "core/base/bits.h"
 #include "core/base/check.h"
 #include "core/base/le.h"
@@ -31,12 +32,5 @@ int import_vdi(struct import *m, struct err *e);
 int import_vhd(struct import *m, struct err *e);
 int import_vhdx(struct import *m, struct err *e);
 int import_vmdk(struct import *m, struct err *e);
-
-static inline uint32_t import_be32(const uint8_t *p) {
-	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-static inline uint64_t import_be64(const uint8_t *p) {
-	return (uint64_t)import_be32(p) << 32 | import_be32(p + 4);
-}
 
 #endif

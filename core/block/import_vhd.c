@@ -21,7 +21,7 @@ enum { FIXED = 2, DYNAMIC = 3 };
 static uint64_t disk_size(const uint8_t *f) {
 	uint64_t chs = (uint64_t)(f[CYLINDERS] << 8 | f[CYLINDERS + 1]) * f[HEADS] * f[SECTORS] * 512;
 	bool old = memcmp(f + CREATOR, "vpc ", 4) == 0 || memcmp(f + CREATOR, "qemu", 4) == 0;
-	return old && chs && chs < 136899993600ull ? chs : import_be64(f + SIZE);
+	return old && chs && chs < 136899993600ull ? chs : be64_get(f + SIZE);
 }
 
 static int fixed(struct import *m, const uint8_t *f, struct err *e) {
@@ -34,21 +34,21 @@ static int fixed(struct import *m, const uint8_t *f, struct err *e) {
 
 static int dynamic(struct import *m, const uint8_t *f, struct err *e) {
 	uint8_t h[1024];
-	int r = block_read_sync(m->file, import_be64(f + DATA_OFFSET), h, sizeof(h));
+	int r = block_read_sync(m->file, be64_get(f + DATA_OFFSET), h, sizeof(h));
 	if (r || memcmp(h, "cxsparse", 8) != 0)
 		return err_set(e, ERR_INVAL, "the image is damaged: its VHD header is missing");
-	r = import_make_map(m, disk_size(f), import_be32(h + BLOCK), e);
+	r = import_make_map(m, disk_size(f), be32_get(h + BLOCK), e);
 	if (r)
 		return r;
-	if (import_be32(h + ENTRIES) < m->units)
+	if (be32_get(h + ENTRIES) < m->units)
 		return err_set(e, ERR_INVAL, "the image's table has %u blocks only",
-					   import_be32(h + ENTRIES));
-	uint8_t *t = import_table(m, import_be64(h + TABLE), m->units * 4, e);
+					   be32_get(h + ENTRIES));
+	uint8_t *t = import_table(m, be64_get(h + TABLE), m->units * 4, e);
 	if (!t)
 		return -ERR_INVAL;
 	uint64_t bitmap = align_up(m->unit / 512 / 8, 512);
 	for (uint64_t i = 0; i < m->units; i++) {
-		uint32_t n = import_be32(t + i * 4);
+		uint32_t n = be32_get(t + i * 4);
 		m->map[i] = n == 0xffffffff ? 0 : n * 512ull + bitmap;
 	}
 	m->host->free(m->host->opaque, t, m->units * 4);
@@ -63,7 +63,7 @@ int import_vhd(struct import *m, struct err *e) {
 		r = block_read_sync(m->file, 0, f, FOOTER);
 	if (r || memcmp(f, "conectix", 8) != 0)
 		return err_set(e, ERR_INVAL, "this is no VHD image");
-	switch (import_be32(f + TYPE)) {
+	switch (be32_get(f + TYPE)) {
 	case FIXED:
 		m->plain = true;
 		return fixed(m, f, e);
@@ -73,6 +73,6 @@ int import_vhd(struct import *m, struct err *e) {
 		return err_set(
 			e, ERR_NOTSUP,
 			"the image is a VHD of type %u, which depends on another; merge it there first",
-			import_be32(f + TYPE));
+			be32_get(f + TYPE));
 	}
 }

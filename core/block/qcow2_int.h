@@ -16,6 +16,7 @@
 #ifndef CORE_BLOCK_QCOW2_INT_H
 #define CORE_BLOCK_QCOW2_INT_H
 
+#include "core/base/be.h"
 #include "core/base/bits.h"
 #include "core/base/check.h"
 #include "core/base/fmt.h"
@@ -83,26 +84,6 @@ enum {
 #define QX_END 0u
 #define QX_BACKING_FORMAT 0xe2792acau
 #define QX_FEATURES 0x6803f857u
-
-static inline uint16_t be16_get(const uint8_t *p) {
-	return (uint16_t)(p[0] << 8 | p[1]);
-}
-static inline uint32_t be32_get(const uint8_t *p) {
-	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-static inline uint64_t be64_get(const uint8_t *p) {
-	return (uint64_t)be32_get(p) << 32 | be32_get(p + 4);
-}
-static inline void be32_put(uint8_t *p, uint32_t v) {
-	p[0] = (uint8_t)(v >> 24);
-	p[1] = (uint8_t)(v >> 16);
-	p[2] = (uint8_t)(v >> 8);
-	p[3] = (uint8_t)v;
-}
-static inline void be64_put(uint8_t *p, uint64_t v) {
-	be32_put(p, (uint32_t)(v >> 32));
-	be32_put(p + 4, (uint32_t)v);
-}
 
 struct qcow2_header {
 	struct qcow2_info info;

@@ -2,6 +2,7 @@
 #ifndef CORE_NET_PACKET_H
 #define CORE_NET_PACKET_H
 
+#include "core/base/be.h"
 #include "core/base/types.h"
 
 #define ETHER_SIZE 14u
@@ -35,22 +36,6 @@ struct packet {
 
 /* false: not even an Ethernet header. What is cut or senseless leaves its fields 0. */
 bool packet_parse(struct packet *p, const uint8_t *data, size_t len);
-
-/* Big-endian fields. */
-static inline uint16_t be16_get(const uint8_t *p) {
-	return (uint16_t)(p[0] << 8 | p[1]);
-}
-static inline uint32_t be32_get(const uint8_t *p) {
-	return (uint32_t)be16_get(p) << 16 | be16_get(p + 2);
-}
-static inline void be16_put(uint8_t *p, uint16_t v) {
-	p[0] = (uint8_t)(v >> 8);
-	p[1] = (uint8_t)v;
-}
-static inline void be32_put(uint8_t *p, uint32_t v) {
-	be16_put(p, (uint16_t)(v >> 16));
-	be16_put(p + 2, (uint16_t)v);
-}
 
 /* The Internet checksum ([RFC1071]) in parts: add areas, each but the last of even length,
  * then fold. Sums are of the bytes as they lie: put the result with sum_put(). */

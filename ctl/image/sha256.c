@@ -1,4 +1,5 @@
-/* See sha256.h. [FIPS 180-4 6.2]; plain and portable: an image is hashed once. */
+/* See sha256.h. [FIPS 180-4 6.2]; plain and portable: an image is hashed once. Not libcrypto's,
+ * which takes 1.4 ms of each start of each command to be linked in, as long as all the rest. */
 #include "ctl/image/sha256.h"
 
 #include <errno.h>
