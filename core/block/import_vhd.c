@@ -41,8 +41,7 @@ static int dynamic(struct import *m, const uint8_t *f, struct err *e) {
 	if (r)
 		return r;
 	if (be32_get(h + ENTRIES) < m->units)
-		return err_set(e, ERR_INVAL, "the image's table has %u blocks only",
-					   be32_get(h + ENTRIES));
+		return err_set(e, ERR_INVAL, "the image's table has %u blocks only", be32_get(h + ENTRIES));
 	uint8_t *t = import_table(m, be64_get(h + TABLE), m->units * 4, e);
 	if (!t)
 		return -ERR_INVAL;

@@ -75,34 +75,33 @@ static int by_name(const void *a, const void *b) {
 	return strcmp(((const struct vm_image *)a)->name, ((const struct vm_image *)b)->name);
 }
 
-int image_list(struct image_list *l, struct err *e) {
-	char root[PATHS_MAX];
-	*l = (struct image_list){0};
-	int r = paths_data(root, sizeof(root), "images", e);
-	if (r)
-		return r;
-	DIR *d = opendir(root);
-	if (!d)
-		return err_set(e, errno, "%s: %s", root, strerror(errno));
-	struct dirent *de;
-	while ((de = readdir(d)) != NULL) {
-		struct err skip;
-		if (!image_valid_name(de->d_name))
-			continue;
-		struct vm_image *more = realloc(l->images, (l->n + 1) * sizeof(*more));
-		if (!more)
-			break;
-		l->images = more;
-		r = load(&l->images[l->n], root, de->d_name, &skip);
-		if (r == 0)
-			l->n++;
-		else if (r != -ERR_NOENT)
-			cli_error("%s", skip.text);
-	}
-	closedir(d);
-	if (l->n)
-		qsort(l->images, l->n, sizeof(l->images[0]), by_name);
+static int add_folder(void *opaque, const char *root, const char *name) {
+	struct image_list *l = opaque;
+	struct err skip = {{0}};
+	if (!image_valid_name(name))
+		return 0;
+	struct vm_image *more = realloc(l->images, (l->n + 1) * sizeof(*more));
+	if (!more)
+		return -ERR_NOMEM;
+	l->images = more;
+	int r = load(&l->images[l->n], root, name, &skip);
+	if (r == 0)
+		l->n++;
+	else if (r != -ERR_NOENT)
+		cli_error("%s", skip.text);
 	return 0;
+}
+
+int image_list(struct image_list *l, struct err *e) {
+	*l = (struct image_list){0};
+	int r = paths_each("images", add_folder, l, e);
+	if (r == -ERR_NOMEM)
+		err_set(e, ERR_NOMEM, "no memory for the list of images");
+	if (r)
+		image_list_free(l);
+	else if (l->n)
+		qsort(l->images, l->n, sizeof(l->images[0]), by_name);
+	return r;
 }
 
 void image_list_free(struct image_list *l) {

@@ -1,6 +1,7 @@
 /* See paths.h. */
 #include "ctl/store/paths.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -47,6 +48,22 @@ int paths_data(char *buf, size_t size, const char *sub, struct err *e) {
 	if (n < 0 || (size_t)n >= size)
 		return err_set(e, ERR_RANGE, "the path in XDG_DATA_HOME is too long");
 	return make_folder(buf, e);
+}
+
+int paths_each(const char *sub, int (*fn)(void *opaque, const char *root, const char *name),
+			   void *opaque, struct err *e) {
+	char root[PATHS_MAX];
+	struct dirent *de;
+	int r = paths_data(root, sizeof(root), sub, e);
+	if (r)
+		return r;
+	DIR *d = opendir(root);
+	if (!d)
+		return err_set(e, errno, "%s: %s", root, strerror(errno));
+	while (!r && (de = readdir(d)) != NULL)
+		r = fn(opaque, root, de->d_name);
+	closedir(d);
+	return r;
 }
 
 int paths_socket(char *buf, size_t size, const char *id, const char *suffix, struct err *e) {

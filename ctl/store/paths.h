@@ -13,6 +13,11 @@
 /* Writes the path of folder `sub` of the data folder, and makes it. */
 int paths_data(char *buf, size_t size, const char *sub, struct err *e);
 
+/* For each entry of that folder, in no order: `fn` with the folder's path and the entry's name,
+ * until it returns something else than 0, which is returned. */
+int paths_each(const char *sub, int (*fn)(void *opaque, const char *root, const char *name),
+			   void *opaque, struct err *e);
+
 /* The control socket of the VM with this id. Its folder exists afterwards and belongs to us;
  * -ERR_PERM if somebody else made it. */
 int paths_socket(char *buf, size_t size, const char *id, const char *suffix, struct err *e);

@@ -147,41 +147,33 @@ static int load_folder(struct store_vm *vm, const char *root, const char *name, 
 	return r ? r : store_load(vm, e);
 }
 
-int store_list(struct store_list *l, struct err *e) {
-	char root[PATHS_MAX];
-	*l = (struct store_list){0};
-	int r = paths_data(root, sizeof(root), "vms", e);
-	if (r)
-		return r;
-	DIR *d = opendir(root);
-	if (!d)
-		return err_set(e, errno, "%s: %s", root, strerror(errno));
-	struct dirent *de;
-	unsigned room = 0;
-	while ((de = readdir(d)) != NULL) {
-		struct err skip = {{0}};
-		if (!cli_valid_name(de->d_name))
-			continue;
-		if (l->n == room) {
-			room = room ? room * 2 : 16;
-			struct store_vm *more = realloc(l->vms, room * sizeof(*more));
-			if (!more) {
-				closedir(d);
-				store_list_free(l);
-				return err_set(e, ERR_NOMEM, "no memory for the list of VMs");
-			}
-			l->vms = more;
-		}
-		r = load_folder(&l->vms[l->n], root, de->d_name, &skip);
-		if (r == 0)
-			l->n++;
-		else if (r != -ERR_NOENT) /* gone meanwhile, or no VM */
-			cli_error("%s", skip.text);
-	}
-	closedir(d);
-	if (l->n)
-		qsort(l->vms, l->n, sizeof(l->vms[0]), by_name);
+static int add_folder(void *opaque, const char *root, const char *name) {
+	struct store_list *l = opaque;
+	struct err skip = {{0}};
+	if (!cli_valid_name(name))
+		return 0;
+	struct store_vm *more = realloc(l->vms, (l->n + 1) * sizeof(*more));
+	if (!more)
+		return -ERR_NOMEM;
+	l->vms = more;
+	int r = load_folder(&l->vms[l->n], root, name, &skip);
+	if (r == 0)
+		l->n++;
+	else if (r != -ERR_NOENT) /* gone meanwhile, or no VM */
+		cli_error("%s", skip.text);
 	return 0;
+}
+
+int store_list(struct store_list *l, struct err *e) {
+	*l = (struct store_list){0};
+	int r = paths_each("vms", add_folder, l, e);
+	if (r == -ERR_NOMEM)
+		err_set(e, ERR_NOMEM, "no memory for the list of VMs");
+	if (r)
+		store_list_free(l);
+	else if (l->n)
+		qsort(l->vms, l->n, sizeof(l->vms[0]), by_name);
+	return r;
 }
 
 void store_list_free(struct store_list *l) {

@@ -18,14 +18,13 @@ import tempfile
 import termios
 import time
 
+sys.dont_write_bytecode = True  # the source folder stays clean
+from vmlib import Skip, has, same  # noqa: E402
+
 JOIST = os.path.abspath(sys.argv[1])
 GUEST = os.environ.get("JOIST_CACHE", os.path.join(os.getcwd(), "build/guest"))
 KERNEL = os.path.join(GUEST, "vmlinuz-cloud")
 cases = []
-
-
-class Skip(Exception):
-    pass
 
 
 def case(fn):
@@ -36,16 +35,6 @@ def case(fn):
 def joist(*args, timeout=30, **kw):
     return subprocess.run([JOIST, *args], capture_output=True, text=True, timeout=timeout,
                           stdin=subprocess.DEVNULL, **kw)
-
-
-def same(got, want, what):
-    if got != want:
-        raise AssertionError(f"{what}: {got!r}, not {want!r}")
-
-
-def has(text, part):
-    if part not in text:
-        raise AssertionError(f"{part!r} is not in {text!r}")
 
 
 def refused(args, code, *parts):
@@ -96,6 +85,35 @@ def help_everywhere():
         for line in a.stdout.splitlines():
             assert len(line) <= 80, line
     same(joist("run", "--kernel", "x", "-h", "--nonsense").returncode, 0, "help wins")
+
+
+@case
+def disk_verbs():
+    """What people mistype; test/block/images.py has what the verbs do."""
+    with tempfile.TemporaryDirectory() as d:
+        disk, raw = os.path.join(d, "a.qcow2"), os.path.join(d, "a.raw")
+        refused(["disk", "create", disk], 2, "needs a size, as 20G, or --backing FILE")
+        refused(["disk", "create", disk, "12X"], 2, "12X")
+        same(joist("disk", "create", disk, "8M").returncode, 0, "exit code")
+        refused(["disk", "create", disk, "8M"], 4, "exists already; nothing was changed")
+        refused(["disk", "create", raw, "1M", "--backing", disk], 2, "a raw image has no backing file")
+        info = json.loads(joist("disk", "info", "--json", disk).stdout)
+        same((info["format"], info["size"]), ("qcow2", 8 << 20), "format and size")
+        refused(["disk", "info", os.path.join(d, "none.qcow2")], 3, "No such file")
+        refused(["disk", "resize", disk, "4M"], 1, "--shrink")
+        refused(["disk", "convert", disk, disk], 4, "exists already")
+        refused(["disk", "convert", "-c", "lzo", disk, raw], 2, "not one of: zlib zstd")
+        refused(["disk", "convert", "-c", "zstd", disk, raw], 1, "only qcow2 images can be compressed")
+        assert not os.path.exists(raw)
+        refused(["disk", "rebase", disk, os.path.join(d, "gone.raw")], 3, "No such file")
+        refused(["disk", "commit", disk], 1, "backing file")
+        with open(disk, "r+b") as f:
+            f.write(b"QFI\xfb\0\0\0\x09")
+        refused(["disk", "check", disk], 5, "version 9")
+        same(joist("disk", "create", raw, "1M").returncode, 0, "exit code")
+        with open(raw, "r+b") as f:
+            f.write(b"QFI\xfb\0\0\0\3")
+        refused(["disk", "info", raw], 1, "use qcow2:", "or raw:")
 
 
 @case

@@ -218,7 +218,18 @@ def guest_shuts_down():
     same(inspect("web")["end"], "powered off", "how it ended: " + p.stderr)
     joist("prune", "-f")
     same(joist("ls", "-aq").stdout, "", "what is left")
-    joist("image", "rm", "debian")
+
+
+@case
+def nvme_without_initramfs():
+    """Stock Debian's kernel has NVMe and ext4 built in: it needs nothing else to boot."""
+    folder_ = os.path.join(vmlib.home, "data/joist/images", image())
+    disk = os.path.join(vmlib.home, "nvme.qcow2")
+    joist("disk", "create", disk, "--backing", "raw:" + os.path.join(folder_, "disk.raw"))
+    joist("run", "-d", "--name", "nvme", "-m", "512M", "--kernel", os.path.join(folder_, "vmlinuz"),
+          "--disk", disk + ",bus=nvme", "--append", "root=/dev/nvme0n1 rw console=ttyS0 quiet")
+    until_log("nvme", "login:", LIMIT)
+    joist("rm", "-f", "nvme")
 
 
 @case
