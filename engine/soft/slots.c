@@ -135,11 +135,6 @@ void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
 		}
 		return;
 	}
-	uint64_t addend = e->addend;
-	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, lo - PAGE_SIZE, addend); k++)
-		lo -= PAGE_SIZE;
-	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, hi + PAGE_SIZE, addend); k++)
-		hi += PAGE_SIZE;
 	set_credit(s, gva, size);
 	/* Tests, where everything is hot, want to see windows early. */
 	bool eager = c->soft->jit->off & JIT_OFF_TIER;
@@ -148,6 +143,17 @@ void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
 		s->credit = 0; /* filled at the next miss */
 		return;
 	}
+	/* Also a window that shows nothing new may have taken the place of another, and with it the
+	 * entry of a global page, which can lead into the window of another address space. */
+	if (e->tag != page) {
+		s->credit = 0;
+		return;
+	}
+	uint64_t addend = e->addend;
+	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, lo - PAGE_SIZE, addend); k++)
+		lo -= PAGE_SIZE;
+	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, hi + PAGE_SIZE, addend); k++)
+		hi += PAGE_SIZE;
 	if (s->patience >= BAD_PATIENCE)
 		give_up(c, n, false);
 	hi += PAGE_SIZE;
