@@ -6,8 +6,7 @@
  * through a slot of jit.far[], which leads on if the vCPU has looked (jit_span_ready()) and nothing
  * was flushed since, and else to C. The tables of jump targets do not know these blocks.
  *
- * What its handler would have to do, and outside of 64-bit mode everything, is fetched anew each
- * time by jit_cross_pages(). */
+ * What its handler would have to do is fetched anew each time by jit_cross_pages(). */
 #include <string.h>
 
 #include "core/base/check.h"
@@ -22,8 +21,12 @@ struct jit_span jit_span_find(struct soft_vcpu *c, const uint8_t *host, gva_t gv
 	struct jit_span none = {NULL, 0};
 	unsigned first = PAGE_SIZE - (unsigned)(gva & PAGE_MASK);
 	struct x86_insn i;
-	if (first >= X86_MAX_LEN || c->mode != X86_MODE_64 || !soft_canonical(gva + first) ||
-		x86_decode(&i, host, first, X86_MODE_64) != X86_DECODE_SHORT)
+	if (first >= X86_MAX_LEN || x86_decode(&i, host, first, c->mode) != X86_DECODE_SHORT)
+		return none;
+	/* Of legacy code, what neither wraps around nor comes near the segment's end. */
+	if (c->mode == X86_MODE_64
+			? !soft_canonical(gva + first)
+			: (gva + first) >> 32 || c->s->rip + X86_MAX_LEN - 1 > c->s->seg[SEG_CS].limit)
 		return none;
 	const struct soft_tlb_entry *e = soft_translate(c, gva + first, ACCESS_EXEC, fast_user(c));
 	if (!e->host || !soft_is_ram(c, e->gpa) || e->gpa >> 12 >= c->soft->jit->npages)

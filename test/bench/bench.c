@@ -33,7 +33,7 @@ volatile uint64_t bench_sink;
 static double total_s = TOTAL_S;
 
 static const struct bench *const tables[] = {bench_integer, bench_memory, bench_vector,
-											 bench_program, bench_kernel};
+											 bench_program, bench_legacy, bench_kernel};
 
 static double now_ns(void) {
 	struct timespec t;

@@ -18,7 +18,7 @@ struct bench {
 
 /* Tables end with a NULL name. */
 extern const struct bench bench_integer[], bench_memory[], bench_vector[], bench_program[],
-	bench_kernel[];
+	bench_kernel[], bench_legacy[];
 
 /* Results go here, so that the compiler cannot drop what makes them. */
 extern volatile uint64_t bench_sink;
