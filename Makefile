@@ -45,7 +45,8 @@ demo: deps all
 test: deps all
 	@tools/run-tests $(BUILD) $(TESTS)
 
-check-long: deps all
+check-long: all
+	@tools/install-deps long
 	@tools/run-tests --long $(BUILD) $(TESTS)
 
 # Against native execution and QEMU TCG; writes doc/bench.json and doc/bench.svg.

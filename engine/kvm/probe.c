@@ -44,6 +44,10 @@ extern const uint32_t kvm_probe_steps[], kvm_probe_handlers[5];
  * where the processor is emulated. */
 #define STEP_NS 5000000000ll
 
+/* What KVM cannot do fails each time. Under QEMU's TCG a step can fail by chance: XSETBV does not
+ * exit there, and if an interrupt does before XSAVE, XCR0 is back at what KVM knows. */
+#define TRIES 3
+
 static const struct step {
 	const char *what;
 	bool xsave; /* only where the CPU has it */
@@ -285,12 +289,14 @@ static void run_steps(struct trial *t, struct engine_probe *p) {
 	const char *first = NULL;
 	watch(t);
 	for (unsigned n = 0; n < ARRAY_LEN(steps); n++) {
-		struct engine_finding *f = find(p, true, steps[n].what);
+		struct engine_finding *f = find(p, false, steps[n].what);
 		if (steps[n].xsave && !t->xsave) {
+			f->ok = true;
 			fmt_text(f->found, sizeof(f->found), "not tried: KVM shows no XSAVE");
 			continue;
 		}
-		f->ok = run_step(t, n, f->found, sizeof(f->found));
+		for (unsigned k = 0; k < TRIES && !f->ok; k++)
+			f->ok = run_step(t, n, f->found, sizeof(f->found));
 		if (f->ok)
 			fmt_text(f->found, sizeof(f->found), "works");
 		else if (!bad++)

@@ -100,48 +100,64 @@ class Archive:
                 f.write(part)
 
 
-class Level1:
-    """Makes the machine, runs its scripts, gives their output. `cases` is {name: script}."""
+APPEND = "console=ttyS0 quiet panic=-1"
 
-    def __init__(self, programs, images, cases, scratch, module="kvm-amd.ko", cpus=2,
-                 memory="1G", limit=300,
-                 cpu=CPU):
+
+def make_initrd(path, programs, images, cases, module):
+    """What level 1 boots into; `cases` is {name: script}."""
+    a = Archive()
+    a.add("dev/console", b"", 0o020600)
+    a.add_file("bin/busybox", guest_file("busybox"))
+    a.add("init", (INIT % {"module": module}).encode())
+    for m in ("irqbypass.ko", "kvm.ko", module):
+        a.add_file("kvm/" + m, guest_file("kvm-cloud/" + m))
+    for name, program in programs.items():
+        a.add_program(name, program)
+    for name, image in images.items():
+        a.add_file(name, image)
+    a.add("cases/list", "".join(n + "\n" for n in cases).encode())
+    for name, script in cases.items():
+        a.add("cases/" + name, script.encode())
+    a.write(path)
+
+
+class Level1:
+    """Makes the machine, runs its scripts, gives their output."""
+
+    def __init__(self, programs, images, cases, scratch, cpus=2, memory="1G", limit=300, cpu=CPU):
         self.qemu = shutil.which("qemu-system-x86_64")
         if not self.qemu:
             raise Missing("no qemu-system-x86_64 for level 1; package qemu-system-x86")
-        a = Archive()
-        a.add("dev/console", b"", 0o020600)
-        a.add_file("bin/busybox", guest_file("busybox"))
-        a.add("init", (INIT % {"module": module}).encode())
-        for m in ("irqbypass.ko", "kvm.ko", module):
-            a.add_file("kvm/" + m, guest_file("kvm-cloud/" + m))
-        for name, path in programs.items():
-            a.add_program(name, path)
-        for name, path in images.items():
-            a.add_file(name, path)
-        a.add("cases/list", "".join(n + "\n" for n in cases).encode())
-        for name, script in cases.items():
-            a.add("cases/" + name, script.encode())
         initrd = os.path.join(scratch, "level1.cpio.gz")
-        a.write(initrd)
+        make_initrd(initrd, programs, images, cases, "kvm-amd.ko")
         self.command = [
             self.qemu, "-accel", "tcg,thread=multi", "-cpu", cpu, "-m", memory, "-smp", str(cpus),
             "-nographic", "-no-reboot", "-nic", "none", "-kernel", guest_file("vmlinuz-cloud"),
-            "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1"]
+            "-initrd", initrd, "-append", APPEND]
         self.limit = limit
 
-    def run(self, on_case, show=None):
-        """`show`: a file for the console's text as it comes. on_case(name, exit code, lines, seconds) as each ends. Returns the console's text."""
-        began = last = time.monotonic()
+    def start(self):
+        """The process, and a descriptor for its console's output."""
         p = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT)
+        return p, p.stdout.fileno()
+
+    def run(self, on_case, show=None):
+        """on_case(name, exit code, lines, seconds) as each ends; `show`: a file for the console's
+        text as it comes. Returns all of that text."""
+        began = last = time.monotonic()
+        p, console = self.start()
         text, seen = "", 0
         try:
             while True:
                 left = began + self.limit - time.monotonic()
-                if left <= 0 or not select.select([p.stdout], [], [], left)[0]:
+                if left <= 0:
                     break
-                data = os.read(p.stdout.fileno(), 65536)
+                if not select.select([console], [], [], min(left, 1))[0]:
+                    if p.poll() is not None:
+                        break
+                    continue
+                data = os.read(console, 65536)
                 if not data:
                     break
                 piece = data.decode(errors="replace").replace("\r", "")
