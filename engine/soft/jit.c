@@ -24,6 +24,7 @@
 #define ARENA_SIZE (96u << 20)
 #define ARENA_SMALL (2u << 20)
 #define WRITTEN_MAX 64
+#define IDLE_STORES 64
 #define NO_RIP (1ull << 63) /* not canonical */
 
 /* ---- the cache -------------------------------------------------------------------------- */
@@ -47,6 +48,7 @@ static void reset_cache(struct jit *j) {
 	begin_cache(j);
 	memset(j->hash, 0, HASH * sizeof(*j->hash));
 	memset(j->pages, 0, j->npages * sizeof(*j->pages));
+	memset(j->lines, 0, j->npages * sizeof(*j->lines));
 	memset(j->code, 0, j->npages);
 	jit_far_reset(j);
 }
@@ -61,9 +63,9 @@ static uint64_t ram_pages(const struct vm *vm) {
 	return end >> 12;
 }
 
-/* Of `pages` and `code` together. */
+/* Of `pages`, `lines`, `code` and `idle` together. */
 static size_t pages_size(const struct jit *j) {
-	return align_up(j->npages * (sizeof(*j->pages) + 1) + 1, PAGE_SIZE);
+	return align_up(j->npages * (sizeof(*j->pages) + sizeof(*j->lines) + 2) + 1, PAGE_SIZE);
 }
 
 static bool host_has_crc32(void) {
@@ -96,7 +98,9 @@ int jit_create(struct soft *s, size_t cache_size) {
 	j->hash = calloc(HASH, sizeof(*j->hash));
 	j->pages = mmap(NULL, pages_size(j), PROT_READ | PROT_WRITE,
 					MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	j->code = (uint8_t *)(j->pages + j->npages);
+	j->lines = (uint64_t *)(j->pages + j->npages);
+	j->code = (uint8_t *)(j->lines + j->npages);
+	j->idle = j->code + j->npages;
 	s->jit = j;
 	if (j->rw == MAP_FAILED || rx == MAP_FAILED || j->arena == MAP_FAILED || !j->hash ||
 		j->pages == MAP_FAILED || jit_far_create(j) || (j->verify && jit_verifier_create(j))) {
@@ -208,6 +212,13 @@ static void kill_block(struct jit *j, struct jit_block *b) {
 	j->invalidations++;
 }
 
+static uint64_t lines_of(const struct jit_block *b) {
+	uint64_t lines = jit_lines((uintptr_t)b->host & PAGE_MASK, b->len);
+	if (b->peek_from < b->peek_to)
+		lines |= jit_lines(b->peek_from, b->peek_to - b->peek_from);
+	return lines;
+}
+
 static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 	uint64_t page = gpa >> 12;
 	if (page >= j->npages)
@@ -226,10 +237,13 @@ static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 			p = &b->page_next;
 		}
 	}
-	if (!j->pages[page])
-		__atomic_store_n(&j->code[page], 0, __ATOMIC_RELAXED);
-	if (any)
-		__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
+	if (!any)
+		return;
+	j->idle[page] = 0;
+	j->lines[page] = 0;
+	for (const struct jit_block *b = j->pages[page]; b; b = b->page_next)
+		j->lines[page] |= lines_of(b);
+	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
 }
 
 static void discard(struct jit *j, struct jit_block *b) {
@@ -255,7 +269,22 @@ bool jit_is_code_page(const struct soft *s, gpa_t gpa) {
 		   __atomic_load_n(&s->jit->code[gpa >> 12], __ATOMIC_RELAXED);
 }
 
+/* Whether code was translated from there. Whoever does that holds the lock, and looks at memory
+ * after he has got it. A page whose code is gone stays watched for a while, as code that is patched
+ * comes back, and beginning to watch a page is dear. */
+static bool is_code(struct jit *j, gpa_t gpa, unsigned len) {
+	uint64_t page = gpa >> 12;
+	pthread_mutex_lock(&j->lock);
+	bool is = j->lines[page] & jit_lines(gpa & PAGE_MASK, len);
+	if (!j->pages[page] && ++j->idle[page] == IDLE_STORES)
+		__atomic_store_n(&j->code[page], CODE_NONE, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&j->lock);
+	return is;
+}
+
 void jit_code_written(struct soft_vcpu *c, gpa_t gpa, unsigned len) {
+	if (!is_code(c->soft->jit, gpa, len))
+		return;
 	bool alone = c->soft->excl_owner == c;
 	if (!alone)
 		soft_exclusive_begin(c);
@@ -280,6 +309,13 @@ void jit_device_wrote(struct soft *s, gpa_t gpa, uint64_t len) {
 		vcpu_post(s->vcpus[n]->v, EVENT_FLUSH);
 }
 
+/* A device wrote there: it is another page now. */
+static void forget_page(struct jit *j, gpa_t gpa) {
+	kill_range(j, gpa, PAGE_SIZE);
+	if (!j->pages[gpa >> 12])
+		__atomic_store_n(&j->code[gpa >> 12], CODE_NONE, __ATOMIC_RELAXED);
+}
+
 void jit_serve_writes(struct soft_vcpu *c) {
 	struct jit *j = c->soft->jit;
 	soft_exclusive_begin(c);
@@ -288,7 +324,7 @@ void jit_serve_writes(struct soft_vcpu *c) {
 		flush_all(j);
 	else
 		for (uint32_t k = 0; k < n; k++)
-			kill_range(j, j->written[k], PAGE_SIZE);
+			forget_page(j, j->written[k]);
 	soft_exclusive_end(c);
 }
 
@@ -327,11 +363,36 @@ static void watch_page(struct soft_vcpu *c, const uint8_t *host, gpa_t gpa) {
 	bool others = c->soft->nvcpus > 1;
 	if (others)
 		soft_exclusive_begin(c);
-	__atomic_store_n(&j->code[gpa >> 12], 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&j->code[gpa >> 12], CODE_YES, __ATOMIC_RELAXED);
 	for (unsigned n = 0; n < c->soft->nvcpus; n++)
 		soft_tlb_purge_writes(c->soft->vcpus[n], host - (gpa & PAGE_MASK));
 	if (others)
 		soft_exclusive_end(c);
+}
+
+/* World stopped, or the lock held and nobody but the caller in the guest. */
+static void end_sharing(struct soft_vcpu *c, gpa_t gpa) {
+	struct jit *j = c->soft->jit;
+	if (j->code[gpa >> 12] != CODE_SHARED)
+		return;
+	for (unsigned n = 0; n < c->soft->nvcpus; n++)
+		jit_slots_empty(c->soft->vcpus[n]);
+	__atomic_store_n(&j->code[gpa >> 12], CODE_YES, __ATOMIC_RELAXED);
+}
+
+/* Takes the lock when no slot lets anybody write to these pages (jit_slot_fill()). */
+static void lock_pages(struct soft_vcpu *c, gpa_t a, gpa_t b) {
+	struct jit *j = c->soft->jit;
+	for (;;) {
+		pthread_mutex_lock(&j->lock);
+		if (j->code[a >> 12] != CODE_SHARED && j->code[b >> 12] != CODE_SHARED)
+			return;
+		pthread_mutex_unlock(&j->lock);
+		soft_exclusive_begin(c);
+		end_sharing(c, a);
+		end_sharing(c, b);
+		soft_exclusive_end(c);
+	}
 }
 
 /* Has the host give memory for what comes next in one go, instead of a fault a page. */
@@ -356,6 +417,7 @@ static void list(struct jit *j, struct jit_block *b, gpa_t gpa) {
 	b->page = gpa >> 12;
 	b->page_next = j->pages[b->page];
 	j->pages[b->page] = b;
+	j->lines[b->page] |= lines_of(b);
 }
 
 /* Whoever writes to the second page of a block finds it, too. */
@@ -396,7 +458,7 @@ static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gp
 		soft_exclusive_end(c);
 		return make(c, host, gpa, next, key, plain);
 	}
-	pthread_mutex_lock(&j->lock);
+	lock_pages(c, gpa, next->host ? next->gpa : gpa);
 	struct jit_block *b = look_up(j, host, rip, key, plain); /* another vCPU was quicker */
 	/* While the world was stopped above, another one may have killed what was there. */
 	if (!b && jit_is_code_page(c->soft, gpa) &&
@@ -504,6 +566,7 @@ static void promote(struct soft_vcpu *c, uint64_t rip) {
 	pthread_mutex_lock(&j->lock);
 	b = look_up(j, host, rip, key, false);
 	if (b && !b->second && !cache_full(j)) {
+		end_sharing(c, gpa);
 		struct jit_block *hot = jit_translate(c, host, NULL, rip, key, true);
 		b->samples = SAMPLES_NEVER;
 		if (hot) {
@@ -694,6 +757,24 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 			   __atomic_load_n(&j->epoch, __ATOMIC_RELAXED) == c->jit.epoch))
 		return 0;
 	return next_entry(c);
+}
+
+uint64_t jit_step(struct vcpu *v, uint64_t rip) {
+	struct soft_vcpu *c = v->engine;
+	struct jit_op op = {.rip = rip, .last = true};
+	gva_t gva;
+	c->s->rip = rip;
+	jit_fetch_from(c, &gva);
+	const struct soft_tlb_entry *e = soft_translate(c, gva, ACCESS_EXEC, fast_user(c));
+	unsigned at = (unsigned)(gva & PAGE_MASK);
+	/* It was there when the block was made; another vCPU's store may be on its way here. */
+	if (!e->host || x86_decode(&op.insn, e->host + at, PAGE_SIZE - at, c->mode) <= 0) {
+		c->jit.fpu_known = false;
+		soft_step(c);
+		return 1;
+	}
+	op.handler = soft_handler_of(c, &op.insn);
+	return jit_call(v, &op);
 }
 
 /* ---- the loop ----------------------------------------------------------------------------- */

@@ -140,6 +140,12 @@ enum jit_quick {
 int jit_quick(const struct jit *j, uint32_t key, const struct x86_insn *i);
 uint8_t jit_quick_traits(int quick);
 
+enum jit_code {
+	CODE_NONE,
+	CODE_YES,	/* no vCPU has a write entry for the page */
+	CODE_SHARED /* but maybe slots for writing to lines that are not code */
+};
+
 /* Emitted code has two addresses: written at `rw`, executed at rw + jit->exec. */
 struct jit {
 	struct soft *soft;
@@ -152,14 +158,16 @@ struct jit {
 	uint8_t *arena, *arena_at, *arena_end; /* blocks, links, ops; reset with the cache */
 	struct jit_block **hash;
 	struct jit_block **pages; /* by guest-physical page: blocks that lie there */
-	uint8_t *code;			  /* by the same: stores there must be seen; atomic */
+	uint64_t *lines;		  /* by the same: its 64 lines of 64 bytes; a bit: code depends on it */
+	uint8_t *code;			  /* by the same: stores there must be seen (enum jit_code); atomic */
+	uint8_t *idle;			  /* by the same: stores since its last block was killed */
 	uint64_t npages;
 	uint32_t epoch; /* counts flushes and invalidations; atomic */
 	pthread_mutex_t lock;
 	/* thunks, executable addresses */
 	const uint8_t *quick[JIT_QUICKS];
 	const uint8_t *slot_fill;
-	const uint8_t *enter, *exit_code, *exit_saved, *call, *call_saved, *fill[2][7];
+	const uint8_t *enter, *exit_code, *exit_saved, *call, *call_saved, *step_saved, *fill[2][7];
 	const uint8_t *miss[2], *ret_miss[2], *far_miss; /* [user] */
 	bool crc;										 /* the host has CRC32: the better hash */
 	struct jit_far *far_hash;						 /* far targets and their slots, see jumps.c */
@@ -272,6 +280,11 @@ bool jit_slot_apart(const struct jit *j, uint64_t rip);
 /* Whether there is a slot for that mode; what it checks. */
 bool jit_slot_valid(uint32_t off, unsigned user, unsigned *write, unsigned *size);
 void jit_slots_empty(struct soft_vcpu *c);
+/* The lines that len bytes at offset `at` of a page touch. */
+static inline uint64_t jit_lines(uint64_t at, uint64_t len) {
+	uint64_t first = at / 64, last = MIN((at + len - 1) / 64, 63u);
+	return ~0ull >> (63 - last) & ~0ull << first;
+}
 /* Called from emitted code: makes the slot hold gva, if the TLB does. */
 void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off);
 
@@ -336,6 +349,8 @@ void jit_fault_thread(struct soft_vcpu *c);
 uint64_t jit_fill(struct vcpu *v, gva_t gva, uint32_t what); /* 0: probe again, 1: interpret */
 /* 0: go on in the block; 1: leave; else: the entry of another block to go on with. */
 uint64_t jit_call(struct vcpu *v, const struct jit_op *op);
+/* The same for the instruction at RIP, which lies in one page. */
+uint64_t jit_step(struct vcpu *v, uint64_t rip);
 
 /* ---- instructions in two pages (span.c) ------------------------------------------------------ */
 

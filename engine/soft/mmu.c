@@ -296,6 +296,13 @@ void soft_tlb_slow_writes(struct soft_tlb_entry *e) {
 	}
 }
 
+const struct soft_tlb_entry *soft_tlb_code_page(const struct soft_vcpu *c, unsigned user,
+												gva_t gva) {
+	const struct soft_tlb_entry *e = &c->tlb[user][(gva >> 12) & (SOFT_TLB - 1)];
+	bool slow = e->tag[ACCESS_WRITE] == ((gva & ~PAGE_MASK) | TAG_SLOW);
+	return slow && e->code && e->host && !c->data_breakpoints && is_code(c, e->gpa) ? e : NULL;
+}
+
 void soft_tlb_put(struct soft_vcpu *c, unsigned user, unsigned index,
 				  const struct soft_tlb_entry *e) {
 	c->tlb[user][index] = *e;
@@ -334,7 +341,8 @@ void soft_tlb_purge_writes(struct soft_vcpu *c, const uint8_t *host) {
 		for (unsigned i = 0; i < JIT_TLB; i++) {
 			struct jit_tlb_entry *t = &c->jit.tlb[user][1][i];
 			const uint8_t *at = (const uint8_t *)(uintptr_t)(t->tag + t->addend);
-			if (t->tag != SOFT_TLB_INVALID && jit_window_real(c, at) == host)
+			if (t->tag != SOFT_TLB_INVALID &&
+				(at == host || (c->jit.windows && jit_window_real(c, at) == host)))
 				t->tag = SOFT_TLB_INVALID;
 		}
 }

@@ -112,6 +112,44 @@ static void set_credit(struct jit_slot *s, gva_t gva, unsigned size) {
 	s->filled = now;
 }
 
+static void enlist(struct soft_vcpu *c, unsigned n) {
+	struct jit_slot *s = &c->jit.slots[n];
+	if (s->listed)
+		return;
+	s->listed = true;
+	c->jit.slot_list[c->jit.nslots++] = (uint16_t)n;
+}
+
+/* A page with code in it has no entry for writing, but a slot may hold the lines around gva that
+ * no code depends on. Before code is translated from that page again, these slots go. */
+static bool hold_lines(struct soft_vcpu *c, unsigned n, gva_t gva, unsigned size, unsigned user) {
+	struct jit *j = c->soft->jit;
+	struct jit_slot *s = &c->jit.slots[n];
+	const struct soft_tlb_entry *e = soft_tlb_code_page(c, user, gva);
+	unsigned first = (unsigned)(gva & PAGE_MASK) / 64;
+	bool held = false;
+	if (!e || (gva & PAGE_MASK) + size > PAGE_SIZE)
+		return false;
+	pthread_mutex_lock(&j->lock);
+	uint64_t lines = j->lines[e->gpa >> 12];
+	if (j->code[e->gpa >> 12] != CODE_NONE && !(lines & jit_lines(gva & PAGE_MASK, size))) {
+		unsigned lo = first, hi = first;
+		while (lo && !(lines >> (lo - 1) & 1))
+			lo--;
+		while (hi < 63 && !(lines >> (hi + 1) & 1))
+			hi++;
+		__atomic_store_n(&j->code[e->gpa >> 12], CODE_SHARED, __ATOMIC_RELAXED);
+		s->lo = (gva & ~PAGE_MASK) + lo * 64;
+		s->lim = (hi - lo + 1) * 64 - size + 1;
+		s->addend = (uint64_t)(uintptr_t)e->host - (gva & ~PAGE_MASK);
+		s->credit = CREDIT_MIN;
+		enlist(c, n);
+		held = true;
+	}
+	pthread_mutex_unlock(&j->lock);
+	return held;
+}
+
 void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
 	struct soft_vcpu *c = v->engine;
 	unsigned write, size, user = fast_user(c);
@@ -127,6 +165,8 @@ void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
 	if (c->soft->jit->off & JIT_OFF_TLB)
 		return;
 	if (e->tag != page) {
+		if (write && hold_lines(c, n, gva, size, user))
+			return;
 		/* Of a path that reads here, and may write further on, the check asks for both. */
 		bool denied = write && c->jit.tlb[user][0][page >> 12 & (JIT_TLB - 1)].tag == page;
 		if (denied && ++s->denied == DENIED_MAX) {
@@ -162,8 +202,5 @@ void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
 	s->lo = lo;
 	s->lim = hi - lo - size + 1;
 	s->addend = addend;
-	if (!s->listed) {
-		s->listed = true;
-		c->jit.slot_list[c->jit.nslots++] = (uint16_t)n;
-	}
+	enlist(c, n);
 }

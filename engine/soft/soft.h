@@ -223,6 +223,9 @@ void soft_tlb_put(struct soft_vcpu *c, unsigned user, unsigned index,
 				  const struct soft_tlb_entry *e);
 /* Sends writes to the page of e the slow way. */
 void soft_tlb_slow_writes(struct soft_tlb_entry *e);
+/* The entry of gva's page if it may be written but for code in it; or NULL. */
+const struct soft_tlb_entry *soft_tlb_code_page(const struct soft_vcpu *c, unsigned user,
+												gva_t gva);
 /* Sends writes to the page of RAM at `host` the slow way from now on; world stopped. */
 void soft_tlb_purge_writes(struct soft_vcpu *c, const uint8_t *host);
 

@@ -140,6 +140,42 @@ static void emit_miss(struct jit *j, struct emit *e, unsigned user) {
 	e32(e, GS_JIT(jumps) + user * 8 * JIT_JUMPS);
 }
 
+/* Calls fn(the vCPU, T1), which executes an instruction, and goes where it says (jit_call()). RAX
+ * and the flags have been stored. */
+static void call_handler(struct emit *e, uintptr_t fn) {
+	spill(e, false);
+	to_c_stack(e);
+	e_load_gs(e, RDI, GS_JIT(self));
+	e_mov(e, RSI, T1);
+	call_c(e, fn);
+	e_op_reg(e, false, 0x85, RAX, RAX);
+	e8(e, 0x0f); /* jnz elsewhere */
+	e8(e, 0x85);
+	uint8_t *elsewhere = e->at;
+	e32(e, 0);
+	from_c_stack(e);
+	flags_in(e);
+	reload(e);
+	e8(e, 0xc3);
+	jit_put_rel32(elsewhere, e->at, 0);
+	e_mov(e, T1, RAX);
+	e8(e, 0x48); /* dec rax */
+	e8(e, 0xff);
+	e8(e, 0xc8);
+	e8(e, 0x0f); /* jz leave; RAX is JIT_EXIT_DISPATCH */
+	e8(e, 0x84);
+	uint8_t *leave = e->at;
+	e32(e, 0);
+	e_load_gs(e, 4, GS_JIT(shadow_top));
+	flags_in(e);
+	reload(e);
+	e8(e, 0x41); /* jmp r11: to another block */
+	e8(e, 0xff);
+	e8(e, 0xe3);
+	jit_put_rel32(leave, e->at, 0);
+	leave_c(e);
+}
+
 void jit_emit_thunks(struct jit *j) {
 	struct emit em = {j->hot_start, j->hot_end, false}, *e = &em;
 	intptr_t x = j->exec;
@@ -187,39 +223,10 @@ void jit_emit_thunks(struct jit *j) {
 	e_store_gs(e, RAX, GS_GPR(RAX));
 	flags_out(e);
 	*skip = (uint8_t)(e->at - skip - 1);
-	spill(e, false);
-	to_c_stack(e);
-	e_load_gs(e, RDI, GS_JIT(self));
-	e_mov(e, RSI, T1);
-	call_c(e, (uintptr_t)jit_call);
-	e_op_reg(e, false, 0x85, RAX, RAX);
-	e8(e, 0x0f); /* jnz elsewhere */
-	e8(e, 0x85);
-	uint8_t *elsewhere = e->at;
-	e32(e, 0);
-	from_c_stack(e);
-	flags_in(e);
-	reload(e);
-	e8(e, 0xc3);
-	int32_t rel = (int32_t)(e->at - elsewhere - 4);
-	__builtin_memcpy(elsewhere, &rel, 4);
-	e_mov(e, T1, RAX);
-	e8(e, 0x48); /* dec rax */
-	e8(e, 0xff);
-	e8(e, 0xc8);
-	e8(e, 0x0f); /* jz leave; RAX is JIT_EXIT_DISPATCH */
-	e8(e, 0x84);
-	uint8_t *leave = e->at;
-	e32(e, 0);
-	e_load_gs(e, 4, GS_JIT(shadow_top));
-	flags_in(e);
-	reload(e);
-	e8(e, 0x41); /* jmp r11: to another block */
-	e8(e, 0xff);
-	e8(e, 0xe3);
-	rel = (int32_t)(e->at - leave - 4);
-	__builtin_memcpy(leave, &rel, 4);
-	leave_c(e);
+	call_handler(e, (uintptr_t)jit_call);
+	j->step_saved = e->at + x;
+	e_store_gs(e, RAX, GS_GPR(RAX));
+	call_handler(e, (uintptr_t)jit_step);
 
 	for (unsigned write = 0; write < 2; write++)
 		for (unsigned n = 0; n < 7; n++) {

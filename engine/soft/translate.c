@@ -36,6 +36,14 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 		e_call(e, j->fill[k->write][jit_size_class(k->size)], j->exec);
 		e_op_reg(e, false, 0x85, T0, T0); /* test r10d, r10d */
 		e_jcc(e, 4, k->retry, j->exec);	  /* jz */
+		if (k->done) {
+			e_mov_imm(e, T1, tx_rip(t, k->rip));
+			e_call(e, j->step_saved, j->exec);
+			if (!k->saved)
+				tx_restore_flags(e);
+			e_jmp(e, k->done, j->exec);
+			break;
+		}
 		e_mov_imm(e, T1, JIT_EXIT_INTERP);
 		e_jmp(e, j->exit_saved, j->exec);
 		break;

@@ -41,6 +41,7 @@ enum tx_cold_kind {
 struct tx_cold {
 	uint8_t *from;		  /* the rel32 that leads here */
 	const uint8_t *retry; /* where the probe begins */
+	const uint8_t *done;  /* behind the instruction, for who has executed it elsewhere; or NULL */
 	uint64_t rip;
 	const struct x86_insn *insn;
 	enum tx_cold_kind kind;
@@ -51,7 +52,7 @@ struct tx_cold {
 	struct jit_link *link;
 	const struct jit_op *op;
 	const struct tx_group *group;
-	bool saved; /* guest flags are in jit.flags_ax, and needed */
+	bool saved; /* guest flags are in jit.flags_ax, and needed; COLD_PROBE: also at `done` */
 };
 
 /* Accesses at constant distances from one address, for which one check is enough. The address is

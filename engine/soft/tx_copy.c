@@ -200,6 +200,7 @@ bool tx_native(struct tx *t, unsigned n) {
 			return false;
 	}
 	struct emem m;
+	unsigned ncold = t->ncold;
 	if (mem)
 		tx_access(t, n, &m);
 	if (swapped != NOREG && (m.base == swapped || m.index == swapped)) {
@@ -218,5 +219,11 @@ bool tx_native(struct tx *t, unsigned n) {
 	for (unsigned k = 0; k < ntemps; k++)
 		if (temps[k].store)
 			e_store_gs(e, temps[k].host, GS_GPR(temps[k].guest));
+	/* Hot blocks rely on checks made before, and other instructions end the block. */
+	for (; ncold < t->ncold && !t->hot && !t->b->next_page; ncold++)
+		if (t->cold[ncold].kind == COLD_PROBE) {
+			t->cold[ncold].done = tx_here(t);
+			t->cold[ncold].saved = t->saved;
+		}
 	return true;
 }

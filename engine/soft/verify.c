@@ -911,6 +911,8 @@ static bool leaves(struct verifier *v, const uint8_t *target) {
 		return exit_argument(v) || refuse(v, "leaves with a wrong R11");
 	if (op == X86_OP_CALL && (target == j->call || target == j->call_saved))
 		return call_argument(v) || refuse(v, "calls a handler with a wrong R11");
+	if (op == X86_OP_CALL && target == j->step_saved)
+		return (const_in(v, &c) && in_guest_code(v, c)) || refuse(v, "steps with a wrong R11");
 	for (unsigned n = 0; op == X86_OP_CALL && n < 14; n++)
 		if (target == j->fill[n / 7][n % 7])
 			return (const_in(v, &c) && in_guest_code(v, c)) || refuse(v, "fills with a wrong R11");

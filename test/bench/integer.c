@@ -1,6 +1,7 @@
 /* Integer code that touches little memory: loops, calls, branches, hashes of data. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "bench.h"
 
@@ -238,6 +239,45 @@ static void sort_run(uint64_t n) {
 	bench_sink = (uint64_t)sorted[0];
 }
 
+/* Code that lies beside its data, as boot loaders and old programs have it: a loop that counts in
+ * its own page, and one whose instructions are patched before each run. */
+#define ASIDE 2048
+
+static uint8_t *page;
+
+static int page_setup(void) {
+	static const uint8_t code[] = {
+		0x48, 0xff, 0x86, 0x00, 0x08, 0, 0, /* 1: incq ASIDE(%rsi) */
+		0x48, 0xff, 0xcf,					/* dec %rdi */
+		0x75, 0xf4,							/* jnz 1b */
+		0xb8, 0,	0,	  0,	0,			/* mov $0, %eax */
+		0xc3,								/* ret */
+	};
+	page = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED)
+		return -1;
+	memcpy(page, code, sizeof(code));
+	return 0;
+}
+
+static int run_page(uint8_t *at, uint64_t n) {
+	return ((int (*)(uint64_t, uint8_t *))(uintptr_t)at)(n, page);
+}
+
+static void mixed_page(uint64_t n) {
+	bench_sink = (uint64_t)run_page(page, n);
+}
+
+static void patched_code(uint64_t n) {
+	int sum = 0;
+
+	for (; n; n--) {
+		*(volatile uint32_t *)(page + 13) = (uint32_t)n;
+		sum += run_page(page + 12, 0);
+	}
+	bench_sink = (uint64_t)sum;
+}
+
 const struct bench bench_integer[] = {
 	{"register-loop", NULL, register_loop, 0},
 	{"alu", NULL, alu, 6},
@@ -247,5 +287,7 @@ const struct bench bench_integer[] = {
 	{"crc32", data_setup, crc32_run, sizeof(data)},
 	{"sha256", data_setup, sha256_run, sizeof(data)},
 	{"sort", sort_setup, sort_run, SORTED},
+	{"mixed-page", page_setup, mixed_page, 0},
+	{"patched-code", page_setup, patched_code, 0},
 	{NULL, NULL, NULL, 0},
 };
