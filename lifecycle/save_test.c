@@ -60,7 +60,7 @@ static struct machine *make(const char *board, unsigned cpus) {
 		.memory = RAM,
 		.cpus = cpus,
 		.cpuid = &policy,
-		.kernel = {hlt, sizeof(hlt), "hlt"},
+		.kernel = {.data = hlt, .len = sizeof(hlt), .name = "hlt"},
 		.force = BOOT_FLAT_LONG64,
 	};
 	if (board_create(&m->vm, m->ram, &c, &m->board, &e))
