@@ -14,8 +14,8 @@
 struct engine;
 
 struct engine_options {
-	/* Which part of the engine runs code: NULL = the engine's default. For soft: "interp"; for
-	 * kvm: who has the interrupt controllers. */
+	/* How the engine is to be: NULL = its default. For soft: "interp" (which part of it runs code),
+	 * "cache=64M" (for translated code); for kvm: who has the interrupt controllers. */
 	const char *tier;
 	bool stats;
 };

@@ -320,7 +320,7 @@ const struct cli_option cli_machine_options[] = {
 	 NULL, NULL, true},
 	{"name", 'n', CLI_NAME, "NAME", "Name of the VM, in messages", NULL, NULL, false},
 	{"engine", 0, CLI_TEXT, "ENGINE", "What runs the guest's code", "auto",
-	 "auto kvm kvm,split kvm,kernel kvm,off soft soft,jit soft,interp", false},
+	 "auto kvm kvm,split kvm,kernel kvm,off soft soft,jit soft,interp soft,cache=128M", false},
 	{"force", 0, CLI_FLAG, NULL, "Use the engine named even where its probe fails", NULL, NULL,
 	 false},
 	{"board", 0, CLI_CHOICE, "BOARD", "Kind of machine, pc with PCI or micro with virtio-mmio only",

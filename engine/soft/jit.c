@@ -21,7 +21,6 @@
 #include "engine/soft/fast.h"
 
 #define HASH (1u << 16)
-#define ARENA_SIZE (96u << 20)
 #define ARENA_SMALL (2u << 20)
 #define WRITTEN_MAX 64
 #define IDLE_STORES 64
@@ -80,6 +79,7 @@ int jit_create(struct soft *s, size_t cache_size) {
 		return -ERR_NOMEM;
 	j->soft = s;
 	j->size = cache_size;
+	j->arena_size = cache_size / 4 * 3;
 	j->verify = getenv("JOIST_SOFT_VERIFY") != NULL;
 	j->off = jit_switches();
 	j->crc = host_has_crc32();
@@ -93,7 +93,7 @@ int jit_create(struct soft *s, size_t cache_size) {
 	if (fd >= 0)
 		close(fd);
 	j->npages = ram_pages(s->vm);
-	j->arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE,
+	j->arena = mmap(NULL, j->arena_size, PROT_READ | PROT_WRITE,
 					MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	j->hash = calloc(HASH, sizeof(*j->hash));
 	j->pages = mmap(NULL, pages_size(j), PROT_READ | PROT_WRITE,
@@ -111,14 +111,14 @@ int jit_create(struct soft *s, size_t cache_size) {
 	}
 	j->exec = rx - j->rw;
 	j->end = j->rw + cache_size;
-	j->arena_end = j->arena + ARENA_SIZE;
+	j->arena_end = j->arena + j->arena_size;
 	pthread_mutex_init(&j->lock, NULL);
 	j->hot_end = j->cold_start = j->rw + align_up(cache_size / 2, PAGE_SIZE);
 	j->cold_end = j->end;
 	j->hot_start = j->hot_ready = j->rw;
 	j->cold_ready = j->cold_start;
 	/* But the first of it: a guest that does little needs little. */
-	madvise(j->arena + ARENA_SMALL, ARENA_SIZE - ARENA_SMALL, MADV_HUGEPAGE);
+	madvise(j->arena + ARENA_SMALL, j->arena_size - ARENA_SMALL, MADV_HUGEPAGE);
 	jit_emit_thunks(j); /* moves hot_start */
 	begin_cache(j);		/* the tables are zero, and need no memory yet */
 	if (jit_sampler_create(j))
@@ -135,7 +135,7 @@ void jit_destroy(struct soft *s) {
 	if (j->rw != MAP_FAILED)
 		munmap(j->rw, j->size);
 	if (j->arena != MAP_FAILED)
-		munmap(j->arena, ARENA_SIZE);
+		munmap(j->arena, j->arena_size);
 	if (j->pages != MAP_FAILED)
 		munmap(j->pages, pages_size(j));
 	free(j->hash);

@@ -151,7 +151,7 @@ struct jit {
 	struct soft *soft;
 	uint8_t *rw, *end; /* the cache's writable mapping */
 	intptr_t exec;	   /* distance to the executable one */
-	size_t size;
+	size_t size, arena_size;
 	uint8_t *hot, *cold; /* hot grows up from the thunks, cold grows up from the middle */
 	uint8_t *hot_start, *hot_end, *cold_start, *cold_end;
 	uint8_t *hot_ready, *cold_ready;	   /* up to there the host has given memory already */

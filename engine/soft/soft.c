@@ -9,8 +9,9 @@
 #include "core/x86/feature.h"
 #include "engine/soft/jit.h"
 
-#define DEFAULT_TIER "jit"
-#define CODE_CACHE (128u << 20)
+#define CODE_CACHE 128u /* MiB */
+#define CODE_CACHE_MIN 4u
+#define CODE_CACHE_MAX 1024u
 
 static void soft_probe_host(struct engine_probe *p, bool fresh) {
 	p->usable = true;
@@ -20,12 +21,41 @@ static void soft_probe_host(struct engine_probe *p, bool fresh) {
 	fmt_text(p->findings[0].found, sizeof(p->findings[0].found), "runs guests without privileges");
 }
 
+/* "jit", "interp", "cache=64M" and commas. */
+static int parse_options(const char *s, bool *jit, unsigned *cache, struct err *e) {
+	while (s && *s) {
+		size_t len = strcspn(s, ",");
+		char *end;
+		if (len == 3 && !strncmp(s, "jit", 3)) {
+			*jit = true;
+		} else if (len == 6 && !strncmp(s, "interp", 6)) {
+			*jit = false;
+		} else if (len >= 6 && !strncmp(s, "cache=", 6)) {
+			unsigned long n = strtoul(s + 6, &end, 10);
+			if (end == s + 6 || end + 1 != s + len || (*end != 'M' && *end != 'm') ||
+				n < CODE_CACHE_MIN || n > CODE_CACHE_MAX)
+				return err_set(e, ERR_INVAL,
+							   "engine soft: %.*s is no size for its code cache: %uM to %uM are",
+							   (int)len, s, CODE_CACHE_MIN, CODE_CACHE_MAX);
+			*cache = (unsigned)n;
+		} else {
+			return err_set(
+				e, ERR_INVAL,
+				"engine soft has no option \"%.*s\": there are jit, interp and cache=SIZE",
+				(int)len, s);
+		}
+		s += len;
+		s += *s == ',';
+	}
+	return 0;
+}
+
 static int soft_create(struct vm *vm, const struct engine_options *o, void **self, struct err *e) {
-	const char *tier = o && o->tier ? o->tier : DEFAULT_TIER;
-	bool jit = !strcmp(tier, "jit");
-	if (!jit && strcmp(tier, "interp") != 0)
-		return err_set(e, ERR_INVAL, "engine soft has no tier \"%s\": there are jit and interp",
-					   tier);
+	bool jit = true;
+	unsigned cache = CODE_CACHE;
+	int code = parse_options(o ? o->tier : NULL, &jit, &cache, e);
+	if (code)
+		return code;
 	struct soft *s = calloc(1, sizeof(*s));
 	if (!s)
 		return err_set(e, ERR_NOMEM, "no memory for engine soft");
@@ -33,7 +63,7 @@ static int soft_create(struct vm *vm, const struct engine_options *o, void **sel
 	pthread_mutex_init(&s->excl_lock, NULL);
 	pthread_cond_init(&s->excl_cond, NULL);
 	/* No executable memory (a locked-down host)? The interpreter needs none but for vectors. */
-	if (jit && jit_create(s, CODE_CACHE))
+	if (jit && jit_create(s, (size_t)cache << 20))
 		log_line(LOG_WARN, "no memory for translated code: engine soft interprets, which is slow");
 	*self = s;
 	return 0;

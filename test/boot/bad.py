@@ -53,6 +53,16 @@ def not_a_kernel():
         refused(["--kernel", scratch_file(name, data)], 1 if name != "elf-arm" else 5, name, why)
 
 
+@case("engine-options")
+def engine_options():
+    for options_, why in (("cache=9", "no size"), ("cache=1M", "4M to 1024M"), ("cache=", "no size"),
+                          ("cache=99999999999999999999M", "no size"), ("fast", "no option"),
+                          ("jit,,interp", 'no option ""'), ("jit,x", '"x"')):
+        got, out, err = joist("run", "--engine", "soft," + options_, "--kernel", guest_file(CLOUD))
+        if got != 1 or out or not re.search(r"^joist: engine soft.*" + why, err):
+            raise AssertionError(f"{options_}: exit code {got}, {err!r}")
+
+
 @case("truncated-kernel")
 def truncated_kernel():
     """Cut at any length: refused, or (where only bytes behind the code are missing) not a crash."""

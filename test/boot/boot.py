@@ -84,6 +84,10 @@ for engine in ("soft", "soft,interp"):
                 case(f"{name}/{tier}", long=name not in QUICK or tier != "soft")(one)
 
 
+# Eight vCPUs on whatever cores there are; a code cache that has to be thrown away all the time.
+case("cloud-pc-8/soft", long=True)(lambda: boots("cloud", "pc", 8, "soft"))
+case("small-cache/soft")(lambda: boots("cloud", "pc", 2, "soft,cache=4M"))
+
 # A 32-bit kernel; and 32-bit programs under a 64-bit one.
 for board, cpus in (("pc", 1), ("pc", 2), ("micro", 1)):
     case(f"686-{board}-{cpus}/soft")(lambda a=(board, cpus): boots("686", *a, "soft"))
