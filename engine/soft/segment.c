@@ -147,7 +147,8 @@ void op_lar(struct soft_vcpu *c, const struct x86_insn *i) {
 	uint16_t sel = (uint16_t)soft_get(c, i, 1);
 	bool ok = visible(c, sel, c->long_mode ? 0x1a04 : 0x1a3e, &d);
 	if (ok)
-		soft_set_reg(c, i->opnd[0].reg, i->opsize, (d.raw >> 32) & 0x00f0ff00);
+		/* The limit's bits are undefined by the manual; processors show them. */
+		soft_set_reg(c, i->opnd[0].reg, i->opsize, (d.raw >> 32) & 0x00ffff00);
 	sys_set_zf(c, ok);
 }
 
