@@ -35,6 +35,7 @@ for f in $(cat /cases/list); do
 	sh /cases/$f
 	echo "nested: end $f $?"
 done
+sleep 1 # until a slow serial port has sent all of it
 poweroff -f
 """
 

@@ -126,9 +126,11 @@ for board in ("pc", "micro"):
                           f"dd if=/dev/vda of=/dev/null bs=4k count={READS}; md5sum </dev/vda")
     case(f"doorbells-{board}", "test -e /disk || dd if=/dev/urandom of=/disk bs=1M count=4\n"
          f"md5sum </disk\nJOIST_KVM_OFF=ioeventfd {again}{again}", fewer_exits, long=True)
-case("guests-intel", GUESTS + "--tier split hello32 hello64 real paging64 longmode smc triple off", None,
+case("privileged-intel", "/privileged --explained /explained.txt --count 300 --verbose", None, long="intel")
+case("guests-intel", GUESTS + "--tier split hello32 hello64 real segments paging32 task v86 "
+     "paging64 longmode exceptions features smc apic triple off", None,
      long="intel")
-case("boot-off-1", joist_run("--board micro", engine="--engine kvm,off"),
+case("boot-intel", joist_run("--board micro", engine="--engine kvm,off"),
      wants(r"^joist-guest: up ", r"^joist-guest: status 0"), long="intel")
 case("two-at-once",
      "(" + joist_run().strip() + " >/tmp/a) &\n(" + joist_run().strip() + " >/tmp/b) &\n"
@@ -140,7 +142,7 @@ case("no-permission",
      wants(r"may not be opened: add yourself to group kvm", r"^engine: soft"), long=True)
 
 
-INTEL = ("doctor", "guests-intel", "boot-off-1")
+INTEL = ("doctor", "privileged-intel", "guests-intel", "boot-intel")
 
 
 def tap_lines(name, lines):

@@ -18,7 +18,7 @@
 #include "core/x86/regs.h"
 #include "test/insn/bench_vm.h"
 
-#define RAM 0x100000u
+#define RAM 0x40000u
 #define PML4 0x1000u
 #define PDPT 0x2000u
 #define PD 0x3000u
