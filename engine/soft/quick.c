@@ -88,8 +88,11 @@ static int by_op(const struct x86_insn *i) {
 }
 
 static int string_op(uint32_t key, const struct x86_insn *i) {
-	if (i->addrsize != 8 || i->seg_prefix != X86_REG_NONE || key & JIT_KEY_LEGACY ||
-		!(i->prefix & (X86_PFX_REP | X86_PFX_REPNE)))
+	/* In flat 32-bit code registers have no upper halves, and nothing in the TLB can wrap around.
+	 */
+	bool flat = key & JIT_KEY_LEGACY ? !(key & (JIT_KEY_16 | JIT_KEY_SEGS)) && i->addrsize == 4
+									 : i->addrsize == 8;
+	if (!flat || i->seg_prefix != X86_REG_NONE || !(i->prefix & (X86_PFX_REP | X86_PFX_REPNE)))
 		return -1;
 	return QUICK_STRING + (i->op == X86_OP_MOVS ? 8 : 0) + (key & JIT_KEY_USER ? 4 : 0) +
 		   __builtin_ctz(i->opsize);

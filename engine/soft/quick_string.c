@@ -2,9 +2,10 @@
  * and supervisor code (see quick.c).
  *
  * A thunk does it with the host's instruction if all of it lies in one page (MOVS: in one page on
- * each side) that the translator's TLB has, upwards, with 64-bit addresses. Else T0 != 0, and
- * nothing has changed. Both sides of an overlap in one page have one addend, so the host's
- * instruction sees it as the guest's would: entries of a page change together (windows.c). */
+ * each side) that the translator's TLB has, upwards, with 64-bit addresses or those of flat 32-bit
+ * code. Else T0 != 0, and nothing has changed. Both sides of an overlap in one page have one
+ * addend, so the host's instruction sees it as the guest's would: entries of a page change together
+ * (windows.c). */
 #include "engine/soft/emit.h"
 
 #define JNE 5

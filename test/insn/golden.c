@@ -166,6 +166,8 @@ static const char *const forms[] = {
 	"32:c5fe6f03",
 	"32:f7f3",
 	"32:8ed8",
+	"32:f3ab",
+	"32:f3a5",
 	"32:eb10",
 	"32:7410",
 	"32:ffe0",
