@@ -114,8 +114,9 @@ struct probe {
 
 struct atom {
 	bool addend, write;
-	bool lo_of; /* loaded from slot's lo */
-	bool part;	/* is (of >> shift) & mask, for which there is no other atom */
+	bool lo_of;	  /* loaded from slot's lo */
+	bool of_slot; /* the slot's addend: y is any address that passed its check */
+	bool part;	  /* is (of >> shift) & mask, for which there is no other atom */
 	int shift;
 	uint64_t mask;
 	struct lin of;
@@ -374,6 +375,23 @@ static bool through_table(const struct verifier *v) {
 		   !(x->mask & ~known_zeros(&x->of) & ~(uint64_t)(8 * (JIT_JUMPS - 1)));
 }
 
+/* The distance of address a from one that the addend x is known to be for, to *d. */
+static bool distance(struct verifier *v, const struct atom *x, const struct lin *a, unsigned size,
+					 uint64_t *d) {
+	if (!x->of_slot)
+		return lin_diff(v, a, &x->y, d);
+	bool any = false;
+	for (unsigned n = 0; n < v->npassed; n++) {
+		uint64_t here;
+		if (v->passed[n].slot != x->slot || !lin_diff(v, a, &v->passed[n].x, &here))
+			continue;
+		if (!any || ((int64_t)here >= x->lo && (int64_t)here + (int64_t)size - 1 <= x->hi))
+			*d = here;
+		any = true;
+	}
+	return any;
+}
+
 /* [address, address + size) was checked. */
 static bool proved(struct verifier *v, unsigned size, unsigned access) {
 	struct lin a = address(v);
@@ -386,7 +404,7 @@ static bool proved(struct verifier *v, unsigned size, unsigned access) {
 		rest.atom[n] = rest.atom[rest.n];
 		rest.coef[n] = rest.coef[rest.n];
 		uint64_t d;
-		if (!lin_diff(v, &rest, &x->y, &d))
+		if (!distance(v, x, &rest, size, &d))
 			continue;
 		int64_t s = (int64_t)d;
 		if (s < x->lo || s > x->hi || s + (int64_t)size - 1 > x->hi)
@@ -483,27 +501,20 @@ static void compare_lim(struct verifier *v, uint32_t slot) {
 	}
 }
 
+/* More than one check may look into one slot: as nothing changes slots, all of them hold. */
 static void check_passed(struct verifier *v) {
-	unsigned n = 0;
-	while (n < v->npassed && v->passed[n].slot != v->slot_compared.slot)
-		n++;
-	if (n == PASSED) {
+	if (v->npassed == PASSED)
 		refuse(v, "too many checks");
-		return;
-	}
-	v->passed[n] = v->slot_compared;
-	if (n == v->npassed)
-		v->npassed++;
+	else
+		v->passed[v->npassed++] = v->slot_compared;
 }
 
 /* mov reg, addend */
 static void load_slot_addend(struct verifier *v, uint32_t slot, unsigned write, unsigned size) {
 	struct val *to = &v->reg[v->insn.opnd[0].reg];
 	*to = value(fresh_lin(v));
-	for (unsigned n = 0; n < v->npassed; n++)
-		if (v->passed[n].slot == slot)
-			v->atoms[to->lin.atom[0]] = (struct atom){
-				.addend = true, .write = write, .y = v->passed[n].x, .hi = (int64_t)size - 1};
+	v->atoms[to->lin.atom[0]] = (struct atom){
+		.addend = true, .write = write, .of_slot = true, .slot = slot, .hi = (int64_t)size - 1};
 }
 
 /* One of the four things that code does with a slot. */
