@@ -7,6 +7,7 @@
 #include "ctl/wire/wire.h"
 
 #define FORCE_MS 15000
+#define DYING_MS 3000
 
 static int ask(const struct store_vm *vm, json_t *q, int *code, struct err *e) {
 	json_t *reply;
@@ -75,12 +76,13 @@ int stop_vm(const struct store_vm *vm, uint64_t timeout_ns, bool force, bool qui
 				  (unsigned long long)(timeout_ns / 1000000000));
 	}
 	r = ask(vm, json_pack("{s:s}", "op", "quit"), &code, &e);
-	if (r && store_is_locked(vm)) {
+	/* A process that does not answer may be ending by itself just now. */
+	if (wait_end(vm, r ? DYING_MS : FORCE_MS, quiet, "the VM ends"))
+		return CLI_OK;
+	if (r) {
 		cli_error("%s; its process is %d", e.text, vm->pid);
 		return code;
 	}
-	if (wait_end(vm, FORCE_MS, quiet, "the VM ends"))
-		return CLI_OK;
 	cli_error("VM %s does not end; its process is %d", vm->name, vm->pid);
 	return CLI_TIMEOUT;
 }

@@ -122,7 +122,7 @@ def killed_and_started_again():
     pid = inspect("victim")["pid"]
     os.kill(pid, signal.SIGKILL)
     until("its death", lambda: inspect("victim")["state"] == "died")
-    assert not alive(pid)
+    until("its process gone", lambda: not alive(pid))  # the lock goes a moment earlier
     has(joist("ps").stdout, "died")
     refused(4, "console", "victim", says="not running")
     with open(disk, "rb") as f:

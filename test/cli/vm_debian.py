@@ -202,7 +202,7 @@ def killed_with_flushed_data():
     pid = inspect("web")["pid"]
     os.kill(pid, signal.SIGKILL)
     until("its death", lambda: inspect("web")["state"] == "died")
-    assert not alive(pid)
+    until("its process gone", lambda: not alive(pid))
     joist("start", "--wait", "--timeout", str(LIMIT), "web", timeout=LIMIT + 60)
     same(joist("exec", "web", "cat", "/root/kept").stdout, "kept\n", "what was flushed")
     refused(4, "image", "rm", "debian", says="in use by VM web")
