@@ -389,6 +389,23 @@ static void lea(struct tx *t, unsigned n) {
 		e_store_gs(e, T0, GS_GPR(d));
 }
 
+/* A selector into a register. */
+static void mov_from_segment(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	struct emit *e = &t->e;
+	unsigned d = i->opnd[0].reg, host = tx_resident(d) ? T0 : tx_host_reg(d);
+	e8(e, 0x65); /* movzx r32, word gs:[..] */
+	if (host & 8)
+		e8(e, 0x44);
+	e8(e, 0x0f);
+	e8(e, 0xb7);
+	e8(e, (host & 7) << 3 | 4);
+	e8(e, 0x25);
+	e32(e, GS_STATE(seg[i->opnd[1].reg].sel));
+	if (tx_resident(d))
+		e_store_gs(e, T0, GS_GPR(d));
+}
+
 /* EMIT_END: the block is complete. */
 enum tx_emitted tx_special(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
@@ -429,6 +446,9 @@ enum tx_emitted tx_special(struct tx *t, unsigned n) {
 		e_mov(e, RBP, T1);
 		return EMIT_OK;
 	}
+	case X86_OP_MOV_SEG:
+		mov_from_segment(t, n);
+		return EMIT_OK;
 	case X86_OP_JCC:
 		tx_flags_for(t, n);
 		if (t->target[n] >= 0)

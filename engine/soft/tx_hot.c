@@ -138,6 +138,9 @@ static void execute(struct scan *s, unsigned n) {
 	case X86_OP_CALL:
 		renew_all(s);
 		break;
+	case X86_OP_MOV_SEG:
+		renew(s, i->opnd[0].reg);
+		break;
 	case X86_OP_NOP:
 	case X86_OP_PREFETCH:
 	case X86_OP_JCC:
