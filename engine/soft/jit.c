@@ -20,7 +20,7 @@
 #include "core/base/fmt.h"
 #include "engine/soft/fast.h"
 
-#define HASH (1u << 16)
+#define HASH (1u << 20)
 #define ARENA_SMALL (2u << 20)
 #define WRITTEN_MAX 64
 #define IDLE_STORES 64
@@ -185,9 +185,13 @@ void jit_vcpu_destroy(struct soft_vcpu *c) {
 
 /* ---- invalidation ----------------------------------------------------------------------- */
 
-static unsigned hash_of(const uint8_t *host, uint32_t key) {
-	uint64_t h = (uintptr_t)host * 0x9e3779b97f4a7c15ull;
-	return (unsigned)(h >> 40 ^ key) & (HASH - 1);
+/* By the page's guest address, too: programs have one page of a library at many. Blocks of a page
+ * are neighbours, so that a small guest touches little of the table. */
+static unsigned hash_of(const uint8_t *host, uint64_t rip, uint32_t key) {
+	uint64_t h = (uintptr_t)host >> 12 ^ (rip >> 12) * 0xff51afd7ed558ccdull ^ key;
+	h *= 0x9e3779b97f4a7c15ull;
+	unsigned at = (unsigned)rip;
+	return (unsigned)(h >> 40 << 6 ^ ((at ^ at >> 6) & 63)) & (HASH - 1);
 }
 
 void jit_put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec) {
@@ -197,7 +201,7 @@ void jit_put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec) {
 
 /* World stopped. */
 static void kill_block(struct jit *j, struct jit_block *b) {
-	struct jit_block **p = &j->hash[hash_of(b->host, b->key)];
+	struct jit_block **p = &j->hash[hash_of(b->host, b->rip, b->key)];
 	while (*p && *p != b)
 		p = &(*p)->hash_next;
 	if (*p)
@@ -334,7 +338,7 @@ void jit_serve_writes(struct soft_vcpu *c) {
 static struct jit_block *look_up(const struct jit *j, const uint8_t *host, uint64_t rip,
 								 uint32_t key, bool plain) {
 	struct jit_block *found = NULL;
-	struct jit_block *b = __atomic_load_n(&j->hash[hash_of(host, key)], __ATOMIC_ACQUIRE);
+	struct jit_block *b = __atomic_load_n(&j->hash[hash_of(host, rip, key)], __ATOMIC_ACQUIRE);
 	for (; b; b = b->hash_next) {
 		if (b->host != host || b->rip != rip || b->key != key)
 			continue;
@@ -433,7 +437,7 @@ static bool list_second(struct jit *j, struct jit_block *b, gpa_t gpa) {
 
 /* A complete block, from now on to be found. */
 static void publish(struct jit *j, struct jit_block *b, gpa_t gpa) {
-	struct jit_block **head = &j->hash[hash_of(b->host, b->key)];
+	struct jit_block **head = &j->hash[hash_of(b->host, b->rip, b->key)];
 	b->hash_next = *head;
 	list(j, b, gpa);
 	__atomic_store_n(head, b, __ATOMIC_RELEASE);
