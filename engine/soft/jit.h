@@ -352,6 +352,25 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op);
 /* The same for the instruction at RIP, which lies in one page. */
 uint64_t jit_step(struct vcpu *v, uint64_t rip);
 
+/* ---- blocks (blocks.c) ------------------------------------------------------------------------
+ */
+
+#define JIT_HASH (1u << 20)
+/* The block at RIP; NULL: let the interpreter do it. `plain`: of the first tier. *global: it holds
+ * in all address spaces. Raises what fetching raises. */
+struct jit_block *jit_block_find(struct soft_vcpu *c, uint32_t key, bool plain, bool *global);
+/* The jump of l goes to b from now on. */
+void jit_link_to(struct jit *j, struct jit_link *l, struct jit_block *b);
+/* A sample found the vCPU at the block at jit address rip. */
+void jit_promote(struct soft_vcpu *c, uint64_t rip);
+/* The block that missed its slots too often goes; when it is made again, jit_slot_bad() tells. */
+void jit_demote(struct soft_vcpu *c);
+/* Throws everything away; world stopped. */
+void jit_flush_all(struct jit *j);
+/* Kills the best block there. */
+void jit_discard(struct soft_vcpu *c, const uint8_t *host, uint64_t rip, uint32_t key);
+void jit_cache_begin(struct jit *j); /* an empty cache */
+
 /* ---- instructions in two pages (span.c) ------------------------------------------------------ */
 
 /* The page behind the one at gva, for an instruction that begins at `host` and may reach into it.
@@ -367,8 +386,6 @@ bool jit_span_ready(struct soft_vcpu *c, const struct jit_block *b, gva_t gva);
 /* The handler of what is not translated: fetches, decodes and executes the instruction at RIP. */
 soft_handler jit_cross_pages;
 bool jit_changes_masks(unsigned op);
-/* Kills the best block there. */
-void jit_discard(struct soft_vcpu *c, const uint8_t *host, uint64_t rip, uint32_t key);
 
 #define JIT_FILL_WRITE 0x100u
 

@@ -1,7 +1,8 @@
 /* Which code is hot: a thread looks, a thousand times a second or more, at every vCPU that executes
  * guest code, by asking it to stop at its next block (jit.sample, jit.poll). A block that is found
- * there twice is translated again by the second tier (jit.c, promote()). Translated code counts
- * nothing. The thread looks more often while that finds something, less often while no vCPU runs.
+ * there twice is translated again by the second tier (blocks.c, jit_promote()). Translated code
+ * counts nothing. The thread looks more often while that finds something, less often while no vCPU
+ * runs.
  */
 #include <string.h>
 #include <time.h>

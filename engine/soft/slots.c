@@ -49,7 +49,7 @@ bool jit_slot_apart(const struct jit *j, uint64_t rip) {
 	return j->slot_bad[bad_hash(rip)] & BAD_APART;
 }
 
-/* The loop has the block made anew (jit.c). */
+/* The loop has the block made anew (jit_demote()). */
 static void give_up(struct soft_vcpu *c, unsigned n, bool denied) {
 	struct jit *j = c->soft->jit;
 	pthread_mutex_lock(&j->lock);

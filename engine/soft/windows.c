@@ -56,13 +56,14 @@ static uint64_t cycles(void) {
 	return (uint64_t)hi << 32 | lo;
 }
 
-static uint64_t space_of(const struct soft_vcpu *c) {
-	return c->paging ? c->s->cr3 & ~0x1fffull : 1;
+/* The upper half is the kernel's, mostly one for all. */
+static uint64_t space_of(const struct soft_vcpu *c, gva_t gva) {
+	return c->paging && !(gva >> 63) ? c->s->cr3 & ~0x1fffull : 1;
 }
 
 static struct jit_area *find(const struct soft_vcpu *c, gva_t gva) {
 	struct jit_windows *w = c->jit.windows;
-	uint64_t space = space_of(c);
+	uint64_t space = space_of(c, gva);
 	gva &= ~(AREA_SIZE - 1);
 	if (w->last->base && w->last->gva == gva && w->last->space == space)
 		return w->last;
@@ -141,7 +142,7 @@ static struct jit_area *make_area(struct soft_vcpu *c, gva_t gva) {
 	a->base = reserve(NULL, AREA_SIZE, PROT_NONE);
 	a->real = reserve(NULL, REAL_SIZE, PROT_READ | PROT_WRITE);
 	a->gva = gva & ~(AREA_SIZE - 1);
-	a->space = space_of(c);
+	a->space = space_of(c, gva);
 	if (!a->base || !a->real) {
 		release(a);
 		w->broken = true;
