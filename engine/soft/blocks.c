@@ -15,6 +15,7 @@
 
 #define WRITTEN_MAX 64
 #define IDLE_STORES 64
+#define LEFT_MAX 400 /* blocks in a page that outlive the death of one */
 
 /* ---- invalidation ----------------------------------------------------------------------- */
 
@@ -49,11 +50,29 @@ static void kill_block(struct jit *j, struct jit_block *b) {
 	j->invalidations++;
 }
 
-static uint64_t lines_of(const struct jit_block *b) {
-	uint64_t lines = jit_lines((uintptr_t)b->host & PAGE_MASK, b->len);
+/* ---- which bytes of a page code depends on: to find out costs no more than it is worth ---- */
+
+static void set_bytes(struct jit *j, uint64_t page, uint64_t at, uint64_t len) {
+	for (uint64_t end = MIN(at + len, (uint64_t)PAGE_SIZE); at < end; at = (at | 63) + 1) {
+		uint64_t last = MIN(end - 1, at | 63);
+		j->code_bytes[page][at / 64] |= ~0ull >> (63 - last % 64) & ~0ull << at % 64;
+		j->lines[page] |= BIT(at / 64);
+	}
+}
+
+static bool any_bytes(const struct jit *j, uint64_t page, uint64_t at, uint64_t len) {
+	for (uint64_t end = MIN(at + len, (uint64_t)PAGE_SIZE); at < end; at = (at | 63) + 1) {
+		uint64_t last = MIN(end - 1, at | 63);
+		if (j->code_bytes[page][at / 64] & ~0ull >> (63 - last % 64) & ~0ull << at % 64)
+			return true;
+	}
+	return false;
+}
+
+static void depend(struct jit *j, const struct jit_block *b) {
+	set_bytes(j, b->page, (uintptr_t)b->host & PAGE_MASK, b->len);
 	if (b->peek_from < b->peek_to)
-		lines |= jit_lines(b->peek_from, b->peek_to - b->peek_from);
-	return lines;
+		set_bytes(j, b->page, b->peek_from, b->peek_to - b->peek_from);
 }
 
 static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
@@ -63,6 +82,7 @@ static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 	uint64_t start = gpa & PAGE_MASK, end = start + len;
 	struct jit_block **p = &j->pages[page];
 	bool any = false;
+	unsigned left = 0;
 	while (*p) {
 		struct jit_block *b = *p;
 		uint64_t at = (uintptr_t)b->host & PAGE_MASK;
@@ -72,14 +92,22 @@ static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 			any = true;
 		} else {
 			p = &b->page_next;
+			left++;
 		}
 	}
 	if (!any)
 		return;
+	/* Code that goes on changing in a page with very many blocks: looking through them each time
+	 * would cost more than they are worth. */
+	for (; left > LEFT_MAX && j->pages[page]; j->pages[page] = j->pages[page]->page_next)
+		kill_block(j, j->pages[page]->whole ? j->pages[page]->whole : j->pages[page]);
 	j->idle[page] = 0;
+	for (unsigned n = 0; n < 64; n++)
+		if (j->lines[page] & BIT(n))
+			j->code_bytes[page][n] = 0;
 	j->lines[page] = 0;
 	for (const struct jit_block *b = j->pages[page]; b; b = b->page_next)
-		j->lines[page] |= lines_of(b);
+		depend(j, b);
 	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -97,7 +125,11 @@ static void reset_cache(struct jit *j) {
 	jit_cache_begin(j);
 	memset(j->hash, 0, JIT_HASH * sizeof(*j->hash));
 	memset(j->pages, 0, j->npages * sizeof(*j->pages));
-	memset(j->lines, 0, j->npages * sizeof(*j->lines));
+	for (uint64_t n = 0; n < j->npages; n++) {
+		if (j->lines[n])
+			memset(j->code_bytes[n], 0, sizeof(j->code_bytes[n]));
+		j->lines[n] = 0;
+	}
 	memset(j->code, 0, j->npages);
 	jit_far_reset(j);
 }
@@ -121,7 +153,7 @@ bool jit_is_code_page(const struct soft *s, gpa_t gpa) {
 static bool is_code(struct jit *j, gpa_t gpa, unsigned len) {
 	uint64_t page = gpa >> 12;
 	pthread_mutex_lock(&j->lock);
-	bool is = j->lines[page] & jit_lines(gpa & PAGE_MASK, len);
+	bool is = any_bytes(j, page, gpa & PAGE_MASK, len);
 	if (!j->pages[page] && ++j->idle[page] == IDLE_STORES)
 		__atomic_store_n(&j->code[page], CODE_NONE, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&j->lock);
@@ -263,7 +295,7 @@ static void list(struct jit *j, struct jit_block *b, gpa_t gpa) {
 	b->page = gpa >> 12;
 	b->page_next = j->pages[b->page];
 	j->pages[b->page] = b;
-	j->lines[b->page] |= lines_of(b);
+	depend(j, b);
 }
 
 /* Whoever writes to the second page of a block finds it, too. */

@@ -78,12 +78,15 @@ int jit_create(struct soft *s, size_t cache_size) {
 	j->hash = calloc(JIT_HASH, sizeof(*j->hash));
 	j->pages = mmap(NULL, pages_size(j), PROT_READ | PROT_WRITE,
 					MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	j->code_bytes = mmap(NULL, j->npages * sizeof(*j->code_bytes) + 1, PROT_READ | PROT_WRITE,
+						 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	j->lines = (uint64_t *)(j->pages + j->npages);
 	j->code = (uint8_t *)(j->lines + j->npages);
 	j->idle = j->code + j->npages;
 	s->jit = j;
 	if (j->rw == MAP_FAILED || rx == MAP_FAILED || j->arena == MAP_FAILED || !j->hash ||
-		j->pages == MAP_FAILED || jit_far_create(j) || (j->verify && jit_verifier_create(j))) {
+		j->pages == MAP_FAILED || j->code_bytes == MAP_FAILED || jit_far_create(j) ||
+		(j->verify && jit_verifier_create(j))) {
 		if (rx != MAP_FAILED)
 			munmap(rx, cache_size);
 		jit_destroy(s);
@@ -118,6 +121,8 @@ void jit_destroy(struct soft *s) {
 		munmap(j->arena, j->arena_size);
 	if (j->pages != MAP_FAILED)
 		munmap(j->pages, pages_size(j));
+	if (j->code_bytes != MAP_FAILED)
+		munmap(j->code_bytes, j->npages * sizeof(*j->code_bytes) + 1);
 	free(j->hash);
 	free(j->far_hash);
 	jit_verifier_destroy(j);
@@ -317,10 +322,13 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 		s->shadow = 0;
 		c->leave_block = false;
 	}
-	if (unlikely(jit_changes_masks(code)))
+	/* Where x87 and SSE are off, or left to handlers, nobody knows, nor needs to. */
+	bool masks = jit_changes_masks(code);
+	if (unlikely(masks))
 		c->jit.fpu_known = false;
+	masks |= !c->jit.fpu_known && c->jit.key & JIT_KEY_FPU;
 	soft_fpu_load(c); /* the handler may have taken the guest's registers away */
-	if (unlikely(!c->jit.fpu_known || s->activity != CPU_RUNNING || s->shadow ||
+	if (unlikely(masks || s->activity != CPU_RUNNING || s->shadow ||
 				 __atomic_load_n(&c->jit.poll, __ATOMIC_RELAXED)))
 		return 1;
 	if (unlikely(legacy && jit_loads_segments(&op->insn)))

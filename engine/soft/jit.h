@@ -157,10 +157,11 @@ struct jit {
 	uint8_t *hot_ready, *cold_ready;	   /* up to there the host has given memory already */
 	uint8_t *arena, *arena_at, *arena_end; /* blocks, links, ops; reset with the cache */
 	struct jit_block **hash;
-	struct jit_block **pages; /* by guest-physical page: blocks that lie there */
-	uint64_t *lines;		  /* by the same: its 64 lines of 64 bytes; a bit: code depends on it */
-	uint8_t *code;			  /* by the same: stores there must be seen (enum jit_code); atomic */
-	uint8_t *idle;			  /* by the same: stores since its last block was killed */
+	struct jit_block **pages;	/* by guest-physical page: blocks that lie there */
+	uint64_t (*code_bytes)[64]; /* by the same: a bit for each of its bytes: code depends on it */
+	uint64_t *lines;			/* and for each of its lines of 64 bytes */
+	uint8_t *code;				/* by the same: stores there must be seen (enum jit_code); atomic */
+	uint8_t *idle;				/* by the same: stores since its last block was killed */
 	uint64_t npages;
 	uint32_t epoch; /* counts flushes and invalidations; atomic */
 	pthread_mutex_t lock;

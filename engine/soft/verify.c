@@ -155,7 +155,8 @@ struct verifier {
 	unsigned nparts;
 	uint16_t parts[MAX_PARTS];
 
-	struct val reg[16], slot[SLOTS];
+	struct val reg[16], slot[SLOTS], blank[16];
+	bool blank_made;
 	bool slot_known[SLOTS];
 	enum pending pending; /* what the flags say */
 	struct probe compared;
@@ -285,15 +286,23 @@ static struct val masked(struct verifier *v, const struct val *x, uint64_t mask)
 	return r;
 }
 
+/* The first 16 atoms are what the registers hold when nothing is known. */
 static void forget_all(struct verifier *v) {
-	v->natoms = v->nparts = 0;
-	for (unsigned n = 0; n < 16; n++)
-		v->reg[n] = value(fresh_lin(v));
+	if (!v->blank_made) {
+		v->natoms = 0;
+		for (unsigned n = 0; n < 16; n++)
+			v->blank[n] = value(fresh_lin(v));
+		v->blank_made = true;
+	}
+	v->natoms = 16;
+	v->nparts = 0;
+	memcpy(v->reg, v->blank, sizeof(v->reg));
 	memset(v->slot_known, 0, sizeof(v->slot_known));
 	v->pending = PENDING_NONE;
 	v->hit.on = false;
 	v->npassed = 0;
-	memset(v->swapped, 0, sizeof(v->swapped));
+	for (unsigned n = 0; n < 4; n++)
+		v->swapped[n].on = false;
 }
 
 /* ---- memory operands --------------------------------------------------------------------- */

@@ -106,6 +106,7 @@ void bench_vm_create_like(struct bench_vm *b, uint64_t ram_size, const char *tie
 }
 
 void bench_vm_destroy(struct bench_vm *b) {
+	kicked = NULL; /* a test's alarm may still come */
 	engine_destroy(&b->engine);
 	munmap(b->ram, b->ram_size);
 	for (unsigned n = 0; n < b->nallocs; n++)
