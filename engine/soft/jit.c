@@ -133,11 +133,11 @@ void jit_destroy(struct soft *s) {
 /* ---- per vCPU --------------------------------------------------------------------------- */
 
 void jit_tlb_drop(struct soft_vcpu *c, unsigned user, unsigned index) {
-	jit_slots_empty(c);
 	c->jit.tlb[user][0][index].tag = c->jit.tlb[user][1][index].tag = SOFT_TLB_INVALID;
 }
 
 void jit_tlb_flush(struct soft_vcpu *c, bool global_too) {
+	jit_slots_empty(c);
 	for (unsigned user = 0; user < 2; user++)
 		for (unsigned n = 0; n < JIT_TLB; n++)
 			jit_tlb_drop(c, user, n);
@@ -148,6 +148,7 @@ void jit_tlb_flush_page(struct soft_vcpu *c, gva_t gva) {
 	unsigned n = (gva >> 12) & (JIT_TLB - 1);
 	for (unsigned user = 0; user < 2; user++)
 		jit_tlb_drop(c, user, n);
+	jit_slots_drop(c, gva & ~PAGE_MASK);
 	jit_jumps_flush_page(c, gva);
 }
 

@@ -77,7 +77,8 @@ enum vm_exit_kind jit_run(struct soft_vcpu *c);
 /* The interpreter's TLB upkeep calls these. */
 void jit_tlb_flush(struct soft_vcpu *c, bool global_too);
 void jit_tlb_flush_page(struct soft_vcpu *c, gva_t gva);
-void jit_tlb_drop(struct soft_vcpu *c, unsigned user, unsigned index); /* one entry */
+/* One entry, and not what slots know of its page. */
+void jit_tlb_drop(struct soft_vcpu *c, unsigned user, unsigned index);
 /* A handler has found RAM at `host` for the page of gva, of plain accesses of that kind: emitted
  * code will want it. */
 void jit_tlb_learn(struct soft_vcpu *c, gva_t gva, bool write, uint8_t *host);
@@ -269,6 +270,7 @@ void jit_set_mode(struct soft_vcpu *c, unsigned user, uint32_t key);
 
 /* ---- slots (slots.c) ------------------------------------------------------------------------ */
 
+#define JIT_SLOT_SIZE_MAX 256
 unsigned jit_slot_size(unsigned class);
 /* Distance of the next slot of this kind from jit.slots: one that many share who use the stack, or
  * one that few share. jit->lock held. */
@@ -281,6 +283,8 @@ bool jit_slot_apart(const struct jit *j, uint64_t rip);
 /* Whether there is a slot for that mode; what it checks. */
 bool jit_slot_valid(uint32_t off, unsigned user, unsigned *write, unsigned *size);
 void jit_slots_empty(struct soft_vcpu *c);
+void jit_slots_empty_local(struct soft_vcpu *c);	  /* those with pages that are not global */
+void jit_slots_drop(struct soft_vcpu *c, gva_t page); /* those with this page */
 /* The lines that len bytes at offset `at` of a page touch. */
 static inline uint64_t jit_lines(uint64_t at, uint64_t len) {
 	uint64_t first = at / 64, last = MIN((at + len - 1) / 64, 63u);

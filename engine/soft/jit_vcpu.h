@@ -9,7 +9,7 @@
 #define JIT_TLB 1024
 #define JIT_JUMPS 8192
 #define JIT_TARGETS 4096
-#define JIT_FAR 8192
+#define JIT_FAR 16384
 #define JIT_TOUCHED 4096
 #define JIT_PAGE_BITS 16
 
@@ -26,8 +26,10 @@ struct jit_slot {
 	int32_t credit;					  /* misses until C is asked again */
 	uint16_t patience;
 	uint8_t denied; /* times that its page could be read only */
-	bool listed;	/* in slot_list */
+	uint8_t listed; /* in slot_list: SLOT_LOCAL or SLOT_GLOBAL, which tells of its pages */
 };
+#define SLOT_LOCAL 1
+#define SLOT_GLOBAL 2
 #define JIT_SLOTS 256
 #define JIT_SLOT_CLASSES 3
 #define JIT_HELD 16

@@ -106,6 +106,5 @@ void jit_set_mode(struct soft_vcpu *c, unsigned user, uint32_t key) {
 	jit_jumps_clear_half(c, user);
 	/* The TLB of legacy code must not hold what lies beyond its addresses. */
 	if (!(was & JIT_KEY_LEGACY) != !(key & JIT_KEY_LEGACY))
-		for (unsigned n = 0; n < JIT_TLB; n++)
-			jit_tlb_drop(c, user, n);
+		jit_tlb_flush(c, false);
 }

@@ -52,8 +52,10 @@ static void flush_local(struct soft_vcpu *c) {
 		if (c->jit.on)
 			jit_tlb_drop(c, user, i);
 	}
-	if (c->jit.on)
+	if (c->jit.on) {
+		jit_slots_empty_local(c);
 		jit_jumps_flush(c, false);
+	}
 	forget_large(c, false);
 	c->nlocal = 0;
 }

@@ -77,20 +77,48 @@ bool jit_slot_valid(uint32_t off, unsigned user, unsigned *write, unsigned *size
 	return n >> 1 == user;
 }
 
-void jit_slots_empty(struct soft_vcpu *c) {
+static void empty(struct jit_slot *s) {
+	s->lim = 0;
+	s->credit = 0;
+	s->listed = 0;
+}
+
+/* Those that stay move together. */
+static void empty_some(struct soft_vcpu *c, bool all, bool local, gva_t page) {
 	struct jit_vcpu *v = &c->jit;
+	unsigned left = 0;
 	for (unsigned n = 0; n < v->nslots; n++) {
 		struct jit_slot *s = &v->slots[v->slot_list[n]];
-		s->lim = 0;
-		s->credit = 0;
-		s->listed = false;
+		bool has = page - (s->lo & ~PAGE_MASK) < s->lim + JIT_SLOT_SIZE_MAX;
+		if (all || (local ? s->listed == SLOT_LOCAL : has))
+			empty(s);
+		else
+			v->slot_list[left++] = v->slot_list[n];
 	}
-	v->nslots = 0;
+	v->nslots = left;
+}
+
+void jit_slots_empty_local(struct soft_vcpu *c) {
+	empty_some(c, false, true, 0);
+}
+
+void jit_slots_drop(struct soft_vcpu *c, gva_t page) {
+	empty_some(c, false, false, page);
+}
+
+void jit_slots_empty(struct soft_vcpu *c) {
+	empty_some(c, true, false, 0);
 }
 
 static bool in_tlb(const struct jit_tlb_entry *tlb, gva_t page, uint64_t addend) {
 	const struct jit_tlb_entry *e = &tlb[page >> 12 & (JIT_TLB - 1)];
 	return e->tag == page && e->addend == addend;
+}
+
+/* Whether the page is known to be mapped alike in all address spaces. */
+static bool is_global(const struct soft_vcpu *c, unsigned user, gva_t page) {
+	const struct soft_tlb_entry *e = &c->tlb[user][page >> 12 & (SOFT_TLB - 1)];
+	return e->global && (e->tag[ACCESS_READ] & ~PAGE_MASK) == page;
 }
 
 static uint64_t cycles(void) {
@@ -112,12 +140,12 @@ static void set_credit(struct jit_slot *s, gva_t gva, unsigned size) {
 	s->filled = now;
 }
 
-static void enlist(struct soft_vcpu *c, unsigned n) {
+static void enlist(struct soft_vcpu *c, unsigned n, bool global) {
 	struct jit_slot *s = &c->jit.slots[n];
-	if (s->listed)
-		return;
-	s->listed = true;
-	c->jit.slot_list[c->jit.nslots++] = (uint16_t)n;
+	bool is = s->listed;
+	s->listed = global ? SLOT_GLOBAL : SLOT_LOCAL;
+	if (!is)
+		c->jit.slot_list[c->jit.nslots++] = (uint16_t)n;
 }
 
 /* A page with code in it has no entry for writing, but a slot may hold the lines around gva that
@@ -143,7 +171,7 @@ static bool hold_lines(struct soft_vcpu *c, unsigned n, gva_t gva, unsigned size
 		s->lim = (hi - lo + 1) * 64 - size + 1;
 		s->addend = (uint64_t)(uintptr_t)e->host - (gva & ~PAGE_MASK);
 		s->credit = CREDIT_MIN;
-		enlist(c, n);
+		enlist(c, n, false);
 		held = true;
 	}
 	pthread_mutex_unlock(&j->lock);
@@ -190,9 +218,14 @@ void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
 		return;
 	}
 	uint64_t addend = e->addend;
-	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, lo - PAGE_SIZE, addend); k++)
+	bool global = is_global(c, user, page); /* then all of it is */
+	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, lo - PAGE_SIZE, addend) &&
+						 (!global || is_global(c, user, lo - PAGE_SIZE));
+		 k++)
 		lo -= PAGE_SIZE;
-	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, hi + PAGE_SIZE, addend); k++)
+	for (unsigned k = 0; k < RUN_PAGES && in_tlb(tlb, hi + PAGE_SIZE, addend) &&
+						 (!global || is_global(c, user, hi + PAGE_SIZE));
+		 k++)
 		hi += PAGE_SIZE;
 	if (s->patience >= BAD_PATIENCE)
 		give_up(c, n, false);
@@ -202,5 +235,5 @@ void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
 	s->lo = lo;
 	s->lim = hi - lo - size + 1;
 	s->addend = addend;
-	enlist(c, n);
+	enlist(c, n, global);
 }

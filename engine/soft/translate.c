@@ -153,7 +153,7 @@ static bool path_goes_on(struct tx *t, unsigned n, unsigned *at) {
  * itself. */
 static int decode_spanning(struct tx *t, struct x86_insn *i, unsigned avail) {
 	uint8_t bytes[X86_MAX_LEN];
-	if (!t->b->next_page)
+	if (!t->b->next_page || jit_span_slot(t->j, t->b->rip, tx_user(t)) < 0)
 		return X86_DECODE_SHORT;
 	for (unsigned n = 0; n < X86_MAX_LEN; n++)
 		bytes[n] = n < avail ? t->b->host[n] : t->b->next_page[n - avail];
