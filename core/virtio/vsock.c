@@ -408,8 +408,12 @@ static void notify(void *self, unsigned queue) {
 	transmit(v);
 	virtqueue_refresh(&v->dev.vq[QUEUE_RX]);
 	offer(v);
-	virtqueue_notify(&v->dev.vq[QUEUE_RX]);
 	transmit(v);
+	/* What came meanwhile may have been the credit that a stream waits for: nobody says so again.
+	 */
+	virtqueue_refresh(&v->dev.vq[QUEUE_RX]);
+	offer(v);
+	virtqueue_notify(&v->dev.vq[QUEUE_RX]);
 }
 
 static void forget_all(struct virtio_vsock *v) {
