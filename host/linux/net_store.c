@@ -139,12 +139,12 @@ static bool alive(int dir, const char *name) {
 			close(fd);
 		return true; /* cannot tell */
 	}
-	bool dead = connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0 &&
-				(errno == ECONNREFUSED || errno == ENOENT);
+	int code = connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ? errno : 0;
 	close(fd);
-	if (dead)
+	/* One that is not there may be about to come: its lease is written before. */
+	if (code == ECONNREFUSED)
 		unlinkat(dir, name, 0);
-	return !dead;
+	return code != ECONNREFUSED && code != ENOENT;
 }
 
 static unsigned members(int dir) {
