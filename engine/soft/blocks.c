@@ -33,8 +33,10 @@ void jit_put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec) {
 	__atomic_store_n((int32_t *)at, rel, __ATOMIC_RELEASE);
 }
 
-/* World stopped. */
+/* World stopped. The dummy of a second page stands for its block. */
 static void kill_block(struct jit *j, struct jit_block *b) {
+	if (b->whole)
+		b = b->whole;
 	struct jit_block **p = &j->hash[hash_of(b->host, b->rip, b->key)];
 	while (*p && *p != b)
 		p = &(*p)->hash_next;
@@ -88,7 +90,7 @@ static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 		uint64_t at = (uintptr_t)b->host & PAGE_MASK;
 		if ((at < end && start < at + b->len) || (b->peek_from < end && start < b->peek_to)) {
 			*p = b->page_next;
-			kill_block(j, b->whole ? b->whole : b);
+			kill_block(j, b);
 			any = true;
 		} else {
 			p = &b->page_next;
@@ -100,7 +102,7 @@ static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 	/* Code that goes on changing in a page with very many blocks: looking through them each time
 	 * would cost more than they are worth. */
 	for (; left > LEFT_MAX && j->pages[page]; j->pages[page] = j->pages[page]->page_next)
-		kill_block(j, j->pages[page]->whole ? j->pages[page]->whole : j->pages[page]);
+		kill_block(j, j->pages[page]);
 	j->idle[page] = 0;
 	for (unsigned n = 0; n < 64; n++)
 		if (j->lines[page] & BIT(n))

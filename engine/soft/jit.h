@@ -268,6 +268,13 @@ static inline gva_t jit_linear(bool legacy, uint64_t address) {
 /* Makes the vCPU's tables for user (supervisor) code those of the mode `key`. */
 void jit_set_mode(struct soft_vcpu *c, unsigned user, uint32_t key);
 
+/* The host's TSC: what misses cost is judged by it. */
+static inline uint64_t jit_cycles(void) {
+	uint32_t lo, hi;
+	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
+	return (uint64_t)hi << 32 | lo;
+}
+
 /* ---- slots (slots.c) ------------------------------------------------------------------------ */
 
 #define JIT_SLOT_SIZE_MAX 256

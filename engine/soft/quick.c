@@ -134,20 +134,12 @@ static void op_gs_imm(struct emit *e, unsigned n, uint32_t off, uint32_t imm) {
 
 /* op r32, imm8 with 83 /n */
 static void op_imm8(struct emit *e, bool w, unsigned n, unsigned reg, unsigned imm) {
-	unsigned rex = (w ? 8u : 0) | reg >> 3;
-	if (rex)
-		e8(e, 0x40 | rex);
-	e8(e, 0x83);
-	e8(e, 0xc0 | n << 3 | (reg & 7));
+	e_op_reg(e, w, 0x83, n, reg);
 	e8(e, imm);
 }
 
 static void shift(struct emit *e, bool w, unsigned n, unsigned reg, unsigned by) {
-	unsigned rex = (w ? 8u : 0) | reg >> 3;
-	if (rex)
-		e8(e, 0x40 | rex);
-	e8(e, 0xc1);
-	e8(e, 0xc0 | n << 3 | (reg & 7));
+	e_op_reg(e, w, 0xc1, n, reg);
 	e8(e, by);
 }
 

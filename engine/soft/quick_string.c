@@ -25,11 +25,7 @@ static void or_fail(struct emit *e, struct fail *f, unsigned cond) {
 
 /* op reg, imm32 with 81 /n */
 static void op_imm(struct emit *e, bool w, unsigned n, unsigned reg, uint32_t imm) {
-	unsigned rex = (w ? 8u : 0) | reg >> 3;
-	if (rex)
-		e8(e, 0x40 | rex);
-	e8(e, 0x81);
-	e8(e, 0xc0 | n << 3 | (reg & 7));
+	e_op_reg(e, w, 0x81, n, reg);
 	e32(e, imm);
 }
 
@@ -47,9 +43,7 @@ static void find_page(struct emit *e, struct fail *f, unsigned reg, unsigned log
 	op_imm(e, false, CMP, T0, PAGE_SIZE);
 	or_fail(e, f, JA);
 	e_op_reg(e, false, 0x8b, T1, reg);
-	e8(e, 0x41); /* shr r11d, 8 */
-	e8(e, 0xc1);
-	e8(e, 0xe8 | (T1 & 7));
+	e_op_reg(e, false, 0xc1, 5, T1); /* shr r11d, 8 */
 	e8(e, 8);
 	op_imm(e, false, AND, T1, (JIT_TLB - 1) * 16);
 	e_mov(e, T0, reg);

@@ -121,16 +121,10 @@ static bool is_global(const struct soft_vcpu *c, unsigned user, gva_t page) {
 	return e->global && (e->tag[ACCESS_READ] & ~PAGE_MASK) == page;
 }
 
-static uint64_t cycles(void) {
-	uint32_t lo, hi;
-	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
-	return (uint64_t)hi << 32 | lo;
-}
-
 /* How many misses until the next call: more if they come so thick that filling is in vain. One run
  * of pages after the other is no such case. */
 static void set_credit(struct jit_slot *s, gva_t gva, unsigned size) {
-	uint64_t now = cycles(), end = s->lo + s->lim + size + PAGE_SIZE;
+	uint64_t now = jit_cycles(), end = s->lo + s->lim + size + PAGE_SIZE;
 	uint32_t last = MAX(s->patience, CREDIT_MIN);
 	bool thrash = now - s->filled < (uint64_t)last * THRASH_CYCLES;
 	if (gva - (s->lo - PAGE_SIZE) < end - (s->lo - PAGE_SIZE))

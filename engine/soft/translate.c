@@ -153,8 +153,10 @@ static bool path_goes_on(struct tx *t, unsigned n, unsigned *at) {
  * itself. */
 static int decode_spanning(struct tx *t, struct x86_insn *i, unsigned avail) {
 	uint8_t bytes[X86_MAX_LEN];
-	if (!t->b->next_page || jit_span_slot(t->j, t->b->rip, tx_user(t)) < 0)
+	int slot = t->b->next_page ? jit_span_slot(t->j, t->b->rip, tx_user(t)) : -1;
+	if (slot < 0)
 		return X86_DECODE_SHORT;
+	t->b->span_slot = (uint32_t)slot;
 	for (unsigned n = 0; n < X86_MAX_LEN; n++)
 		bytes[n] = n < avail ? t->b->host[n] : t->b->next_page[n - avail];
 	int len = x86_decode(i, bytes, X86_MAX_LEN, tx_mode(t));
@@ -312,8 +314,8 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const 
 	*b = draft;
 	t->b = b;
 	b->entry = tx_here(t);
-	if (b->next_page && !tx_span_entry(t))
-		return NULL;
+	if (b->next_page)
+		tx_span_entry(t);
 	emit_insns(t);
 	while (t->again) {
 		t->again = t->saved = false;

@@ -222,8 +222,8 @@ void tx_goto(struct tx *t, uint64_t target, uint16_t live);
 struct jit_link *tx_cold_link(struct tx *t, struct emit *e, uint64_t target);
 void tx_poll(struct tx *t, unsigned n);
 /* The way into a block whose instruction reaches into the next page: by a slot that says that this
- * page still is where it was (span.c). false: there are no more. */
-bool tx_span_entry(struct tx *t);
+ * page still is where it was (span.c). */
+void tx_span_entry(struct tx *t);
 /* Code at e that goes on at t->b->entry if T0 is the block's address, else looks T0 up. */
 void tx_checked_entry(struct tx *t, struct emit *e);
 void tx_far_jump(struct tx *t, struct emit *e, uint64_t target, bool call);

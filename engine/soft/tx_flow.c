@@ -158,16 +158,11 @@ void tx_checked_entry(struct tx *t, struct emit *e) {
 	e_jmp(e, t->b->entry, t->j->exec);
 }
 
-bool tx_span_entry(struct tx *t) {
+void tx_span_entry(struct tx *t) {
 	struct emit *e = &t->e;
-	int slot = jit_span_slot(t->j, t->b->rip, tx_user(t));
-	if (slot < 0)
-		return false;
 	e_mov_imm(e, T0, t->b->rip);
-	indirect_gs(e, false, NOREG, GS_JIT(far[0]) + 8 * (uint32_t)slot);
-	t->b->span_slot = (uint32_t)slot;
+	indirect_gs(e, false, NOREG, GS_JIT(far[0]) + 8 * t->b->span_slot);
 	t->b->span_body = tx_here(t);
-	return true;
 }
 
 /* A look at jit.poll before instruction n. */

@@ -19,7 +19,6 @@
  * but system calls. What shows in a window is changed only when a slot is filled, after which the
  * code goes on in the first tier's block: no addend is in use then. */
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "engine/soft/fast.h"
 #include "engine/soft/jit.h"
@@ -49,12 +48,6 @@ struct jit_windows {
 	bool broken; /* the host does not do it */
 	uint64_t clock, since, spent;
 };
-
-static uint64_t cycles(void) {
-	uint32_t lo, hi;
-	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
-	return (uint64_t)hi << 32 | lo;
-}
 
 /* The upper half is the kernel's, mostly one for all. */
 static uint64_t space_of(const struct soft_vcpu *c, gva_t gva) {
@@ -102,9 +95,8 @@ const uint8_t *jit_window_real(const struct soft_vcpu *c, const uint8_t *host) {
 
 /* ---- areas ----------------------------------------------------------------------------------- */
 
-static void *reserve(void *at, size_t size, int prot) {
-	int fixed = at ? MAP_FIXED : 0;
-	void *p = mmap(at, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
+static void *reserve(size_t size, int prot) {
+	void *p = mmap(NULL, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	return p == MAP_FAILED ? NULL : p;
 }
 
@@ -139,8 +131,8 @@ static struct jit_area *make_area(struct soft_vcpu *c, gva_t gva) {
 		w->mapped -= a->mapped;
 		release(a);
 	}
-	a->base = reserve(NULL, AREA_SIZE, PROT_NONE);
-	a->real = reserve(NULL, REAL_SIZE, PROT_READ | PROT_WRITE);
+	a->base = reserve(AREA_SIZE, PROT_NONE);
+	a->real = reserve(REAL_SIZE, PROT_READ | PROT_WRITE);
 	a->gva = gva & ~(AREA_SIZE - 1);
 	a->space = space_of(c, gva);
 	if (!a->base || !a->real) {
@@ -258,9 +250,9 @@ bool jit_window_open(struct soft_vcpu *c, gva_t gva) {
 	if (c->soft->jit->off & (JIT_OFF_WINDOW | JIT_OFF_TLB))
 		return false;
 	struct jit_windows *w = c->jit.windows;
-	uint64_t now = cycles();
+	uint64_t now = jit_cycles();
 	if (!w) {
-		w = reserve(NULL, sizeof(*w), PROT_READ | PROT_WRITE);
+		w = reserve(sizeof(*w), PROT_READ | PROT_WRITE);
 		if (!w)
 			return false;
 		w->last = &w->area[0];
@@ -276,7 +268,7 @@ bool jit_window_open(struct soft_vcpu *c, gva_t gva) {
 		return false;
 	a->used = ++w->clock;
 	bool any = map_granule(c, a, gva);
-	w->spent += cycles() - now;
+	w->spent += jit_cycles() - now;
 	c->jit.windows_opened += any;
 	return any;
 }
