@@ -3,7 +3,8 @@
  * is compared at each exit to a device, all of it, RAM included, every few hundred of these.
  *
  * Usage: boot-lockstep KERNEL INITRD [--append TEXT] [--memory MIB] [--disk FILE] [--exits N]
- *                      [--seed N] [--until TEXT] [--dense] [--verbose] [--break N]
+ *                      [--seed N] [--until TEXT] [--dense] [--strict] [--verbose]
+ *                      [--break N] [--break-flags N]
  *
  * Time is a count: reading the TSC and each exit advance the clock, by amounts out of a
  * generator, and a guest that halts is taken to its next timer. So interrupts come after exits,
@@ -20,12 +21,15 @@
  * so that interrupts come anywhere. JOIST_SOFT_OFF=link,jumps or link,jumps,block makes the steps
  * smaller.
  *
- * What may differ: copies of RFLAGS in registers and memory, by arithmetic flags, which may have
- * been dead at a fault (engine/soft/README.md) or undefined (AF behind a shift; Linux saves them
- * with PUSHF), and accessed and dirty bits, which depend on what the TLB holds. In RAM these are
- * counted and made equal again. The FPU's last instruction and operand pointers are host addresses,
- * in saved states too. `--break N` damages a register of the translator's at exit N, to show that
- * the test sees it. */
+ * What may differ: RFLAGS and copies of it in registers and memory, by arithmetic flags, which may
+ * have been dead at a fault (engine/soft/README.md) or undefined (AF behind a shift; Linux saves
+ * them with PUSHF), and accessed and dirty bits, which depend on what the TLB holds. In RAM these
+ * are counted and made equal again. A copy of RFLAGS is told by its form alone: the bits that are
+ * always set and always clear in it, and those that no kernel sets. With --strict the translator
+ * keeps all flags (JOIST_SOFT_OFF=flags), and then none may differ anywhere. The FPU's last
+ * instruction and operand pointers are host addresses, in saved states too. `--break N` damages a
+ * register of the translator's at exit N, `--break-flags N` its ZF, to show that the test sees
+ * it. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,7 +70,7 @@ struct machine {
 	uint8_t *ram;
 	struct block_backend disk;
 	uint8_t *disk_data;
-	uint64_t exits, stop_at;
+	uint64_t exits, stop_at, insns;
 	bool ended, failed, stopped; /* stopped: by its tracer */
 	struct point points[CHUNK + 64];
 	unsigned npoints;
@@ -76,15 +80,22 @@ struct machine {
 
 static struct {
 	const char *append, *disk, *until;
-	uint64_t memory, exits, seed, break_at;
+	uint64_t memory, exits, seed, break_at, break_flags_at;
 	struct boot_image kernel, initrd;
 	size_t disk_size;
-	bool verbose, dense;
-} options = {.append = "", .memory = 256, .exits = ~0ull, .seed = 1, .break_at = ~0ull};
+	bool verbose, dense, strict;
+} options = {.append = "",
+			 .memory = 256,
+			 .exits = ~0ull,
+			 .seed = 1,
+			 .break_at = ~0ull,
+			 .break_flags_at = ~0ull};
 
 static struct machine machines[2]; /* 0: interpreter, 1: translator */
 static struct cpuid_policy cpuid;
-static unsigned long flags_differed, bits_differed, pointers_differed;
+/* What was accepted: of RFLAGS, its copies in registers and in words of RAM; the others. */
+static unsigned long rflags_differed, regs_differed, flags_differed, bits_differed,
+	pointers_differed;
 
 /* ---- a host where nothing is left to chance ---------------------------------------------------
  */
@@ -125,13 +136,22 @@ static void take(struct traced *t, const struct vcpu *v) {
 	t->rflags = v->state.rflags;
 }
 
+/* Bits that are 0 in every RFLAGS [SDM1 3.4.3], and those that the guests here leave alone: IOPL,
+ * NT, VIF and VIP, and what lies above. */
+#define NO_FLAGS (~0x3fffffull | 0x8028 | RFLAGS_IOPL | RFLAGS_NT | RFLAGS_VIF | RFLAGS_VIP)
+
 /* A copy of RFLAGS, whose arithmetic flags may be dead or undefined ones. */
 static bool is_flags(uint64_t a, uint64_t b) {
-	return !((a ^ b) & ~(uint64_t)RFLAGS_ARITH) && (a & RFLAGS_FIXED) && !(a >> 22);
+	return !options.strict && !((a ^ b) & ~(uint64_t)RFLAGS_ARITH) && (a & RFLAGS_FIXED) &&
+		   !(a & NO_FLAGS);
+}
+
+static bool same_rflags(uint64_t a, uint64_t b) {
+	return !((a ^ b) & (options.strict ? ~0ull : ~(uint64_t)RFLAGS_ARITH));
 }
 
 static bool same(const struct traced *a, const struct traced *b) {
-	if (a->rip != b->rip || ((a->rflags ^ b->rflags) & ~(uint64_t)RFLAGS_ARITH))
+	if (a->rip != b->rip || !same_rflags(a->rflags, b->rflags))
 		return false;
 	for (unsigned n = 0; n < 16; n++)
 		if (a->gpr[n] != b->gpr[n] && !is_flags(a->gpr[n], b->gpr[n]))
@@ -139,10 +159,19 @@ static bool same(const struct traced *a, const struct traced *b) {
 	return true;
 }
 
+/* Of two that are the same: what was accepted for that. */
+static void count(const struct traced *a, const struct traced *b) {
+	rflags_differed += a->rflags != b->rflags;
+	for (unsigned n = 0; n < 16; n++)
+		regs_differed += a->gpr[n] != b->gpr[n];
+}
+
 /* Each exit begins here. */
 static void host_lock(void *opaque) {
 	struct machine *m = opaque;
 	struct x86_state *s = &m->vm.vcpus[0]->state;
+	if (m == &machines[1] && m->exits == options.break_flags_at)
+		s->rflags ^= RFLAGS_ZF;
 	if (m->npoints < CHUNK + 64) {
 		struct point *p = &m->points[m->npoints++];
 		*p = (struct point){.rip = s->rip, .hash = mix(hash_of(s), m->now), .now = m->now};
@@ -272,6 +301,7 @@ static void machine_make(struct machine *m, const char *tier) {
 
 /* The chips' memory stays: the program makes few machines. */
 static void machine_end(struct machine *m) {
+	m->insns = ((struct soft_vcpu *)m->vm.vcpus[0]->engine)->insns;
 	engine_destroy(&m->engine);
 	munmap(m->ram, options.memory << 20);
 	if (m->disk_data)
@@ -351,7 +381,7 @@ static bool state_equal(void) {
 	} one[] = {
 		{"clock", machines[0].now, machines[1].now},
 		{"rip", a->rip, b->rip},
-		{"rflags", a->rflags & ~(uint64_t)RFLAGS_ARITH, b->rflags & ~(uint64_t)RFLAGS_ARITH},
+		{"rflags", a->rflags, same_rflags(a->rflags, b->rflags) ? a->rflags : b->rflags},
 		{"cr0", a->cr0, b->cr0},
 		{"cr2", a->cr2, b->cr2},
 		{"cr3", a->cr3, b->cr3},
@@ -418,8 +448,10 @@ static unsigned first_difference(void) {
 	const struct machine *a = &machines[0], *b = &machines[1];
 	unsigned n = 0;
 	while (n < a->npoints && n < b->npoints && a->points[n].hash == b->points[n].hash &&
-		   same(&a->points[n].state, &b->points[n].state))
+		   same(&a->points[n].state, &b->points[n].state)) {
+		count(&a->points[n].state, &b->points[n].state);
 		n++;
+	}
 	return n;
 }
 
@@ -538,7 +570,9 @@ static void print_parting(void) {
 
 /* Runs both to exit `from` and follows them from there to exit `to`. true: said where. */
 static bool follow_from(uint64_t from, uint64_t to, const char *off) {
-	setenv("JOIST_SOFT_OFF", off, 1);
+	char all[64];
+	snprintf(all, sizeof(all), "%s%s", off, options.strict ? ",flags" : "");
+	setenv("JOIST_SOFT_OFF", all, 1);
 	make_both();
 	ntrace = matched = nsteps = 0;
 	for (unsigned n = 0; n < 2; n++)
@@ -659,6 +693,8 @@ int main(int argc, char **argv) {
 			options.verbose = true;
 		else if (!strcmp(argv[n], "--dense"))
 			options.dense = true;
+		else if (!strcmp(argv[n], "--strict"))
+			options.strict = true;
 		else if (argv[n][0] != '-' && nfiles < 2)
 			files[nfiles++] = argv[n];
 		else if (n++, !strcmp(argv[n - 1], "--append"))
@@ -675,6 +711,8 @@ int main(int argc, char **argv) {
 			options.seed = strtoull(value, NULL, 0);
 		else if (!strcmp(argv[n - 1], "--break"))
 			options.break_at = strtoull(value, NULL, 0);
+		else if (!strcmp(argv[n - 1], "--break-flags"))
+			options.break_flags_at = strtoull(value, NULL, 0);
 	}
 	if (nfiles != 2) {
 		fprintf(stderr, "usage: boot-lockstep KERNEL INITRD [--append TEXT] ...\n");
@@ -689,18 +727,23 @@ int main(int argc, char **argv) {
 	host.query = query;
 	if (cpuid_init_from(&cpuid, &host, "host", 1, 1000000, &e))
 		die(&e);
+	if (options.strict)
+		setenv("JOIST_SOFT_OFF", "flags", 1);
 	make_both();
 	bool equal = options.dense ? lockstep_dense() : lockstep(), reached = !machines[1].failed;
+	if (equal)
+		end_both();
 	if (options.until && equal && !strstr(machines[1].line, options.until) &&
 		options.exits == ~0ull) {
 		printf("# the guest never wrote \"%s\"; last: %s\n", options.until, machines[1].line);
 		reached = false;
 	}
-	printf("# %lu exits, %lu ms of the guest's time\n", (unsigned long)machines[1].exits,
+	printf("# %lu exits, %lu instructions of the interpreter's, %lu ms of the guest's time\n",
+		   (unsigned long)machines[1].exits, (unsigned long)machines[0].insns,
 		   (unsigned long)(machines[1].now / 1000000));
-	printf("# accepted: %lu words with dead flags, %lu page table entries with other accessed or "
-		   "dirty bits, %lu FPU pointers\n",
-		   flags_differed, bits_differed, pointers_differed);
+	printf("# accepted dead flags: %lu times in RFLAGS, in %lu registers, %lu words of RAM; "
+		   "also %lu page table entries with other accessed or dirty bits, %lu FPU pointers\n",
+		   rflags_differed, regs_differed, flags_differed, bits_differed, pointers_differed);
 	printf("1..1\n%s 1 - boot in lockstep\n", equal && reached ? "ok" : "not ok");
 	return !(equal && reached);
 }
