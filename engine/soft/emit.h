@@ -2,6 +2,7 @@
 #ifndef ENGINE_SOFT_EMIT_H
 #define ENGINE_SOFT_EMIT_H
 
+#include "core/base/string.h"
 #include "engine/soft/jit.h"
 
 /* Host registers by number; 16 and more stand for "none". */
@@ -18,31 +19,39 @@
 #define GS_SEG(n) ((uint32_t)(offsetof(struct vcpu, state.seg[n].base)))
 #define GS_JIT(f) ((uint32_t)(AREA + offsetof(struct soft_vcpu, jit.f)))
 
+/* Nothing here looks at `end`: whoever emits asks for room first, once for what belongs together.
+ * Up to 7 bytes behind what is emitted may be overwritten, too. */
 struct emit {
 	uint8_t *at, *end; /* writable addresses */
-	bool full;
 };
 
+static inline bool e_room(const struct emit *e, size_t size) {
+	return (size_t)(e->end - e->at) >= size;
+}
+
 static inline void e8(struct emit *e, unsigned b) {
-	if (e->at < e->end)
-		*e->at++ = (uint8_t)b;
-	else
-		e->full = true;
+	*e->at++ = (uint8_t)b;
 }
 
 static inline void e16(struct emit *e, unsigned v) {
-	e8(e, v);
-	e8(e, v >> 8);
+	memcpy(e->at, &(uint16_t){(uint16_t)v}, 2);
+	e->at += 2;
 }
 
 static inline void e32(struct emit *e, uint32_t v) {
-	e16(e, v);
-	e16(e, v >> 16);
+	memcpy(e->at, &v, 4);
+	e->at += 4;
 }
 
 static inline void e64(struct emit *e, uint64_t v) {
-	e32(e, (uint32_t)v);
-	e32(e, (uint32_t)(v >> 32));
+	memcpy(e->at, &v, 8);
+	e->at += 8;
+}
+
+/* The lowest n bytes of v, at most 8, the first one lowest. */
+static inline void e_bytes(struct emit *e, unsigned n, uint64_t v) {
+	memcpy(e->at, &v, 8);
+	e->at += n;
 }
 
 /* A memory operand in host terms. */
@@ -58,34 +67,31 @@ static inline unsigned rex_bits(bool w, unsigned reg, unsigned index, unsigned b
 
 /* ModRM, SIB and displacement for [base + index << scale + disp]; `reg` is modrm.reg. */
 static inline void e_modrm_mem(struct emit *e, unsigned reg, const struct emem *m) {
-	unsigned r = (reg & 7) << 3;
+	unsigned r = (reg & 7) << 3, sib = m->scale << 6 | (m->index == NOREG ? 4 : m->index & 7) << 3;
 	if (m->base == NOREG) { /* [index << scale + disp32] */
-		e8(e, r | 4);
-		e8(e, m->scale << 6 | (m->index == NOREG ? 4 : m->index & 7) << 3 | 5);
+		e_bytes(e, 2, r | 4 | (sib | 5) << 8);
 		e32(e, (uint32_t)m->disp);
 		return;
 	}
 	unsigned b = m->base & 7;
 	unsigned mod = m->disp == 0 && b != 5 ? 0 : m->disp == (int8_t)m->disp ? 1 : 2;
-	if (m->index == NOREG && b != 4) {
+	if (m->index == NOREG && b != 4)
 		e8(e, mod << 6 | r | b);
-	} else {
-		e8(e, mod << 6 | r | 4);
-		e8(e, m->scale << 6 | (m->index == NOREG ? 4 : m->index & 7) << 3 | b);
-	}
-	if (mod == 1)
-		e8(e, (uint32_t)m->disp);
-	else if (mod == 2)
-		e32(e, (uint32_t)m->disp);
+	else
+		e_bytes(e, 2, mod << 6 | r | 4 | (sib | b) << 8);
+	memcpy(e->at, &m->disp, 4);
+	e->at += mod == 2 ? 4 : mod;
+}
+
+/* An opcode of one byte behind its REX prefix, if it needs one. */
+static inline void e_rex_op(struct emit *e, unsigned rex, unsigned op) {
+	e_bytes(e, rex ? 2 : 1, rex ? (0x40 | rex) | op << 8 : op);
 }
 
 /* op reg, [mem] with a one-byte opcode. */
 static inline void e_op_mem(struct emit *e, bool w, unsigned op, unsigned reg,
 							const struct emem *m) {
-	unsigned rex = rex_bits(w, reg, m->index, m->base);
-	if (rex)
-		e8(e, 0x40 | rex);
-	e8(e, op);
+	e_rex_op(e, rex_bits(w, reg, m->index, m->base), op);
 	e_modrm_mem(e, reg, m);
 }
 
@@ -97,10 +103,7 @@ static inline void e_lea(struct emit *e, unsigned reg, unsigned base, unsigned i
 
 /* op reg, rm (registers): opcode form with modrm.reg = reg. */
 static inline void e_op_reg(struct emit *e, bool w, unsigned op, unsigned reg, unsigned rm) {
-	unsigned rex = rex_bits(w, reg, NOREG, rm);
-	if (rex)
-		e8(e, 0x40 | rex);
-	e8(e, op);
+	e_rex_op(e, rex_bits(w, reg, NOREG, rm), op);
 	e8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
 }
 
@@ -112,12 +115,8 @@ static inline void e_mov(struct emit *e, unsigned dst, unsigned src) {
 /* op reg, gs:[off] / op gs:[off], reg */
 static inline void e_op_gs(struct emit *e, bool w, unsigned op, unsigned reg, uint32_t off) {
 	e8(e, 0x65);
-	unsigned rex = rex_bits(w, reg, NOREG, NOREG);
-	if (rex)
-		e8(e, 0x40 | rex);
-	e8(e, op);
-	e8(e, (reg & 7) << 3 | 4);
-	e8(e, 0x25);
+	e_rex_op(e, rex_bits(w, reg, NOREG, NOREG), op);
+	e_bytes(e, 2, (reg & 7) << 3 | 0x2504);
 	e32(e, off);
 }
 
@@ -132,28 +131,22 @@ static inline void e_store_gs(struct emit *e, unsigned reg, uint32_t off) {
 /* op reg, gs:[index + off] */
 static inline void e_op_gs_index(struct emit *e, unsigned op, unsigned reg, unsigned index,
 								 uint32_t off) {
-	e8(e, 0x65);
-	e8(e, 0x40 | rex_bits(true, reg, NOREG, index));
-	e8(e, op);
-	e8(e, 0x80 | (reg & 7) << 3 | (index & 7));
+	unsigned rex = 0x40 | rex_bits(true, reg, NOREG, index);
+	e_bytes(e, 4, 0x65 | rex << 8 | op << 16 | (0x80 | (reg & 7) << 3 | (index & 7)) << 24);
 	e32(e, off);
 }
 
 /* The shortest MOV of a constant. */
 static inline void e_mov_imm(struct emit *e, unsigned reg, uint64_t v) {
+	unsigned b = (reg & 8) >> 3, low = reg & 7;
 	if (v <= 0xffffffff) {
-		if (reg & 8)
-			e8(e, 0x41);
-		e8(e, 0xb8 | (reg & 7));
+		e_rex_op(e, b, 0xb8 | low);
 		e32(e, (uint32_t)v);
 	} else if ((int64_t)v == (int32_t)v) {
-		e8(e, 0x48 | (reg & 8) >> 3);
-		e8(e, 0xc7);
-		e8(e, 0xc0 | (reg & 7));
+		e_bytes(e, 3, 0x48 | b | 0xc700 | (0xc0 | low) << 16);
 		e32(e, (uint32_t)v);
 	} else {
-		e8(e, 0x48 | (reg & 8) >> 3);
-		e8(e, 0xb8 | (reg & 7));
+		e_bytes(e, 2, 0x48 | b | (0xb8 | low) << 8);
 		e64(e, v);
 	}
 }
@@ -174,8 +167,7 @@ static inline void e_call(struct emit *e, const uint8_t *to, intptr_t exec) {
 }
 
 static inline void e_jcc(struct emit *e, unsigned cond, const uint8_t *to, intptr_t exec) {
-	e8(e, 0x0f);
-	e8(e, 0x80 | cond);
+	e_bytes(e, 2, 0x800f | cond << 8);
 	e_rel32(e, to, exec);
 }
 

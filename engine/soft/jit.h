@@ -137,8 +137,12 @@ enum jit_quick {
 #define JIT_QUICK_OPERAND 4u /* operand 0 in T1 */
 #define JIT_QUICK_RESULT 8u	 /* gives operand 0 in T1 */
 #define JIT_QUICK_CALLS 64u	 /* T0 != 0: the handler's turn, and on behind it */
+extern const bool jit_quick_ops[X86_OP_COUNT];
+int jit_quick_which(const struct jit *j, uint32_t key, const struct x86_insn *i);
 /* Which enum jit_quick executes the instruction in code of the mode `key`; -1: none does. */
-int jit_quick(const struct jit *j, uint32_t key, const struct x86_insn *i);
+static inline int jit_quick(const struct jit *j, uint32_t key, const struct x86_insn *i) {
+	return jit_quick_ops[i->op] ? jit_quick_which(j, key, i) : -1;
+}
 uint8_t jit_quick_traits(int quick);
 
 enum jit_code {

@@ -166,6 +166,28 @@ bool tx_needs_call(const struct tx *t, const struct x86_insn *i) {
 	return !copies(i);
 }
 
+/* ---- decoding --------------------------------------------------------------------------- */
+
+/* Whether the instruction is still what stands there. */
+static bool same_bytes(const struct x86_insn *i, const uint8_t *host) {
+	uint64_t a[2], b[2];
+	memcpy(a, i->raw, 16);
+	memcpy(b, host, 16);
+	if (i->len <= 8)
+		return ((a[0] ^ b[0]) << (64 - 8 * i->len)) == 0;
+	return a[0] == b[0] && ((a[1] ^ b[1]) << (128 - 8 * i->len)) == 0;
+}
+
+int tx_decode(struct tx *t, const struct x86_insn **i, const uint8_t *host, unsigned avail) {
+	struct tx_decoded *d = &t->decoded[(uintptr_t)host % TX_DECODED];
+	*i = &d->insn;
+	if (d->host == host && d->insn.mode == tx_mode(t) && avail >= 16 && same_bytes(&d->insn, host))
+		return d->insn.len;
+	int len = x86_decode(&d->insn, host, avail, tx_mode(t));
+	d->host = len > 0 ? host : NULL;
+	return len;
+}
+
 /* ---- flags ------------------------------------------------------------------------------ */
 
 /* A shift or rotation by a constant that is not 0: it writes its flags for certain. */
@@ -210,32 +232,32 @@ uint16_t tx_flags_before(const struct tx *t, const struct x86_insn *i, bool call
 }
 
 /* Flags that are live at a guest address of the same page, by a short look ahead. */
-static uint16_t flags_at(const struct tx *t, uint64_t rip) {
+static uint16_t flags_at(struct tx *t, uint64_t rip) {
 	uint16_t open = RFLAGS_ARITH, live = 0;
 	if (t->j->off & JIT_OFF_FLAGS)
 		return open;
 	for (unsigned n = 0; n < 6 && open; n++) {
-		struct x86_insn i;
+		const struct x86_insn *i;
 		if (!tx_same_page(t, rip, t->b->rip))
 			return live | open;
 		unsigned at = tx_page_offset(t, rip);
 		const uint8_t *host = t->b->host + ((int)at - (int)tx_page_offset(t, t->b->rip));
-		int len = x86_decode(&i, host, PAGE_SIZE - at, tx_mode(t));
+		int len = tx_decode(t, &i, host, PAGE_SIZE - at);
 		if (len <= 0)
 			return live | open;
 		/* A change of it changes what is dead here. */
 		t->b->peek_from = MIN(t->b->peek_from, (uint16_t)at);
 		t->b->peek_to = MAX(t->b->peek_to, (uint16_t)(at + (unsigned)len));
-		if (i.op == X86_OP_JMP && i.opnd[0].kind == OPND_REL) {
-			rip = tx_target(t, &i, rip);
+		if (i->op == X86_OP_JMP && i->opnd[0].kind == OPND_REL) {
+			rip = tx_target(t, i, rip);
 			continue;
 		}
-		if (tx_needs_call(t, &i))
+		if (tx_needs_call(t, i))
 			return live | open;
-		uint16_t before = tx_flags_before(t, &i, false, 0);
+		uint16_t before = tx_flags_before(t, i, false, 0);
 		live |= before & open;
-		open &= tx_flags_before(t, &i, false, RFLAGS_ARITH) & ~before;
-		if (x86_forms[i.form].attr & X86_ATTR_ENDS)
+		open &= tx_flags_before(t, i, false, RFLAGS_ARITH) & ~before;
+		if (x86_forms[i->form].attr & X86_ATTR_ENDS)
 			return live | open;
 		rip = tx_plus(t, rip, (uint64_t)len);
 	}
@@ -258,7 +280,7 @@ bool tx_is_jump_away(const struct tx *t, unsigned n) {
 }
 
 /* Flags that are needed where branch n goes, when that is outside of the block. */
-static uint16_t needed_at_target(const struct tx *t, unsigned n) {
+static uint16_t needed_at_target(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
 	return is_relative(i) ? flags_at(t, tx_target(t, i, t->rip[n])) : RFLAGS_ARITH;
 }

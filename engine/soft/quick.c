@@ -98,7 +98,16 @@ static int string_op(uint32_t key, const struct x86_insn *i) {
 		   __builtin_ctz(i->opsize);
 }
 
-int jit_quick(const struct jit *j, uint32_t key, const struct x86_insn *i) {
+const bool jit_quick_ops[X86_OP_COUNT] = {
+	[X86_OP_CLI] = true,	  [X86_OP_STI] = true,		[X86_OP_CLD] = true,
+	[X86_OP_STD] = true,	  [X86_OP_SWAPGS] = true,	[X86_OP_PUSHF] = true,
+	[X86_OP_RDTSC] = true,	  [X86_OP_RDTSCP] = true,	[X86_OP_DIV] = true,
+	[X86_OP_IDIV] = true,	  [X86_OP_RDFSBASE] = true, [X86_OP_RDGSBASE] = true,
+	[X86_OP_WRFSBASE] = true, [X86_OP_WRGSBASE] = true, [X86_OP_MOV_CR] = true,
+	[X86_OP_STOS] = true,	  [X86_OP_MOVS] = true,
+};
+
+int jit_quick_which(const struct jit *j, uint32_t key, const struct x86_insn *i) {
 	if (j->off & JIT_OFF_SYSTEM)
 		return -1;
 	if (i->op == X86_OP_STOS || i->op == X86_OP_MOVS)

@@ -177,7 +177,7 @@ static void call_handler(struct emit *e, uintptr_t fn) {
 }
 
 void jit_emit_thunks(struct jit *j) {
-	struct emit em = {j->hot_start, j->hot_end, false}, *e = &em;
+	struct emit em = {j->hot_start, j->hot_end}, *e = &em;
 	intptr_t x = j->exec;
 
 	j->enter = e->at + x;
@@ -254,6 +254,6 @@ void jit_emit_thunks(struct jit *j) {
 	reload(e);
 	e8(e, 0xc3);
 	jit_emit_quick(e, j);
-	check(!e->full);
+	check(e_room(e, 8));
 	j->hot_start = (uint8_t *)align_up((uintptr_t)e->at, 64);
 }

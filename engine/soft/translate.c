@@ -9,6 +9,11 @@
  * changed anything, with all of the guest's state in place. The parts are listed in tx.h. */
 #include "engine/soft/tx.h"
 
+/* More bytes than any instruction takes with all groups that may be checked before it; and than one
+ * piece out of line. */
+#define INSN_MOST 8192
+#define COLD_MOST 512
+
 /* ---- out of line ------------------------------------------------------------------------ */
 
 /* On to the first tier's block. */
@@ -85,19 +90,14 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 		go_plain(t, e, k->rip);
 		break;
 	case COLD_SLOT: {
-		static const uint8_t less[] = {0x65, 0x83, 0x2c, 0x25}; /* sub dword gs:[credit], 1 */
-		for (unsigned n = 0; n < sizeof(less); n++)
-			e8(e, less[n]);
+		e_bytes(e, 4, 0x252c8365); /* sub dword gs:[credit], 1 */
 		e32(e, GS_JIT(slots) + k->group->slot + (uint32_t)offsetof(struct jit_slot, credit));
-		e8(e, 1);
-		e8(e, 0x79); /* jns over the call */
-		uint8_t *over = e->at;
-		e8(e, 0);
+		e_bytes(e, 3, 0x7901); /* jns over the call */
+		uint8_t *over = e->at - 1;
 		tx_group_address(t, e, k->group);
 		e_mov_imm(e, T1, k->group->slot);
 		e_call(e, j->slot_fill, j->exec);
-		if (!e->full)
-			*over = (uint8_t)(e->at - over - 1);
+		*over = (uint8_t)(e->at - over - 1);
 		if (k->saved)
 			tx_restore_flags(e);
 		go_plain(t, e, k->rip);
@@ -172,7 +172,9 @@ static void decode_block(struct tx *t) {
 	unsigned most = t->hot ? TX_INSNS : TX_INSNS_PLAIN;
 	while (t->n < most) {
 		struct x86_insn *i = &t->insn[t->n];
-		int len = x86_decode(i, t->b->host + at, avail - at, tx_mode(t));
+		const struct x86_insn *found;
+		int len = tx_decode(t, &found, t->b->host + at, avail - at);
+		*i = *found;
 		unsigned n = t->n;
 		t->rip[n] = t->b->rip + at;
 		bool spans = len == X86_DECODE_SHORT && !n && !t->hot;
@@ -256,6 +258,10 @@ static void emit_insns(struct tx *t) {
 	bool ended = false;
 	for (unsigned n = 0; n < t->n && !ended; n++) {
 		const struct x86_insn *i = &t->insn[n];
+		if (!e_room(&t->e, INSN_MOST)) {
+			t->failed = true;
+			return;
+		}
 		if (t->label[n]) {
 			tx_flags_back(t, t->live[n]);
 			t->at[n] = tx_here(t);
@@ -304,7 +310,7 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const 
 	t->hot = hot;
 	t->n = t->ncold = 0;
 	t->saved = t->crossing = t->failed = t->again = false;
-	t->e = (struct emit){j->hot, j->hot_end, false};
+	t->e = (struct emit){j->hot, j->hot_end};
 	decode_block(t);
 	if (t->n)
 		analyse(t);
@@ -327,11 +333,13 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const 
 			return NULL;
 		emit_insns(t);
 	}
-	struct emit cold = {j->cold, j->cold_end, false};
+	struct emit cold = {j->cold, j->cold_end};
 	tx_checked_entry(t, &cold);
-	for (unsigned n = 0; n < t->ncold; n++)
+	for (unsigned n = 0; n < t->ncold && !t->failed; n++) {
+		t->failed |= !e_room(&cold, COLD_MOST);
 		emit_cold(t, &cold, &t->cold[n]);
-	if (t->e.full || cold.full || t->failed)
+	}
+	if (t->failed)
 		return NULL;
 	b->hot = j->hot;
 	b->hot_len = (uint32_t)(t->e.at - j->hot);

@@ -22,6 +22,7 @@
 #define TX_INSNS_PLAIN 32 /* of the first tier */
 #define TX_COLD (5 * TX_INSNS + 8)
 #define TX_GROUPS 64
+#define TX_DECODED 256
 #define TX_REGS 18 /* the sixteen, and the bases of FS and GS */
 
 enum tx_cold_kind {
@@ -105,6 +106,12 @@ struct tx {
 	bool again;	 /* an instruction turned out to need its handler */
 	unsigned ncold;
 	struct tx_cold cold[TX_COLD];
+	/* What was decoded lately, by its place: the look ahead for flags comes before the block there.
+	 */
+	struct tx_decoded {
+		const uint8_t *host;
+		struct x86_insn insn;
+	} decoded[TX_DECODED];
 };
 
 enum tx_emitted { EMIT_OK, EMIT_END, EMIT_CALL };
@@ -170,6 +177,8 @@ static inline unsigned tx_host_reg(unsigned reg) {
 }
 
 /* ---- judge.c ---- */
+/* As x86_decode(), for the t's mode; *i stays until the next call. */
+int tx_decode(struct tx *t, const struct x86_insn **i, const uint8_t *host, unsigned avail);
 bool tx_needs_call(const struct tx *t, const struct x86_insn *i);
 bool tx_ends_block(const struct x86_insn *i);
 /* Flags needed before i if `after` are behind it. */

@@ -13,28 +13,29 @@ static bool is_prefix(uint8_t b) {
 		   b == 0x36 || b == 0x3e || b == 0x26 || b == 0x64 || b == 0x65;
 }
 
-/* Emits the instruction with other registers and, if m is not NULL, another memory operand.
- * false: cannot be encoded (nothing emitted). */
-static bool emit_copy(struct emit *e, const struct x86_insn *i, const struct fields *f,
+static unsigned reg_field(const struct x86_insn *i, const struct fields *f) {
+	return f->reg != NOREG ? f->reg : (i->modrm >> 3 & 7) | (i->rex & 4) << 1;
+}
+
+static unsigned rm_field(const struct x86_insn *i, const struct fields *f) {
+	return f->rm != NOREG ? f->rm : (i->modrm & 7) | (i->rex & 1) << 3;
+}
+
+/* W, R, X and B as they are needed. */
+static unsigned rex_of(const struct x86_insn *i, const struct fields *f, const struct emem *m) {
+	unsigned rex = i->rex & 8;
+	if (!i->modrm_off)
+		return rex | (f->opcode != NOREG ? f->opcode >> 3 & 1 : i->rex & 1u);
+	rex |= (reg_field(i, f) & 8) >> 1;
+	return rex | (m ? rex_bits(false, 0, m->index, m->base) : (rm_field(i, f) & 8) >> 3);
+}
+
+/* Emits the instruction with other registers and, if m is not NULL, another memory operand. */
+static void emit_copy(struct emit *e, const struct x86_insn *i, const struct fields *f,
 					  const struct emem *m) {
 	const uint8_t *raw = i->raw;
-	unsigned at = 0;
+	unsigned at = 0, rex = rex_of(i, f, m);
 	bool vex = i->prefix & X86_PFX_VEX;
-	unsigned reg = f->reg != NOREG ? f->reg : (i->modrm >> 3 & 7) | (i->rex & 4) << 1;
-	unsigned rm = f->rm != NOREG ? f->rm : (i->modrm & 7) | (i->rex & 1) << 3;
-	unsigned rex = i->rex & 8;
-	if (i->modrm_off) {
-		rex |= (reg & 8) >> 1;
-		if (m)
-			rex |= rex_bits(false, 0, m->index, m->base);
-		else
-			rex |= (rm & 8) >> 3;
-	} else {
-		unsigned op = f->opcode != NOREG ? f->opcode : (unsigned)(i->rex & 1) << 3;
-		rex |= (op & 8) >> 3;
-	}
-	if (f->high && rex)
-		return false;
 	if (vex) {
 		while (raw[at] != 0xc4 && raw[at] != 0xc5)
 			at++;
@@ -76,14 +77,16 @@ static bool emit_copy(struct emit *e, const struct x86_insn *i, const struct fie
 	}
 	if (i->modrm_off) {
 		if (m)
-			e_modrm_mem(e, reg, m);
+			e_modrm_mem(e, reg_field(i, f), m);
 		else
-			e8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+			e8(e, 0xc0 | (reg_field(i, f) & 7) << 3 | (rm_field(i, f) & 7));
 	}
-	if (i->imm_off)
-		for (at = i->imm_off; at < i->len; at++)
-			e8(e, raw[at]);
-	return true;
+	if (i->imm_off) {
+		unsigned from = MIN(i->imm_off, sizeof(i->raw) - 8);
+		uint64_t imm;
+		memcpy(&imm, raw + from, 8);
+		e_bytes(e, (unsigned)(i->len - i->imm_off), imm >> 8 * (i->imm_off - from));
+	}
 }
 
 /* Renames the GPR fields; loads residents into scratch registers. `free_regs`: how many there
@@ -193,12 +196,8 @@ bool tx_native(struct tx *t, unsigned n) {
 		f.high = false;
 		f.reg = swapped;
 	}
-	if (!mem) { /* try it out, so that failing leaves nothing behind */
-		uint8_t scratch[32];
-		struct emit dry = {scratch, scratch + sizeof(scratch), false};
-		if (!emit_copy(&dry, i, &f, NULL))
-			return false;
-	}
+	if (f.high && rex_of(i, &f, NULL)) /* AH..BH and REX do not go together */
+		return false;
 	struct emem m;
 	unsigned ncold = t->ncold;
 	if (mem)

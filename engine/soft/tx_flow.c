@@ -36,16 +36,10 @@ bool tx_emit_call(struct tx *t, unsigned n) {
 /* jmp or call gs:[reg + off]; reg NOREG: gs:[off] */
 static void indirect_gs(struct emit *e, bool call, unsigned reg, uint32_t off) {
 	unsigned op = (call ? 2 : 4) << 3;
-	e8(e, 0x65);
-	if (reg == NOREG) {
-		e8(e, 0xff);
-		e8(e, op | 4);
-		e8(e, 0x25);
-	} else {
-		e8(e, 0x41);
-		e8(e, 0xff);
-		e8(e, 0x80 | op | (reg & 7));
-	}
+	if (reg == NOREG)
+		e_bytes(e, 4, 0x2504ff65 | op << 16);
+	else
+		e_bytes(e, 4, 0x80ff4165 | (op | (reg & 7)) << 24);
 	e32(e, off);
 }
 
@@ -85,14 +79,12 @@ void tx_jump_to(struct tx *t, unsigned how, uint64_t target) {
 		return;
 	}
 	unsigned op = how < TX_JUMP_ALWAYS ? 2 : 1;
-	while (near && !e->full && (((uintptr_t)e->at + op) & 3))
+	while (near && (((uintptr_t)e->at + op) & 3))
 		e8(e, 0x90);
-	if (how < TX_JUMP_ALWAYS) {
-		e8(e, 0x0f);
-		e8(e, 0x80 | how);
-	} else {
+	if (how < TX_JUMP_ALWAYS)
+		e_bytes(e, 2, 0x800f | how << 8);
+	else
 		e8(e, how == TX_JUMP_CALL ? 0xe8 : 0xe9);
-	}
 	struct tx_cold *k = tx_add_cold(t);
 	*k = (struct tx_cold){.from = e->at, .kind = near ? COLD_LINK : COLD_FAR, .rip = target};
 	if (near) {
@@ -116,7 +108,7 @@ void tx_goto(struct tx *t, uint64_t target, uint16_t live) {
 /* The way to the first tier's block at `target`, for code out of line. NULL: no room. */
 struct jit_link *tx_cold_link(struct tx *t, struct emit *e, uint64_t target) {
 	struct jit_link *l = jit_arena(t->j, sizeof(*l));
-	while (!e->full && (((uintptr_t)e->at + 1) & 3))
+	while (((uintptr_t)e->at + 1) & 3)
 		e8(e, 0x90);
 	if (!l) {
 		t->failed = true;
@@ -134,7 +126,7 @@ struct jit_link *tx_cold_link(struct tx *t, struct emit *e, uint64_t target) {
 /* ---- ways in ----------------------------------------------------------------------------- */
 
 void tx_expect(struct emit *e, uint64_t rip, const uint8_t *other, intptr_t exec) {
-	static const uint8_t exchange[] = {0x49, 0x87, 0xcb}; /* xchg r11, rcx */
+	const uint32_t exchange = 0xcb8749; /* xchg r11, rcx */
 	int64_t neg = -(int64_t)rip;
 	if (neg == (int32_t)neg) {
 		e_lea(e, T1, T0, NOREG, 0, (int32_t)neg);
@@ -142,12 +134,9 @@ void tx_expect(struct emit *e, uint64_t rip, const uint8_t *other, intptr_t exec
 		e_mov_imm(e, T1, (uint64_t)neg);
 		e_lea(e, T1, T1, T0, 0, 0);
 	}
-	for (unsigned n = 0; n < 3; n++)
-		e8(e, exchange[n]);
-	e8(e, 0xe3); /* jrcxz over the other way */
-	e8(e, 8);
-	for (unsigned n = 0; n < 3; n++)
-		e8(e, exchange[n]);
+	e_bytes(e, 3, exchange);
+	e_bytes(e, 2, 0x08e3); /* jrcxz over the other way */
+	e_bytes(e, 3, exchange);
 	e_jmp(e, other, exec);
 	e_mov(e, RCX, T1);
 }
@@ -174,21 +163,14 @@ void tx_poll(struct tx *t, unsigned n) {
 	if (live) { /* one that leaves the flags alone */
 		e_mov(e, T0, RCX);
 		e_op_gs(e, false, 0x8b, RCX, GS_JIT(poll));
-		e8(e, 0xe3); /* jrcxz over the jump */
-		e8(e, 5);
-		e8(e, 0xe9);
+		e_bytes(e, 3, 0xe905e3); /* jrcxz over the jump */
 		k->from = e->at;
 		e32(e, 0);
 		e_mov(e, RCX, T0);
 	} else {
-		e8(e, 0x65); /* cmp dword gs:[poll], 0 */
-		e8(e, 0x83);
-		e8(e, 0x3c);
-		e8(e, 0x25);
+		e_bytes(e, 4, 0x253c8365); /* cmp dword gs:[poll], 0 */
 		e32(e, GS_JIT(poll));
-		e8(e, 0);
-		e8(e, 0x0f);
-		e8(e, 0x85);
+		e_bytes(e, 3, 0x850f00); /* jne */
 		k->from = e->at;
 		e32(e, 0);
 	}
@@ -339,8 +321,7 @@ static enum tx_emitted quick_thunk(struct tx *t, unsigned n) {
 		struct tx_cold *k = tx_add_cold(t);
 		*k = (struct tx_cold){.rip = t->rip[n], .kind = COLD_INTERP};
 		e_op_reg(e, false, 0x85, T0, T0); /* test r10d, r10d */
-		e8(e, 0x0f);					  /* jnz */
-		e8(e, 0x85);
+		e_bytes(e, 2, 0x850f);			  /* jnz */
 		k->from = e->at;
 		e32(e, 0);
 	}
@@ -349,8 +330,7 @@ static enum tx_emitted quick_thunk(struct tx *t, unsigned n) {
 		*k = (struct tx_cold){.kind = COLD_CALL, .op = make_op(t, n), .saved = t->saved};
 		t->failed |= !k->op;
 		e_op_reg(e, false, 0x85, T0, T0);
-		e8(e, 0x0f); /* jnz */
-		e8(e, 0x85);
+		e_bytes(e, 2, 0x850f); /* jnz */
 		k->from = e->at;
 		e32(e, 0);
 		k->retry = tx_here(t);

@@ -426,8 +426,7 @@ void tx_check_groups(struct tx *t, unsigned n) {
 		struct tx_cold *c = tx_add_cold(t);
 		*c = (struct tx_cold){
 			.rip = t->rip[n], .kind = COLD_SLOT, .group = g, .saved = t->saved && t->live[n]};
-		e8(e, 0x0f);
-		e8(e, 0x83); /* jae */
+		e_bytes(e, 2, 0x830f); /* jae */
 		c->from = e->at;
 		e32(e, 0);
 	}

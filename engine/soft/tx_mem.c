@@ -7,10 +7,7 @@
 static void save_flags(struct tx *t) {
 	struct emit *e = &t->e;
 	e_mov(e, T1, RAX);
-	e8(e, 0x9f); /* lahf */
-	e8(e, 0x0f); /* seto al */
-	e8(e, 0x90);
-	e8(e, 0xc0);
+	e_bytes(e, 4, 0xc0900f9f); /* lahf; seto al */
 	/* 32 bits of which 16 count: a narrower store would not be forwarded to the wider load. */
 	e_op_gs(e, false, 0x89, RAX, GS_JIT(flags_ax));
 	e_mov(e, RAX, T1);
@@ -19,9 +16,7 @@ static void save_flags(struct tx *t) {
 void tx_restore_flags(struct emit *e) {
 	e_mov(e, T1, RAX);
 	e_op_gs(e, false, 0x8b, RAX, GS_JIT(flags_ax));
-	e8(e, 0x04); /* add al, 0x7f: OF */
-	e8(e, 0x7f);
-	e8(e, 0x9e); /* sahf */
+	e_bytes(e, 3, 0x9e7f04); /* add al, 0x7f: OF; sahf */
 	e_mov(e, RAX, T1);
 }
 
@@ -56,7 +51,6 @@ void tx_flags_back(struct tx *t, uint16_t live) {
 struct tx_cold *tx_add_cold(struct tx *t) {
 	check(t->ncold < TX_COLD);
 	struct tx_cold *k = &t->cold[t->ncold++];
-	*k = (struct tx_cold){0};
 	return k;
 }
 
@@ -110,27 +104,15 @@ void tx_probe(struct tx *t, unsigned size, bool write, struct tx_cold *k) {
 	uint32_t tlb = GS_JIT(tlb) + (user ? sizeof(struct jit_tlb_entry) * JIT_TLB * 2 : 0) +
 				   (write ? sizeof(struct jit_tlb_entry) * JIT_TLB : 0);
 	e_op_reg(e, false, 0x8b, T1, T0); /* mov r11d, r10d */
-	e8(e, 0x41);					  /* shr r11d, 8 */
-	e8(e, 0xc1);
-	e8(e, 0xe8 | (T1 & 7));
-	e8(e, 8);
-	e8(e, 0x41); /* and r11d, (JIT_TLB - 1) * 16 */
-	e8(e, 0x81);
-	e8(e, 0xe0 | (T1 & 7));
+	e_bytes(e, 4, 0x08ebc141);		  /* shr r11d, 8 */
+	e_bytes(e, 3, 0xe38141);		  /* and r11d, (JIT_TLB - 1) * 16 */
 	e32(e, (JIT_TLB - 1) * 16);
-	if (size > 1) { /* a crossing access meets the wrong page in the compare */
-		e8(e, 0x49);
-		e8(e, 0x83);
-		e8(e, 0xc0 | (T0 & 7));
-		e8(e, size - 1);
-	}
-	e8(e, 0x49); /* and r10, -4096 */
-	e8(e, 0x81);
-	e8(e, 0xe0 | (T0 & 7));
+	if (size > 1) /* a crossing access meets the wrong page in the compare */
+		e_bytes(e, 4, 0xc28349 | (size - 1) << 24); /* add r10, .. */
+	e_bytes(e, 3, 0xe28149);						/* and r10, -4096 */
 	e32(e, 0xfffff000u);
 	e_op_gs_index(e, 0x3b, T0, T1, tlb + offsetof(struct jit_tlb_entry, tag)); /* cmp */
-	e8(e, 0x0f);
-	e8(e, 0x85); /* jne */
+	e_bytes(e, 2, 0x850f);													   /* jne */
 	k->from = e->at;
 	e32(e, 0);
 	e_op_gs_index(e, 0x8b, T0, T1, tlb + offsetof(struct jit_tlb_entry, addend));
@@ -140,14 +122,10 @@ void tx_probe(struct tx *t, unsigned size, bool write, struct tx_cold *k) {
 void tx_check_alignment(struct tx *t, unsigned n) {
 	struct emit *e = &t->e;
 	const struct x86_opnd *o = tx_memory_operand(&t->insn[n]);
-	e8(e, 0x41); /* test r10b, size - 1 */
-	e8(e, 0xf6);
-	e8(e, 0xc0 | (T0 & 7));
-	e8(e, o->size - 1);
+	e_bytes(e, 4, 0xc2f641 | (o->size - 1u) << 24); /* test r10b, size - 1 */
 	struct tx_cold *a = tx_add_cold(t);
 	*a = (struct tx_cold){.rip = t->rip[n], .kind = COLD_INTERP};
-	e8(e, 0x0f);
-	e8(e, 0x85);
+	e_bytes(e, 2, 0x850f);
 	a->from = e->at;
 	e32(e, 0);
 }
