@@ -72,7 +72,7 @@ int attach_console(const struct store_vm *vm, size_t replay, bool quiet) {
 	if (r)
 		return cli_fail(r, &e);
 	r = wire_call(&c, json_pack("{s:s, s:I}", "op", "console", "replay", (json_int_t)replay),
-				  &reply, 5000, &code, &e);
+				  &reply, WIRE_ANSWER_MS, &code, &e);
 	if (r) {
 		wire_close(&c);
 		cli_fail(r, &e);

@@ -58,7 +58,8 @@ static void rescan(struct watch *w, const struct cli_args *a, bool first) {
 			slot = w[k].used ? NULL : &w[k];
 		if (!slot || wire_connect(&slot->c, &l.vms[i], &e))
 			continue;
-		if (wire_call(&slot->c, json_pack("{s:s}", "op", "events"), &reply, 5000, NULL, &e)) {
+		if (wire_call(&slot->c, json_pack("{s:s}", "op", "events"), &reply, WIRE_ANSWER_MS, NULL,
+					  &e)) {
 			wire_close(&slot->c);
 			continue;
 		}

@@ -7,15 +7,15 @@
 
 #include "ctl/wire/wire.h"
 
-#define STATUS_MS 2000
+#define AGENT_S 2 /* an agent that does not answer costs a look at the VM so long */
 
 static json_t *read_addresses(const struct store_vm *vm) {
 	json_t *reply, *list = json_array(), *nic, *address;
 	struct err e;
 	size_t i, k;
 	json_t *ask = json_pack("{s:s, s:s, s:i}", "op", "agent", "execute",
-							"guest-network-get-interfaces", "timeout", 2);
-	if (wire_ask(vm, ask, &reply, STATUS_MS, NULL, &e))
+							"guest-network-get-interfaces", "timeout", AGENT_S);
+	if (wire_ask(vm, ask, &reply, WIRE_ANSWER_MS, NULL, &e))
 		return list;
 	json_array_foreach(json_object_get(reply, "return"), i, nic) {
 		const char *name = json_string_value(json_object_get(nic, "name"));
@@ -40,8 +40,12 @@ void look_at(struct look *l, const struct store_vm *vm, bool addresses) {
 		cli_error("%s", e.text);
 	if (vm->phase != STORE_RUNNING)
 		return;
-	if (wire_ask(vm, json_pack("{s:s}", "op", "status"), &l->status, STATUS_MS, NULL, &e)) {
-		l->state = "not answering";
+	if (wire_ask(vm, json_pack("{s:s}", "op", "status"), &l->status, WIRE_ANSWER_MS, NULL, &e)) {
+		/* It may have ended while it was asked. */
+		if (store_load(&l->vm, &e) == 0 && l->vm.phase != STORE_RUNNING)
+			l->state = store_phase_name(l->vm.phase);
+		else
+			l->state = "not answering";
 		return;
 	}
 	l->state = json_string_value(json_object_get(l->status, "state"));

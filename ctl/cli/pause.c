@@ -5,7 +5,7 @@
 static int ask(const struct store_vm *vm, const char *op) {
 	struct err e;
 	json_t *reply;
-	int code = 0, r = wire_ask(vm, json_pack("{s:s}", "op", op), &reply, 15000, &code, &e);
+	int code = 0, r = wire_ask(vm, json_pack("{s:s}", "op", op), &reply, WIRE_ANSWER_MS, &code, &e);
 	json_decref(reply);
 	if (!r)
 		return CLI_OK;

@@ -53,8 +53,8 @@ static int change(const struct cli_args *a, const char *op, bool add) {
 		}
 		if (vm.phase == STORE_RUNNING) {
 			json_t *reply;
-			r = wire_ask(&vm, json_pack("{s:s, s:s}", "op", op, "port", text), &reply, 5000, &code,
-						 &e);
+			r = wire_ask(&vm, json_pack("{s:s, s:s}", "op", op, "port", text), &reply,
+						 WIRE_ANSWER_MS, &code, &e);
 			json_decref(reply);
 		}
 		if (!r) {
@@ -89,7 +89,7 @@ static int ls(const struct cli_args *a) {
 	size_t k;
 	int r = load(a->operands[0], &vm, &d, path, &e);
 	if (!r && vm.phase == STORE_RUNNING) {
-		r = wire_ask(&vm, json_pack("{s:s}", "op", "port-ls"), &reply, 5000, NULL, &e);
+		r = wire_ask(&vm, json_pack("{s:s}", "op", "port-ls"), &reply, WIRE_ANSWER_MS, NULL, &e);
 		if (!r)
 			json_array_extend(list, json_object_get(reply, "ports"));
 	} else if (!r) {

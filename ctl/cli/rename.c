@@ -14,8 +14,8 @@ static int run(const struct cli_args *a) {
 		return cli_fail(r, &e);
 	if (vm.phase == STORE_RUNNING) {
 		json_t *reply;
-		r = wire_ask(&vm, json_pack("{s:s, s:s}", "op", "renamed", "name", name), &reply, 5000,
-					 NULL, &e);
+		r = wire_ask(&vm, json_pack("{s:s, s:s}", "op", "renamed", "name", name), &reply,
+					 WIRE_ANSWER_MS, NULL, &e);
 		json_decref(reply);
 		if (r)
 			cli_error("renamed, but its process was not told: %s", e.text);

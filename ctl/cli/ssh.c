@@ -44,7 +44,7 @@ static unsigned find_port(const json_t *ports) {
 static int port_of(const struct store_vm *vm, unsigned *port, struct err *e) {
 	char text[40];
 	json_t *reply;
-	int r = wire_ask(vm, json_pack("{s:s}", "op", "port-ls"), &reply, 5000, NULL, e);
+	int r = wire_ask(vm, json_pack("{s:s}", "op", "port-ls"), &reply, WIRE_ANSWER_MS, NULL, e);
 	if (r)
 		return r;
 	*port = find_port(json_object_get(reply, "ports"));
@@ -53,8 +53,8 @@ static int port_of(const struct store_vm *vm, unsigned *port, struct err *e) {
 		return 0;
 	*port = free_port();
 	snprintf(text, sizeof(text), "%u:22", *port);
-	r = wire_ask(vm, json_pack("{s:s, s:s}", "op", "port-add", "port", text), &reply, 5000, NULL,
-				 e);
+	r = wire_ask(vm, json_pack("{s:s, s:s}", "op", "port-add", "port", text), &reply,
+				 WIRE_ANSWER_MS, NULL, e);
 	json_decref(reply);
 	return r;
 }

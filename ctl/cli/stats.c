@@ -12,27 +12,28 @@
 struct sample {
 	struct store_vm vm;
 	json_int_t cpu_us;
-	int64_t at_ms;
+	json_int_t at_us; /* of the host's monotonic clock, when the VM's process looked */
 	json_t *status;
 };
-
-static void take(struct sample *s) {
-	struct err e;
-	s->at_ms = progress_now_ms();
-	s->status = NULL;
-	if (s->vm.phase == STORE_RUNNING &&
-		wire_ask(&s->vm, json_pack("{s:s}", "op", "status"), &s->status, 2000, NULL, &e) == 0)
-		s->cpu_us = json_integer_value(json_object_get(s->status, "cpu-us"));
-}
 
 static json_int_t field(const struct sample *s, const char *key) {
 	return json_integer_value(json_object_get(s->status, key));
 }
 
+static void take(struct sample *s) {
+	struct err e;
+	s->status = NULL;
+	if (s->vm.phase != STORE_RUNNING || wire_ask(&s->vm, json_pack("{s:s}", "op", "status"),
+												 &s->status, WIRE_ANSWER_MS, NULL, &e) != 0)
+		return;
+	s->cpu_us = field(s, "cpu-us");
+	s->at_us = field(s, "clock-us");
+}
+
 /* Percent of one CPU between two samples. */
 static double percent(const struct sample *a, const struct sample *b) {
-	int64_t ms = b->at_ms - a->at_ms;
-	return a->status && b->status && ms > 0 ? (double)(b->cpu_us - a->cpu_us) / 10.0 / (double)ms
+	json_int_t us = b->at_us - a->at_us;
+	return a->status && b->status && us > 0 ? 100.0 * (double)(b->cpu_us - a->cpu_us) / (double)us
 											: 0;
 }
 
@@ -50,7 +51,7 @@ static void add_row(struct table *t, const struct sample *a, const struct sample
 static json_t *counters(const struct store_vm *vm) {
 	struct err e;
 	json_t *reply, *c = NULL;
-	if (wire_ask(vm, json_pack("{s:s}", "op", "counters"), &reply, 15000, NULL, &e) == 0)
+	if (wire_ask(vm, json_pack("{s:s}", "op", "counters"), &reply, WIRE_ANSWER_MS, NULL, &e) == 0)
 		c = json_incref(json_object_get(reply, "counters"));
 	json_decref(reply);
 	return c;

@@ -12,7 +12,7 @@
 static int ask(const struct store_vm *vm, json_t *q, int *code, struct err *e) {
 	json_t *reply;
 	*code = CLI_FAILED;
-	int r = wire_ask(vm, q, &reply, 5000, code, e);
+	int r = wire_ask(vm, q, &reply, WIRE_ANSWER_MS, code, e);
 	json_decref(reply);
 	return r;
 }
@@ -43,8 +43,9 @@ static bool wait_end(const struct store_vm *vm, int64_t ms, bool quiet, const ch
  * by the power button else. */
 static int ask_guest(const struct store_vm *vm, int *code, struct err *e) {
 	json_t *status = NULL, *reply = NULL;
-	bool agent = wire_ask(vm, json_pack("{s:s}", "op", "status"), &status, 5000, NULL, e) == 0 &&
-				 json_is_true(json_object_get(status, "agent"));
+	bool agent =
+		wire_ask(vm, json_pack("{s:s}", "op", "status"), &status, WIRE_ANSWER_MS, NULL, e) == 0 &&
+		json_is_true(json_object_get(status, "agent"));
 	json_decref(status);
 	if (agent) {
 		/* It answers nothing when it works: the request is what counts. */

@@ -57,7 +57,7 @@ static int tell_process(const struct store_vm *vm, const struct cli_args *a, con
 		json_object_set_new(q, "disk-limit", json_string(cli_text(a, "disk-limit")));
 	if (cli_text(a, "net-limit"))
 		json_object_set_new(q, "net-limit", json_string(cli_text(a, "net-limit")));
-	int r = wire_ask(vm, q, &reply, 5000, NULL, &e);
+	int r = wire_ask(vm, q, &reply, WIRE_ANSWER_MS, NULL, &e);
 	if (r)
 		return cli_fail(r, &e);
 	json_object_foreach(reply, key, how) {

@@ -40,6 +40,8 @@ static void op_status(struct client *c, const json_t *q) {
 	getrusage(RUSAGE_SELF, &u);
 	int64_t cpu_us = (int64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000 +
 					 u.ru_utime.tv_usec + u.ru_stime.tv_usec;
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
 	json_t *j = json_pack("{s:b, s:s, s:s, s:i, s:I, s:I, s:I, s:s, s:s, s:I, s:I}", "ok", 1,
 						  "name", p->vm.name, "state", state_of(p), "pid", (int)getpid(), "uptime",
 						  (json_int_t)(time(NULL) - p->vm.started), "cpu-us", (json_int_t)cpu_us,
@@ -47,6 +49,9 @@ static void op_status(struct client *c, const json_t *q) {
 						  hub_last_line(&p->hub), "engine", p->request.config.engine->name,
 						  "throttled-ns", (json_int_t)p->limit.throttled_ns, "memory",
 						  (json_int_t)p->request.config.board.memory);
+	/* When cpu-us was so, for rates: the answer may be late. */
+	json_object_set_new(j, "clock-us",
+						json_integer((json_int_t)now.tv_sec * 1000000 + now.tv_nsec / 1000));
 	uint64_t usable, reported;
 	machine_memory(p->machine, &usable, &reported);
 	json_object_set_new(j, "memory-usable", json_integer((json_int_t)usable));

@@ -73,7 +73,7 @@ static const char *text(const json_t *j, const char *key) {
 	return json_string_value(json_object_get(j, key));
 }
 
-static int read_state(struct store_vm *vm, const json_t *j, struct err *e) {
+static int read_state(struct store_vm *vm, const json_t *j, bool alive, struct err *e) {
 	if (number(j, "version") != STATE_VERSION)
 		return err_set(e, ERR_NOTSUP,
 					   "VM %s has state of version %lld; this joist knows version %d only",
@@ -89,7 +89,6 @@ static int read_state(struct store_vm *vm, const json_t *j, struct err *e) {
 	vm->pid = (int)number(j, "pid");
 	copy(vm->end, sizeof(vm->end), text(j, "end"));
 	copy(vm->why, sizeof(vm->why), text(j, "why"));
-	bool alive = store_is_locked(vm);
 	if (alive)
 		vm->phase = STORE_RUNNING;
 	else if (strcmp(phase, "running") == 0)
@@ -107,10 +106,12 @@ int store_load(struct store_vm *vm, struct err *e) {
 	int r = paths_join(path, sizeof(path), vm->dir, "state.json", e);
 	if (r)
 		return r;
+	/* Before the file is read: a process writes how it ended while it holds the lock yet. */
+	bool alive = store_is_locked(vm);
 	json_t *j = json_load_file(path, 0, &je);
 	if (!j)
 		return err_set(e, access(path, F_OK) ? ERR_NOENT : ERR_INVAL, "%s: %s", path, je.text);
-	r = read_state(vm, j, e);
+	r = read_state(vm, j, alive, e);
 	json_decref(j);
 	return r;
 }

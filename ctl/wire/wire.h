@@ -9,6 +9,9 @@
 #include "core/base/err.h"
 #include "core/base/types.h"
 
+/* A VM's process answers within microseconds, unless the host is overloaded: then it is late, and
+ * that is no failure. */
+#define WIRE_ANSWER_MS 15000
 #define WIRE_LINE_MAX (8u << 20) /* bytes of one request or answer */
 
 /* Bytes that came and make no line yet. */

@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/base/bits.h"
@@ -138,10 +139,21 @@ static int map(void *self, uint64_t offset, uint64_t len, uint64_t *run, enum bl
 static const struct block_ops ops = {"raw", submit, map, NULL};
 
 /* Two VMs on one image destroy it. Open file description locks go away with the
- * descriptor, whatever happens to the process. */
+ * descriptor, whatever happens to the process: a moment after that, when it was killed and the
+ * kernel still takes it apart. Whoever starts its VM again in this moment waits. */
+#define LOCK_TRIES 50
+#define LOCK_STEP_NS 20000000
+
 static int lock_image(int fd, const char *path, enum disk_file_lock lock, struct err *e) {
 	struct flock l = {.l_type = lock == DISK_LOCK_ALONE ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET};
-	if (lock == DISK_LOCK_NONE || fcntl(fd, F_OFD_SETLK, &l) == 0)
+	if (lock == DISK_LOCK_NONE)
+		return 0;
+	int r = fcntl(fd, F_OFD_SETLK, &l);
+	for (unsigned i = 0; r < 0 && (errno == EAGAIN || errno == EACCES) && i < LOCK_TRIES; i++) {
+		nanosleep(&(struct timespec){0, LOCK_STEP_NS}, NULL);
+		r = fcntl(fd, F_OFD_SETLK, &l);
+	}
+	if (r == 0)
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
 		return err_set(e, ERR_BUSY, "disk %s is in use by another process", path);

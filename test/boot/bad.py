@@ -13,6 +13,7 @@ import time
 sys.dont_write_bytecode = True  # the source folder stays clean
 from vm import (  # noqa: E402
     Live, Run, case, guest_file, joist, main, options, scratch_file)
+from waiting import until  # noqa: E402
 
 CLOUD = "vmlinuz-cloud"
 
@@ -294,11 +295,11 @@ def slow_reader():
     with Live(script="stty -opost; echo begin; seq 20000; echo end") as v:
         v.wait_for(r"^begin$")
         time.sleep(3)  # the ring and the pipe fill
-        stop = time.monotonic() + 60 * options.factor
-        while "\nend\n" not in v.out and time.monotonic() < stop:
-            v.raw += os.read(v.fd, 2048)
-            v.out = v.raw.decode().replace("\r", "")
-            time.sleep(0.005)
+
+        def look():
+            v.read(2, 2048)
+            return "\nend\n" in v.out
+        until("the end", look, 60, 0.005)
         v.end()
         v.want(0)
         numbers = re.findall(r"^(\d+)$", v.out, re.MULTILINE)
@@ -308,14 +309,9 @@ def slow_reader():
 
 def ends_unread(v, seconds, code):
     """Waits for its end without reading a byte."""
-    stop = time.monotonic() + seconds * options.factor
-    while time.monotonic() < stop:
-        if v.poll():
-            if v.code != code:
-                v.fail(f"not exit code {code}")
-            return
-        time.sleep(0.05)
-    v.fail("does not end")
+    until("its end", v.poll, seconds, fail=v.fail)
+    if v.code != code:
+        v.fail(f"not exit code {code}")
 
 
 @case("flood/no-reader")

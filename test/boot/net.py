@@ -15,14 +15,14 @@ import time
 
 sys.dont_write_bytecode = True  # the source folder stays clean
 from vm import Live, Run, case, guest_file, joist, main, options  # noqa: E402
+from waiting import until  # noqa: E402
 
 # Sockets need short names.
 folder = tempfile.TemporaryDirectory(prefix="joist-net-")
 
 
 def connect(path, seconds=20):
-    end = time.monotonic() + seconds * options.factor
-    while True:
+    def attempt():
         s = socket.socket(socket.AF_UNIX)
         s.settimeout(60 * options.factor)
         try:
@@ -30,9 +30,8 @@ def connect(path, seconds=20):
             return s
         except OSError:
             s.close()
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)
+            return None
+    return until("a connection to " + path, attempt, seconds)
 
 
 CHANNEL = """
@@ -332,11 +331,9 @@ def balloon():
             v.fail(f"only {full >> 20} MiB are used")
         v.say("\n")
         v.wait_for(r"^freed$")
-        end = time.monotonic() + 60 * options.factor
-        while (now := ram_of(v.pid)) > full - (150 << 20):
-            if time.monotonic() > end:
-                v.fail(f"{now >> 20} MiB of {full >> 20} are still there")
-            time.sleep(0.2)
+        until(lambda: f"the return of most of {full >> 20} MiB, with {ram_of(v.pid) >> 20} there,",
+              lambda: ram_of(v.pid) <= full - (150 << 20), fail=v.fail)
+        now = ram_of(v.pid)
         v.say("\n")
         v.end()
         v.want(0)

@@ -7,13 +7,15 @@ import argparse
 import os
 import pty
 import re
-import select
 import signal
 import subprocess
 import sys
 import tempfile
 import termios
 import time
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../common"))
+import waiting  # noqa: E402
 
 GUEST = os.environ.get("JOIST_CACHE", os.path.join(os.getcwd(), "build/guest"))
 # Seconds for one boot: ten times what it takes. The generic kernel unpacks itself (xz) for most
@@ -22,7 +24,7 @@ LIMIT = 120
 INTERP_LIMIT = 600
 
 cases = {}
-options = argparse.Namespace(joist=None, factor=1.0)
+options = argparse.Namespace(joist=None, factor=waiting.factor)
 scratch = tempfile.TemporaryDirectory(prefix="joist-boot-")
 
 
@@ -149,7 +151,6 @@ class Live(VM):
     def __init__(self, *a, tty=False, **kw):
         super().__init__(*a, **kw)
         self.tty = tty
-        self.raw = b""
         self.seen = 0
         self.errors = tempfile.TemporaryFile()
         if tty:
@@ -167,6 +168,8 @@ class Live(VM):
                                  stderr=self.errors)
             self.process = p  # keeps the pipes open
             self.pid, self.fd = p.pid, p.stdout.fileno()
+        self.child = waiting.Child(self.pid)
+        self.output = waiting.Output(self.fd)
 
     def own_tty(self):
         import fcntl
@@ -192,33 +195,30 @@ class Live(VM):
 
     def poll(self):
         """True when it has ended; then `code` is set."""
-        if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.code = os.waitstatus_to_exitcode(status)
+        self.child.ended()
+        self.code = self.child.code
         return self.code is not None
 
-    def read(self, seconds):
+    def read(self, seconds, most=65536):
         """False at the end of the output or after this time."""
-        if not select.select([self.fd], [], [], max(0, seconds))[0]:
-            return False
-        data = os.read(self.fd, 65536)
-        self.raw += data
-        self.out = text_of(self.raw)
-        return bool(data)
+        got = self.output.read(seconds, most)
+        self.out = text_of(self.output.data)
+        return got
 
     def wait_for(self, pattern, seconds=None):
         """The match, after what was matched before."""
-        end = time.monotonic() + (seconds * options.factor if seconds else self.limit)
-        while True:
-            m = re.compile(pattern, re.MULTILINE).search(self.out, self.seen)
-            if m:
-                self.seen = m.end()
-                return m
+        pattern = re.compile(pattern, re.MULTILINE)
+
+        def look():
+            m = pattern.search(self.out, self.seen)
             # In steps: on a terminal, which we hold open ourselves, no end of the output is seen.
-            if not self.read(min(2, end - time.monotonic())) and (
-                    self.poll() or time.monotonic() > end):
-                self.fail(f"{pattern!r} did not come")
+            if not m and not self.read(2) and self.poll() and not self.read(0):
+                self.fail(f"{pattern.pattern!r} did not come")
+            return m
+        m = waiting.until(repr(pattern.pattern), look, seconds or self.limit / options.factor, 0,
+                          self.fail)
+        self.seen = m.end()
+        return m
 
     def say(self, text):
         data = text.encode()
@@ -231,16 +231,13 @@ class Live(VM):
 
     def end(self, seconds=None):
         """Its exit code; output is read on."""
-        stop = time.monotonic() + (seconds * options.factor if seconds else self.limit)
-        while time.monotonic() < stop:
-            self.read(0.02)
-            if self.poll():
-                while self.read(0):
-                    pass
-                self.errors.seek(0)
-                self.err = text_of(self.errors.read())
-                return self.code
-        self.fail("does not end")
+        try:
+            self.code = self.child.end(self.output, seconds or self.limit / options.factor, self.fail)
+        finally:
+            self.out = text_of(self.output.data)
+        self.errors.seek(0)
+        self.err = text_of(self.errors.read())
+        return self.code
 
     def check_terminal(self):
         if termios.tcgetattr(self.slave) != self.before:
@@ -265,6 +262,7 @@ def main():
     if not os.access(args.joist, os.X_OK):
         sys.exit(f"no program {args.joist}")
     options.joist, options.factor = os.path.abspath(args.joist), args.factor
+    waiting.factor = args.factor
     unknown = set(args.cases) - set(cases)
     if unknown:
         sys.exit(f"no such case: {' '.join(sorted(unknown))}")

@@ -19,6 +19,7 @@ import termios
 import threading
 
 import vmlib
+from waiting import Child, Output  # vmlib knows where it is
 from vmlib import (Skip, alive, busybox, case, folder, guest_file, has, inspect, joist, refused,
                    same, until, until_log)
 
@@ -48,7 +49,7 @@ def life_of_a_vm():
     refused(4, "resume", "web", says="not paused")
     refused(4, "rm", "web", says=("is running", "rm -f web"))
     joist("stop", "-f", "web")
-    assert not alive(j["pid"]), "its process is there yet"
+    until("the end of its process", lambda: not alive(j["pid"]))
     j = inspect("web")
     same((j["state"], j["end"]), ("stopped", "forced off"), "after stop")
     same(joist("ls", "-q").stdout, "", "ls without -a")
@@ -247,24 +248,16 @@ class Console:
                 os.dup2(slave, fd)
             os.execv(vmlib.joist_path, ["joist", "console", name])
         os.close(slave)
-        self.text = b""
-
-    def wait_for(self, what):
-        def look():
-            if select.select([self.master], [], [], 0.1)[0]:
-                try:
-                    self.text += os.read(self.master, 4096)
-                except OSError:
-                    pass
-            return what in self.text
-        until(f"{what!r} on the console, not {self.text!r}", look)
+        self.child = Child(self.pid)
+        self.output = Output(self.master)
+        self.wait_for = self.output.wait_for
 
     def say(self, data):
         os.write(self.master, data)
 
     def end(self):
-        self.wait_for(b"left " if self.text else b"")
-        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        code = self.child.end(self.output)
+        has(self.output.data, b"left ")
         os.close(self.master)
         return code
 

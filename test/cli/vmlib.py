@@ -11,6 +11,10 @@ import sys
 import tempfile
 import time
 
+sys.dont_write_bytecode = True  # the source folder stays clean
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../common"))
+from waiting import until  # noqa: E402
+
 GUEST = os.environ.get("JOIST_CACHE", os.path.join(os.getcwd(), "build/guest"))
 joist_path = None
 home = None
@@ -26,7 +30,7 @@ def case(fn):
     return fn
 
 
-def joist(*args, code=0, timeout=60, stdin=None, **kw):
+def joist(*args, code=0, timeout=120, stdin=None, **kw):
     """Runs the program; code None: any exit code will do."""
     data = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     p = subprocess.run([joist_path, *args], capture_output=True, text=True, timeout=timeout, **data,
@@ -59,19 +63,7 @@ def inspect(name):
     return json.loads(joist("inspect", name).stdout)
 
 
-def until(what, fn, seconds=60):
-    """Waits for a condition; the time only bounds a failure."""
-    end = time.monotonic() + seconds
-    while True:
-        got = fn()
-        if got:
-            return got
-        if time.monotonic() > end:
-            raise AssertionError(f"{what} did not happen within {seconds} s")
-        time.sleep(0.05)
-
-
-def until_log(name, text, seconds=60):
+def until_log(name, text, seconds=120):
     until(f"{text!r} in the log of {name}", lambda: text in joist("logs", name).stdout, seconds)
 
 
@@ -93,9 +85,15 @@ def folder(name):
 
 
 def alive(pid):
+    """Any thread of it: the first may be a zombie while others still hold what they have open."""
+    def runs(task):
+        try:
+            with open(f"/proc/{pid}/task/{task}/stat", encoding="ascii") as f:
+                return f.read().rpartition(")")[2].split()[0] not in "ZX"
+        except OSError:
+            return False
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as f:
-            return f.read().rpartition(")")[2].split()[0] != "Z"
+        return any(runs(task) for task in os.listdir(f"/proc/{pid}/task"))
     except OSError:
         return False
 
