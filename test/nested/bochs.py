@@ -29,7 +29,7 @@ debug: action=ignore
 
 
 class Bochs(Level1):
-    def __init__(self, programs, images, cases, scratch, limit=900):
+    def __init__(self, programs, images, cases, scratch, limit=900, factor=1):
         self.bochs = shutil.which("bochs")
         plugins = glob.glob("/usr/lib/*/bochs/plugins")
         if not self.bochs or not plugins or not os.path.exists("/usr/share/bochs/BIOS-bochs-latest"):
@@ -37,7 +37,9 @@ class Bochs(Level1):
         if not shutil.which("grub-mkrescue") or not shutil.which("xorriso") or \
                 not os.path.isdir("/usr/lib/grub/i386-pc"):
             raise Missing("no grub-mkrescue for i386-pc; packages grub-common grub-pc-bin xorriso mtools")
-        self.limit = limit
+        self.limit = self.dead = limit * factor
+        self.monitor = None
+        self.cases = dict(cases)
         self.env = dict(os.environ, LTDL_LIBRARY_PATH=plugins[0])
         tree, iso = os.path.join(scratch, "iso"), os.path.join(scratch, "level1.iso")
         os.makedirs(os.path.join(tree, "boot/grub"))

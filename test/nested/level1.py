@@ -13,6 +13,8 @@ import subprocess
 import tempfile
 import time
 
+import stuck
+
 GUEST = os.environ.get("JOIST_CACHE", os.path.join(os.getcwd(), "build/guest"))
 
 # All that TCG has but AVX: TCG lets a guest execute XSETBV behind its hypervisor's back, so the XCR0
@@ -30,6 +32,7 @@ export PATH=/bin HOME=/ XDG_RUNTIME_DIR=/run
 echo 1 >/proc/sys/kernel/printk
 insmod /kvm/irqbypass.ko && insmod /kvm/kvm.ko && insmod /kvm/%(module)s
 ls -l /dev/kvm
+%(setup)s
 for f in $(cat /cases/list); do
 	echo "nested: begin $f"
 	sh /cases/$f
@@ -101,15 +104,21 @@ class Archive:
                 f.write(part)
 
 
-APPEND = "console=ttyS0 quiet panic=-1 no_timer_check"  # the timer is late on a busy host
+# no_timer_check: the timer is late on a busy host.
+APPEND = "console=ttyS0 quiet panic=-1 no_timer_check sysrq_always_enabled"
+
+QUIET = 60  # seconds without a word after which it is asked why, again and again
+DEAD = 300  # after so many without an answer it is given up; no case is silent for half of that
+RESTARTS = 2
+BREAK = b"\x01b"  # on a console with QEMU's multiplexer
 
 
-def make_initrd(path, programs, images, cases, module):
-    """What level 1 boots into; `cases` is {name: script}."""
+def make_initrd(path, programs, images, cases, module, setup=""):
+    """What level 1 boots into; `cases` is {name: script}; `setup`, a line of shell, runs first."""
     a = Archive()
     a.add("dev/console", b"", 0o020600)
     a.add_file("bin/busybox", guest_file("busybox"))
-    a.add("init", (INIT % {"module": module}).encode())
+    a.add("init", (INIT % {"module": module, "setup": setup}).encode())
     for m in ("irqbypass.ko", "kvm.ko", module):
         a.add_file("kvm/" + m, guest_file("kvm-cloud/" + m))
     for name, program in programs.items():
@@ -125,43 +134,116 @@ def make_initrd(path, programs, images, cases, module):
 class Level1:
     """Makes the machine, runs its scripts, gives their output."""
 
-    def __init__(self, programs, images, cases, scratch, cpus=2, memory="1G", limit=300, cpu=CPU):
+    def __init__(self, programs, images, cases, scratch, cpus=2, memory="1G", limit=300, factor=1,
+                 cpu=CPU):
         self.qemu = shutil.which("qemu-system-x86_64")
         if not self.qemu:
             raise Missing("no qemu-system-x86_64 for level 1; package qemu-system-x86")
-        initrd = os.path.join(scratch, "level1.cpio.gz")
-        make_initrd(initrd, programs, images, cases, "kvm-amd.ko")
+        self.initrd = os.path.join(scratch, "level1.cpio.gz")
+        self.monitor = os.path.join(scratch, "monitor")
+        self.parts = programs, images
+        self.cases = dict(cases)
+        self.restarts = 0
+        self.prepare()
         self.command = [
             self.qemu, "-accel", "tcg,thread=multi", "-cpu", cpu, "-m", memory, "-smp", str(cpus),
             "-nographic", "-no-reboot", "-nic", "none", "-kernel", guest_file("vmlinuz-cloud"),
-            "-initrd", initrd, "-append", APPEND]
-        self.limit = limit
+            "-initrd", self.initrd, "-append", APPEND,
+            "-monitor", f"unix:{self.monitor},server=on,wait=off", "-serial", "mon:stdio"]
+        self.limit, self.dead = limit * factor, DEAD * factor
+
+    def prepare(self):
+        make_initrd(self.initrd, *self.parts, self.cases, "kvm-amd.ko",
+                    "/hold" if "hold" in self.parts[0] else "")
 
     def start(self):
         """The process, and a descriptor for its console's output."""
-        p = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        p = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT)
         return p, p.stdout.fileno()
 
-    def run(self, on_case, show=None):
+    def qemus_fault(self):
+        """See stuck.py: the reason, or None where there is none or that cannot be asked."""
+        if not self.monitor or not os.path.exists(self.monitor):
+            return None
+        return stuck.reason(self.monitor)
+
+    def explain(self, p, read):
+        """Has the machine say where it hangs: its processors by the monitor, its tasks by SysRq."""
+        if not self.monitor:
+            return []
+        m = stuck.Monitor(self.monitor)
+        lines = stuck.describe(m)
+        m.close()
+        for key in b"9", b"l", b"w", b"t":
+            p.stdin.write(BREAK + key)
+            p.stdin.flush()
+            lines += read(3).splitlines()
+        return lines
+
+    def run(self, on_case, show=None, note=print):
         """on_case(name, exit code, lines, seconds) as each ends; `show`: a file for the console's
-        text as it comes. Returns all of that text."""
-        began = last = time.monotonic()
+        text as it comes; note(line): what is to be known besides. Returns all of that text.
+
+        A machine that hangs by a fault of QEMU's (stuck.py) is started again with the cases that are left, but
+        not for ever; any other that hangs is ended, so its case never ends."""
+        text, self.until = "", time.monotonic() + self.limit
+        while True:
+            more, fault = self.run_once(on_case, show, note)
+            text += more
+            if not fault:
+                return text
+            self.restarts += 1
+            again = self.restarts <= RESTARTS
+            note(f"# level 1 hung in {next(iter(self.cases))}: {fault}; "
+                 + (f"start {self.restarts + 1}, from this case" if again else "given up"))
+            if not again:
+                return text
+            self.prepare()
+
+    def run_once(self, on_case, show, note):
+        """(the console's text, QEMU's fault that ended it or None). Cases that end leave self.cases."""
+        last = heard = asked = time.monotonic()
         p, console = self.start()
         text, seen = "", 0
-        try:
-            while True:
-                left = began + self.limit - time.monotonic()
-                if left <= 0:
-                    break
-                if not select.select([console], [], [], min(left, 1))[0]:
+
+        def read(seconds):
+            """What comes within this time, "" if nothing does, None at its end."""
+            got = b""
+            until = time.monotonic() + seconds
+            while time.monotonic() < until and (not got or seconds > 1):
+                if not select.select([console], [], [], 1)[0]:
                     if p.poll() is not None:
-                        break
+                        return None
                     continue
                 data = os.read(console, 65536)
+                if not data and not got:
+                    return None
                 if not data:
                     break
-                piece = data.decode(errors="replace").replace("\r", "")
+                got += data
+            return got.decode(errors="replace").replace("\r", "")
+
+        try:
+            while time.monotonic() < self.until:
+                piece = read(1)
+                now = time.monotonic()
+                if piece is None:
+                    break
+                if piece == "":
+                    if now - max(heard, asked) > QUIET:
+                        fault, asked = self.qemus_fault(), now
+                        if fault and self.cases:
+                            return text, fault
+                    if now - heard > self.dead and self.cases:
+                        note(f"# level 1 says nothing for {now - heard:.0f} s, "
+                             f"in {next(iter(self.cases))}")
+                        for line in self.explain(p, lambda s: read(s) or ""):
+                            note("# " + line[:200])
+                        break
+                    continue
+                if re.search(r"^(?!\[ *\d+\.\d+\] ).*\S", piece, re.MULTILINE):
+                    heard = now  # not only the kernel, which reports a hang again and again
                 text += piece
                 if show:
                     show.write(piece)
@@ -172,10 +254,10 @@ class Level1:
                     if not m:
                         break
                     seen = m.end()
-                    now = time.monotonic()
                     on_case(m.group(1), int(m.group(3)), m.group(2).splitlines(), now - last)
+                    self.cases.pop(m.group(1), None)
                     last = now
         finally:
             p.kill()
             p.wait()
-        return text
+        return text, None

@@ -6,7 +6,7 @@ usage: nested.py --build BUILD [--long] [--intel] [--show] [CASE]...
 --intel: with kvm-intel in Bochs instead, see bochs.py; without CASE those of INTEL. --show copies the machine's console to stderr as it comes.
 
 One level-1 machine runs all cases; each line "ok" or "not ok" of guest-tests counts by itself. See
-level1.py for the machine; explained.txt has what this KVM or TCG does differently, and why.
+level1.py for the machine, stuck.py for when it hangs; explained.txt has what this KVM or TCG does differently, and why.
 """
 import argparse
 import os
@@ -29,7 +29,7 @@ def case(name, script, check, long=False):
 
 
 def joist_run(extra="", run="true", append="", engine="--engine kvm", initrd="/initrd"):
-    return (f"/joist run {engine} -m 256M --timeout 400 --engine-stats {extra} --kernel /vmlinuz "
+    return (f"/joist run {engine} -m 256M --timeout 250 --engine-stats {extra} --kernel /vmlinuz "
             f"--initrd {initrd} --append '{APPEND}{append}joist.run=\"{run}\"' 2>&1\n")
 
 
@@ -211,10 +211,11 @@ def main():
             make = Bochs if args.intel else Level1
             programs = {"joist": "joist", "guest-tests": "test/guest/guest-tests",
                         "two-vms": "test/guest/two-vms", "dirty": "test/insn/dirty",
-                        "bells": "test/insn/bells", "privileged": "test/nested/privileged",
+                        "bells": "test/insn/bells", "hold": "test/nested/hold",
+                        "privileged": "test/nested/privileged",
                         "joist-move": "test/nested/joist-move"}
             machine = make({n: os.path.join(args.build, p) for n, p in programs.items()}, images,
-                           todo, scratch, limit=(3600 if args.long else 900) * args.factor)
+                           todo, scratch, limit=3600 if args.long else 900, factor=args.factor)
         except Missing as e:
             print(f"1..0 # SKIP {e}")
             return 0
