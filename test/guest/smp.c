@@ -360,16 +360,25 @@ static void cross_modify(unsigned cpu) {
 	}
 }
 
-/* A loop in flight is patched to end. */
-static u8 spin[] __attribute__((aligned(64))) = {0xeb, 0xfe, 0xc3}; /* 1: jmp 1b; ret */
+/* A loop in flight is patched to end. In flight: it counts, and is known to run before it is
+ * patched; a write to code that is just being translated gets lost in QEMU before 8.1, where this
+ * test runs as well. */
+static u8 spin[] __attribute__((aligned(64))) = {
+	0xff, 0x07, /* 1: incl (%rdi) */
+	0xeb, 0xfc, /* jmp 1b */
+	0xc3,		/* ret */
+};
+static volatile u32 spun;
 static void stop_loop(unsigned cpu) {
 	if (cpu > 1)
 		return;
 	if (cpu == 1) {
-		((void (*)(void))(word)spin)();
+		((void (*)(volatile u32 *))(word)spin)(&spun);
 	} else {
+		while (spun < 1000)
+			asm volatile("pause");
 		delay_us(5000);
-		((volatile u8 *)spin)[1] = 0; /* jmp to the next instruction */
+		((volatile u8 *)spin)[3] = 0; /* jmp to the next instruction */
 	}
 }
 
