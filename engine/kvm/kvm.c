@@ -106,6 +106,21 @@ static int need(struct kvm_engine *e, int cap, const char *what, struct err *err
 	return err_set(err, ERR_NOTSUP, "the kernel's KVM is too old: it has no %s", what);
 }
 
+/* With its preemption timer in use, KVM on Intel answers a write of the TSC deadline itself, before
+ * it asks its MSR filter, and drops it if the local APIC is not its own (6.1,
+ * handle_fastpath_set_tscdeadline()): the guest's clock stands still. It leaves the timer alone in
+ * a VM whose MWAIT does not exit. No guest is told of MWAIT; one that executes it all the same
+ * waits in the processor until the next interrupt. */
+static void keep_deadlines(struct kvm_engine *e) {
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_X86_DISABLE_EXITS,
+								 .args = {KVM_X86_DISABLE_EXITS_MWAIT}};
+	if (!(kvm_has(e->fd, KVM_CAP_X86_DISABLE_EXITS) & KVM_X86_DISABLE_EXITS_MWAIT) ||
+		kvm_ioctl(e->fd, KVM_ENABLE_CAP, &cap) < 0)
+		log_line(LOG_DEBUG,
+				 "KVM may keep writes of the TSC deadline to itself: a guest that stands still "
+				 "needs --engine kvm,split");
+}
+
 static int make_vm(struct kvm_engine *e, struct err *err) {
 	int r = kvm_open(err);
 	if (r < 0)
@@ -129,6 +144,8 @@ static int make_vm(struct kvm_engine *e, struct err *err) {
 		return err_set(err, errno, "KVM refuses the pages it asks for: %s", strerror(errno));
 	if ((e->irqs != KVM_IRQS_OFF && (r = kvm_apics_create(e, err))) || (r = kvm_msr_filter(e, err)))
 		return r;
+	if (e->irqs == KVM_IRQS_OFF && __builtin_cpu_is("intel"))
+		keep_deadlines(e);
 	kvm_dirty_create(e);
 	r = kvm_update_slots(e);
 	return r ? err_set(err, -r, "KVM refuses the guest's memory: %s", strerror(-r)) : 0;
