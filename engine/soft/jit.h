@@ -234,6 +234,7 @@ void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 #define JIT_OFF_SYSTEM 0x40000u	  /* system instructions and divisions by short thunks */
 #define JIT_OFF_32 0x1000000u	  /* 32-bit code */
 #define JIT_OFF_16 0x2000000u	  /* 16-bit code */
+#define JIT_OFF_LOOP 0x10000000u  /* checks made before a loop */
 #define JIT_OFF_WINDOW 0x4000000u /* scattered pages mapped side by side */
 uint32_t jit_switches(void);
 

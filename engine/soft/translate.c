@@ -263,13 +263,14 @@ static void emit_insns(struct tx *t) {
 			return;
 		}
 		if (t->label[n]) {
+			tx_check_groups(t, n, true);
 			tx_flags_back(t, t->live[n]);
 			t->at[n] = tx_here(t);
 		}
 		if (n == poll || (t->label[n] && n))
 			tx_poll(t, n);
 		t->fresh = -1;
-		tx_check_groups(t, n);
+		tx_check_groups(t, n, false);
 		enum tx_emitted r = t->call[n] ? EMIT_CALL : tx_special(t, n);
 		if (r == EMIT_CALL) {
 			if (t->hot && !t->call[n]) { /* then groups end here: once more */

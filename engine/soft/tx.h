@@ -69,6 +69,7 @@ struct tx_group {
 	unsigned check_at; /* where it is checked: there, or earlier where no flags are needed */
 	unsigned naccesses;
 	bool late;	   /* not to be checked before the instruction that needs it */
+	bool outside;  /* check_at is a loop's head, and the check stands before the loop */
 	bool probe;	   /* slots do no good here: each time by the TLB */
 	int held;	   /* ... whose addend is kept in jit.held[], or -1: it is used at once */
 	uint32_t slot; /* distance of its struct jit_slot from jit.slots */
@@ -215,7 +216,8 @@ void tx_probe(struct tx *t, unsigned size, bool write, struct tx_cold *k);
 /* ---- tx_hot.c ---- */
 /* Gives the number of instructions from the first on whose accesses all belong to a group. */
 unsigned tx_find_groups(struct tx *t);
-void tx_check_groups(struct tx *t, unsigned n); /* those to be checked before instruction n */
+/* Those to be checked before instruction n; `outside`: before the loop that begins with it. */
+void tx_check_groups(struct tx *t, unsigned n, bool outside);
 /* T0 = addend for instruction n's access `which`; false: it belongs to no group. */
 bool tx_group_addend(struct tx *t, unsigned n, unsigned which);
 void tx_group_address(const struct tx *t, struct emit *e, const struct tx_group *g);

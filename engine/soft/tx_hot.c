@@ -20,7 +20,9 @@
  * value, but for what PUSH and POP do to RSP, whose accesses show that it does not wrap.
  *
  * Register values have version numbers. Adding a constant keeps the version and changes `delta`; a
- * handler, the code behind a call, and every label begin new ones, as slots may change there. */
+ * handler, the code behind a call, and every label begin new ones, as slots may change there. But a
+ * loop without calls changes no slots, and keeps the registers that it does not write: groups that
+ * depend on no others are checked once, before it. */
 #include "engine/soft/tx.h"
 
 #define REG_FS 16
@@ -33,6 +35,12 @@ struct scan {
 	uint32_t ver[TX_REGS];
 	int64_t delta[TX_REGS];
 	uint32_t era; /* stands for the constant address */
+};
+
+/* The loop from a label to the last branch back to it. */
+struct loop {
+	int last;		  /* -1: none, or one with calls or another way in */
+	uint32_t written; /* registers, as the verifier sees it, too */
 };
 
 static void renew(struct scan *s, unsigned reg) {
@@ -153,6 +161,49 @@ static void execute(struct scan *s, unsigned n) {
 	}
 }
 
+/* ---- loops ---------------------------------------------------------------------------------- */
+
+static bool calls(const struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	return t->call[n] || i->op == X86_OP_CALL || jit_quick(t->j, t->key, i) >= 0;
+}
+
+static struct loop find_loop(const struct scan *s, unsigned head) {
+	const struct tx *t = s->t;
+	struct loop l = {-1, 1u << RAX | 1u << RCX}; /* flags are put aside and polls made with these */
+	int last = -1;
+	for (unsigned n = head; n < t->n; n++)
+		if (t->target[n] == (int)head)
+			last = (int)n;
+	for (int n = 0; n < (int)t->n; n++)
+		if ((n < (int)head || n > last) && t->target[n] > (int)head && t->target[n] <= last)
+			return l;
+	struct scan w = *s;
+	for (int n = (int)head; n <= last; n++) {
+		const struct x86_insn *i = &t->insn[n];
+		if (calls(t, (unsigned)n) || t->j->off & JIT_OFF_LOOP)
+			return l;
+		struct scan before = w;
+		execute(&w, (unsigned)n);
+		for (unsigned r = 0; r < TX_REGS; r++)
+			if (w.ver[r] != before.ver[r] || w.delta[r] != before.delta[r])
+				l.written |= 1u << r;
+		for (unsigned k = 0; k < i->nopnds; k++)
+			if (i->opnd[k].kind == OPND_GPR && i->opnd[k].reg & X86_REG_HIGH)
+				l.written |= 1u << (i->opnd[k].reg & 3);
+	}
+	l.last = last;
+	return l;
+}
+
+/* Whether the group's address is the same all through the loop. */
+static bool invariant(const struct tx_group *g, const struct loop *l) {
+	uint32_t reads = (g->base == NOREG ? 0 : 1u << g->base) |
+					 (g->index == NOREG ? 0 : 1u << g->index) |
+					 (g->seg == NOREG ? 0 : 1u << (g->seg == SEG_FS ? REG_FS : REG_GS));
+	return !(reads & l->written);
+}
+
 /* ---- groups -----------------------------------------------------------------------------------
  */
 
@@ -268,8 +319,10 @@ static bool distance(const struct tx *t, const struct tx_group *g, unsigned n, i
 	return (g->base == NOREG && g->index == NOREG && g->seg == NOREG) || *d == (int32_t)*d;
 }
 
-/* Where to check: as late as possible, but where no flags are needed. */
-static bool place(struct tx *t, struct tx_group *g, unsigned era_start, int *held) {
+/* Where to check: before a loop that does not change the address, else as late as possible, but
+ * where no flags are needed. */
+static bool place(struct tx *t, struct tx_group *g, unsigned era_start, const struct loop *loops,
+				  int *held) {
 	int64_t d;
 	if (!distance(t, g, g->first, &d))
 		return false;
@@ -289,6 +342,12 @@ static bool place(struct tx *t, struct tx_group *g, unsigned era_start, int *hel
 			g->held = (*held)++;
 		return true;
 	}
+	for (unsigned n = era_start; !g->late && !g->outside && n <= g->first; n++)
+		if (t->label[n] && loops[n].last >= (int)g->first && invariant(g, &loops[n]) &&
+			distance(t, g, n, &d)) {
+			g->check_at = n;
+			g->outside = true;
+		}
 	unsigned class = g->max - g->min <= 16 ? 0 : g->max - g->min <= 64 ? 1 : 2;
 	g->size = jit_slot_size(class);
 	g->slot = jit_slot_pick(t->j, t->b, t->rip[g->first], g->write, class,
@@ -321,12 +380,18 @@ static bool left_out(const struct tx *t, unsigned n) {
 unsigned tx_find_groups(struct tx *t) {
 	struct scan s = {.t = t};
 	unsigned era_start[TX_INSNS], era = 0;
+	struct loop loops[TX_INSNS];
 	renew_all(&s);
 	t->ngroups = 0;
 	for (unsigned n = 0; n < t->n; n++) {
 		uint32_t before = s.era;
-		if (t->label[n] && n)
+		if (t->label[n])
+			loops[n] = find_loop(&s, n);
+		if (t->label[n] && n && loops[n].last < 0)
 			renew_all(&s);
+		for (unsigned r = 0; r < TX_REGS && t->label[n] && n; r++)
+			if (loops[n].written & 1u << r)
+				renew(&s, r);
 		for (unsigned r = 0; r < TX_REGS; r++) {
 			t->ver[n][r] = s.ver[r];
 			t->delta[n][r] = (int32_t)s.delta[r];
@@ -347,7 +412,7 @@ unsigned tx_find_groups(struct tx *t) {
 	unsigned end = t->n;
 	int held = 0;
 	for (unsigned k = 0; k < t->ngroups; k++)
-		if (!place(t, &t->group[k], era_start[t->group[k].first], &held))
+		if (!place(t, &t->group[k], era_start[t->group[k].first], loops, &held))
 			end = MIN(end, t->group[k].first);
 	for (unsigned n = 0; n < end; n++)
 		if (left_out(t, n))
@@ -405,11 +470,11 @@ static void probe_group(struct tx *t, unsigned n, const struct tx_group *g) {
 	tx_probe(t, (unsigned)(g->max - g->min), g->write, c);
 }
 
-void tx_check_groups(struct tx *t, unsigned n) {
+void tx_check_groups(struct tx *t, unsigned n, bool outside) {
 	struct emit *e = &t->e;
 	for (unsigned k = 0; k < t->ngroups; k++) {
 		const struct tx_group *g = &t->group[k];
-		if (g->check_at != n || (g->probe && g->held < 0))
+		if (g->check_at != n || g->outside != outside || (g->probe && g->held < 0))
 			continue;
 		if (g->probe) {
 			probe_group(t, n, g);

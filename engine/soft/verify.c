@@ -22,8 +22,11 @@
  *
  * How: an abstract interpretation along the straight line. A value is a linear expression modulo
  * 2^64 over atoms, each a 64-bit unknown; and maybe also (expression >> n) & mask. Known are the
- * values of the registers and of the slots. At every place that is jumped to, and after every
- * call, all of them become fresh atoms, which is true whatever path led there. Facts:
+ * values of the registers and of the slots. After every call, and at a place that is jumped to, all
+ * of them become fresh atoms, which is true whatever path led there. But if all jumps to a place
+ * come from straight-line code around it that has no call and no other way in, only what is written
+ * in that code is forgotten, and facts that were found in it: a loop keeps what holds before it.
+ * Facts:
  *   CMP   the flags compare X & ~0xfff with the tag of TLB table T at index (Y >> 8) & 0x3ff0,
  *         where X - Y is a constant below a page;
  *   HIT   ... and they were equal: JNE was not taken. An entry at that index holds no page but one
@@ -132,17 +135,21 @@ struct atom {
 struct passed {
 	uint32_t slot;
 	struct lin x;
+	const uint8_t *pc; /* of the branch that was not taken */
 };
-#define PASSED 64
+#define PASSED 128
 #define MAX_PARTS 64
 
 struct region {
 	const uint8_t *at; /* writable address */
 	size_t len;
 	uint8_t marks[MAX_BYTES];
+	/* Of a label: the first and the end of the last jump to it from its own region. */
+	uint16_t from[MAX_BYTES], to[MAX_BYTES];
 };
 #define MARK_START 1u
 #define MARK_LABEL 2u
+#define MARK_OUTER 4u /* jumped to from elsewhere, too */
 
 enum pending { PENDING_NONE, PENDING_TLB, PENDING_SLOT };
 
@@ -508,7 +515,7 @@ static void compare_lim(struct verifier *v, uint32_t slot) {
 		x.atom[n] = x.atom[x.n];
 		x.coef[n] = x.coef[x.n];
 		v->pending = PENDING_SLOT;
-		v->slot_compared = (struct passed){slot, x};
+		v->slot_compared = (struct passed){.slot = slot, .x = x};
 		return;
 	}
 }
@@ -518,7 +525,7 @@ static void check_passed(struct verifier *v) {
 	if (v->npassed == PASSED)
 		refuse(v, "too many checks");
 	else
-		v->passed[v->npassed++] = v->slot_compared;
+		v->passed[v->npassed++] = (struct passed){v->slot_compared.slot, v->slot_compared.x, v->pc};
 }
 
 /* mov reg, addend */
@@ -693,6 +700,12 @@ static bool swap_of_bytes(struct verifier *v) {
 	return true;
 }
 
+/* Guest registers hold sums of at most two unknowns, so that with a base, an index and an addend
+ * there is room for all terms of an address; what the sum of more was made of never matters. */
+static void set_sum(struct verifier *v, unsigned reg, struct val x) {
+	v->reg[reg] = reg != 10 && reg != SCRATCH && x.lin.n > 2 ? value(fresh_lin(v)) : x;
+}
+
 /* The effects of an instruction on registers, if it is one of those whose result matters. */
 static bool modelled(struct verifier *v) {
 	const struct x86_insn *i = &v->insn;
@@ -727,7 +740,7 @@ static bool modelled(struct verifier *v) {
 		if (i->addrsize != 8 || i->base == X86_REG_RIP)
 			return false;
 		struct val x = value(address(v));
-		*d = wide ? x : value(masked(v, &x, 0xffffffff).lin);
+		set_sum(v, a->reg, wide ? x : value(masked(v, &x, 0xffffffff).lin));
 		return true;
 	}
 	case X86_OP_ADD:
@@ -739,7 +752,7 @@ static bool modelled(struct verifier *v) {
 			return false;
 		if (!wide)
 			return false;
-		*d = value(lin_add(v, &d->lin, &s, i->op == X86_OP_ADD ? 1 : ~0ull));
+		set_sum(v, a->reg, value(lin_add(v, &d->lin, &s, i->op == X86_OP_ADD ? 1 : ~0ull)));
 		return true;
 	}
 	case X86_OP_AND:
@@ -767,23 +780,16 @@ static bool modelled(struct verifier *v) {
 	}
 }
 
-static void clobber_registers(struct verifier *v) {
-	const struct x86_insn *i = &v->insn;
-	for (unsigned n = 0; n < i->nopnds; n++)
-		if (i->opnd[n].kind == OPND_GPR && i->opnd[n].access & OPND_W)
-			v->reg[i->opnd[n].reg & X86_REG_HIGH ? i->opnd[n].reg & 3 : i->opnd[n].reg] =
-				fresh(v, i->opnd[n].size);
-	/* Operands that the table does not list. */
+/* Registers that are written though no operand of the table says so. */
+static unsigned implied_writes(const struct x86_insn *i) {
 	switch (i->op) {
 	case X86_OP_PCMPESTRI:
 	case X86_OP_PCMPISTRI:
 	case X86_OP_VPCMPESTRI:
 	case X86_OP_VPCMPISTRI:
-		v->reg[RCX] = value(fresh_lin(v));
-		break;
+		return 1u << RCX;
 	case X86_OP_LAHF:
-		v->reg[RAX] = value(fresh_lin(v));
-		break;
+		return 1u << RAX;
 	case X86_OP_MUL:
 	case X86_OP_IMUL:
 	case X86_OP_CMPXCHG:
@@ -791,12 +797,33 @@ static void clobber_registers(struct verifier *v) {
 	case X86_OP_CMPXCHG16B:
 	case X86_OP_CBW:
 	case X86_OP_CWD:
-		v->reg[RAX] = value(fresh_lin(v));
-		v->reg[RDX] = value(fresh_lin(v));
-		break;
+		return 1u << RAX | 1u << RDX;
 	default:
-		break;
+		return 0;
 	}
+}
+
+static unsigned register_of(const struct x86_opnd *o) {
+	return o->reg & X86_REG_HIGH ? o->reg & 3 : o->reg;
+}
+
+static unsigned written_registers(const struct x86_insn *i) {
+	unsigned regs = implied_writes(i);
+	for (unsigned n = 0; n < i->nopnds; n++)
+		if (i->opnd[n].kind == OPND_GPR && i->opnd[n].access & OPND_W)
+			regs |= 1u << register_of(&i->opnd[n]);
+	return regs;
+}
+
+static void clobber_registers(struct verifier *v) {
+	const struct x86_insn *i = &v->insn;
+	unsigned implied = implied_writes(i);
+	for (unsigned n = 0; n < i->nopnds; n++)
+		if (i->opnd[n].kind == OPND_GPR && i->opnd[n].access & OPND_W)
+			v->reg[register_of(&i->opnd[n])] = fresh(v, i->opnd[n].size);
+	for (unsigned n = 0; n < 16; n++)
+		if (implied & 1u << n)
+			v->reg[n] = value(fresh_lin(v));
 }
 
 /* An operand in a GS slot: loads and stores of whole slots are followed. */
@@ -983,11 +1010,10 @@ static bool branch(struct verifier *v) {
 	} else if (!leaves(v, target + v->j->exec)) {
 		return false;
 	}
-	if (i->op != X86_OP_JCC) {
-		if (i->op != X86_OP_JCXZ)
-			forget_all(v);
-		return true;
-	}
+	if (i->op == X86_OP_CALL)
+		forget_all(v);
+	if (i->op != X86_OP_JCC)
+		return true;							   /* behind a JMP there is nothing, or a label */
 	if (i->cond == 5 && v->pending == PENDING_TLB) /* NE was not taken: equal */
 		v->hit = v->compared;
 	if (i->cond == 3 && v->pending == PENDING_SLOT) /* AE was not taken: below */
@@ -1024,24 +1050,29 @@ static bool sweep(struct verifier *v, struct region *r) {
 	return !falls || refuse(v, "runs out of its end");
 }
 
-static bool mark_label(struct verifier *v, const uint8_t *at) {
+static bool mark_label(struct verifier *v, const uint8_t *at, unsigned more) {
 	size_t off;
 	struct region *r = inside(v, at, &off);
 	if (!r)
 		return false;
-	r->marks[off] |= MARK_LABEL;
+	r->marks[off] |= MARK_LABEL | more;
 	return r->marks[off] & MARK_START || refuse(v, "jump into the middle of an instruction");
 }
 
-static bool find_labels(struct verifier *v, const struct region *r) {
+static bool find_labels(struct verifier *v, struct region *r) {
 	size_t off;
 	for (size_t at = 0; at < r->len; at += v->insn.len) {
 		fetch(v, r, at);
 		if (!is_branch(&v->insn) || !is_relative(&v->insn))
 			continue;
 		const uint8_t *target = v->pc + v->insn.len + (int64_t)v->insn.imm;
-		if (inside(v, target, &off) && !mark_label(v, target))
+		struct region *to = inside(v, target, &off);
+		if (to && !mark_label(v, target, to == r ? 0 : MARK_OUTER))
 			return false;
+		if (to == r) {
+			to->from[off] = (uint16_t)MIN(to->from[off], at);
+			to->to[off] = (uint16_t)MAX(to->to[off], at + v->insn.len);
+		}
 	}
 	return true;
 }
@@ -1051,12 +1082,13 @@ static bool known_places(struct verifier *v) {
 	const struct jit_block *b = v->b;
 	intptr_t x = v->j->exec;
 	v->pc = b->entry - x;
-	if (!mark_label(v, b->entry - x) || !mark_label(v, b->entry_checked - x))
+	if (!mark_label(v, b->entry - x, MARK_OUTER) ||
+		!mark_label(v, b->entry_checked - x, MARK_OUTER))
 		return refuse(v, "entry outside of the block");
 	for (const struct jit_link *l = b->out; l; l = l->own_next) {
 		size_t off;
 		v->pc = l->patch;
-		if (!l->stub || !mark_label(v, l->stub))
+		if (!l->stub || !mark_label(v, l->stub, MARK_OUTER))
 			return refuse(v, "link without a stub");
 		const struct region *r = inside(v, l->patch, &off);
 		if (!r || off < 2 || (uintptr_t)l->patch & 3)
@@ -1070,11 +1102,60 @@ static bool known_places(struct verifier *v) {
 	return true;
 }
 
+/* What the code of [from, to) writes; false: it has a call, or ways in but at `from` and `label`.
+ */
+static bool closed(struct verifier *v, const struct region *r, size_t label, size_t from, size_t to,
+				   unsigned *regs, bool written[SLOTS]) {
+	*regs = 0;
+	for (size_t at = from; at < to; at += v->insn.len) {
+		if (at != from && at != label && r->marks[at] & MARK_LABEL &&
+			(r->marks[at] & MARK_OUTER || r->from[at] < from || r->to[at] > to))
+			return false;
+		fetch(v, r, at);
+		const struct x86_opnd *m = memory_operand(&v->insn);
+		if (is_branch(&v->insn)) {
+			if (!is_relative(&v->insn) || v->insn.op == X86_OP_CALL)
+				return false;
+			continue;
+		}
+		*regs |= written_registers(&v->insn);
+		int slot = m && m->access & OPND_W && v->insn.seg_prefix == SEG_GS
+					   ? slot_of(&v->insn, m->size, OPND_W)
+					   : -1;
+		if (slot >= 0)
+			written[slot] = true;
+	}
+	return true;
+}
+
+static void arrive(struct verifier *v, const struct region *r, size_t label) {
+	size_t from = MIN(label, r->from[label]), to = MAX(label, r->to[label]);
+	bool written[SLOTS] = {false};
+	unsigned regs, kept = 0;
+	if (r->marks[label] & MARK_OUTER || !closed(v, r, label, from, to, &regs, written)) {
+		forget_all(v);
+		return;
+	}
+	for (unsigned n = 0; n < 16; n++)
+		if (regs & 1u << n)
+			v->reg[n] = value(fresh_lin(v));
+	for (unsigned n = 0; n < SLOTS; n++)
+		v->slot_known[n] &= !written[n];
+	for (unsigned n = 0; n < v->npassed; n++)
+		if (v->passed[n].pc < r->at + from)
+			v->passed[kept++] = v->passed[n];
+	v->npassed = kept;
+	v->pending = PENDING_NONE;
+	v->hit.on = false;
+	for (unsigned n = 0; n < 4; n++)
+		v->swapped[n].on = false;
+}
+
 static bool walk(struct verifier *v, const struct region *r) {
 	forget_all(v);
 	for (size_t at = 0; at < r->len; at += v->insn.len) {
 		if (r->marks[at] & MARK_LABEL)
-			forget_all(v);
+			arrive(v, r, at);
 		fetch(v, r, at);
 		if (!(is_branch(&v->insn) ? branch(v) : plain(v)))
 			return false;
@@ -1087,6 +1168,8 @@ static bool verify(struct verifier *v) {
 		if (v->region[n].len > MAX_BYTES)
 			return refuse(v, "too long to be verified");
 		memset(v->region[n].marks, 0, v->region[n].len);
+		memset(v->region[n].from, 0xff, 2 * v->region[n].len);
+		memset(v->region[n].to, 0, 2 * v->region[n].len);
 	}
 	for (unsigned n = 0; n < 2; n++)
 		if (!sweep(v, &v->region[n]))
