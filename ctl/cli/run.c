@@ -212,6 +212,15 @@ int cli_configure(const struct cli_args *a, struct run_request *q) {
 		return cli_usage(a->verb, "--disk-limit %s", e.text);
 	for (unsigned i = 0; i < c->ndisks; i++)
 		c->disks[i].options.limits = limits;
+	uint64_t disk_shares = cli_number(a, "disk-shares"), net_shares = cli_number(a, "net-shares");
+	if (disk_shares < 2 || disk_shares > 10000)
+		return cli_usage(a->verb, "--disk-shares %s: a number from 2 to 10000",
+						 cli_text(a, "disk-shares"));
+	if (net_shares < 2 || net_shares > 10000)
+		return cli_usage(a->verb, "--net-shares %s: a number from 2 to 10000",
+						 cli_text(a, "net-shares"));
+	c->disk_shares = (unsigned)disk_shares;
+	c->net_shares = (unsigned)net_shares;
 	c->cpu_model = cli_text(a, "cpu-model");
 	c->no_reboot = cli_flag(a, "no-reboot");
 	c->no_balloon = strcmp(cli_text(a, "balloon"), "off") == 0;
@@ -343,6 +352,11 @@ const struct cli_option cli_machine_options[] = {
 	{"disk-limit", 0, CLI_TEXT, "RATE[,burst=SIZE][,iops=N]",
 	 "Bytes a second that each disk may read and write together, as 10M, and requests", NULL, NULL,
 	 false},
+	{"disk-shares", 0, CLI_NUMBER, "N",
+	 "Weight against your other VMs when a disk of the host is short, 2 to 10000", "100", NULL,
+	 false},
+	{"net-shares", 0, CLI_NUMBER, "N",
+	 "Weight against your other VMs when the network is short, 2 to 10000", "100", NULL, false},
 	{"publish", 'p', CLI_TEXT, "[ADDR:]HOST:GUEST[/udp]",
 	 "Forward a port of the host, on 127.0.0.1 if no address is given, to one of the guest", NULL,
 	 NULL, true},

@@ -15,7 +15,8 @@ static bool is_live(const char *name) {
 	return strcmp(name, "cpu-limit") == 0 || strcmp(name, "cpu-shares") == 0 ||
 		   strcmp(name, "memory-limit") == 0 || strcmp(name, "memory") == 0 ||
 		   strcmp(name, "cpus") == 0 || strcmp(name, "disk-limit") == 0 ||
-		   strcmp(name, "net-limit") == 0;
+		   strcmp(name, "net-limit") == 0 || strcmp(name, "disk-shares") == 0 ||
+		   strcmp(name, "net-shares") == 0;
 }
 
 /* What the process answered about one key, where there is something to say. */
@@ -28,6 +29,8 @@ static void tell_how(const struct store_vm *vm, const char *key, const char *how
 		cli_error("--memory is noted, but VM %s has no balloon that listens: it keeps its memory "
 				  "until then or its next start",
 				  vm->name);
+	else if (strcmp(how, "none") == 0 && strstr(key, "-shares") && strncmp(key, "cpu", 3) != 0)
+		cli_error("--%s is noted, but VMs share nothing here: that needs $XDG_RUNTIME_DIR", key);
 	else if (strcmp(how, "none") == 0)
 		cli_error("--%s is noted, but cannot be enforced here: it needs cgroup v2, which this "
 				  "user may not use on this host",
@@ -55,6 +58,11 @@ static int tell_process(const struct store_vm *vm, const struct cli_args *a, con
 		json_object_set_new(q, "cpus", json_integer((json_int_t)cli_number(a, "cpus")));
 	if (cli_text(a, "disk-limit"))
 		json_object_set_new(q, "disk-limit", json_string(cli_text(a, "disk-limit")));
+	static const char *const shares_of[] = {"disk-shares", "net-shares"};
+	for (unsigned i = 0; i < 2; i++)
+		if (cli_text(a, shares_of[i]))
+			json_object_set_new(q, shares_of[i],
+								json_integer((json_int_t)cli_number(a, shares_of[i])));
 	if (cli_text(a, "net-limit"))
 		json_object_set_new(q, "net-limit", json_string(cli_text(a, "net-limit")));
 	int r = wire_ask(vm, q, &reply, WIRE_ANSWER_MS, NULL, &e);
@@ -70,15 +78,17 @@ static int tell_process(const struct store_vm *vm, const struct cli_args *a, con
 
 static int check_values(const struct cli_args *a) {
 	const char *limit = cli_text(a, "cpu-limit");
-	uint64_t n = 100;
+	uint64_t n;
 	if (limit && strcmp(limit, "none") != 0 && !limit_read_percent(limit))
 		return cli_usage(a->verb,
 						 "--cpu-limit %s: not a part of CPUs (examples: 50%%, 150%%, none)", limit);
-	if (cli_text(a, "cpu-shares"))
-		n = cli_number(a, "cpu-shares");
-	if (n < 2 || n > 10000)
-		return cli_usage(a->verb, "--cpu-shares %s: a number from 2 to 10000",
-						 cli_text(a, "cpu-shares"));
+	static const char *const shares[] = {"cpu-shares", "disk-shares", "net-shares"};
+	for (unsigned i = 0; i < 3; i++) {
+		n = cli_text(a, shares[i]) ? cli_number(a, shares[i]) : 100;
+		if (n < 2 || n > 10000)
+			return cli_usage(a->verb, "--%s %s: a number from 2 to 10000", shares[i],
+							 cli_text(a, shares[i]));
+	}
 	if (cli_text(a, "cpus") && (cli_number(a, "cpus") < 1 || cli_number(a, "cpus") > VM_VCPUS))
 		return cli_usage(a->verb, "--cpus %s: a number from 1 to %d", cli_text(a, "cpus"),
 						 VM_VCPUS);
@@ -148,6 +158,10 @@ static const struct cli_option options[] = {
 	{"net-limit", 0, CLI_TEXT, "RATE[,burst=SIZE][,packets=N]",
 	 "Bytes a second each network card may send and receive, at once; none: no limit", NULL, NULL,
 	 false},
+	{"disk-shares", 0, CLI_NUMBER, "N", "Weight against your other VMs at a disk, at once", NULL,
+	 NULL, false},
+	{"net-shares", 0, CLI_NUMBER, "N", "Weight against your other VMs in the network, at once",
+	 NULL, NULL, false},
 	{"restart", 0, CLI_CHOICE, "WHEN", "Start it again when it ends", NULL, "no on-failure always",
 	 false},
 	{0},

@@ -193,13 +193,22 @@ static bool set_nice(int nice) {
 	return all;
 }
 
+/* Where the kernel groups processes by session ([man 7 sched], "The autogroup feature"), a thread's
+ * nice level counts within its session only; each VM is a session, and the group has a level. */
+static bool set_session_nice(int nice) {
+	char text[16];
+	snprintf(text, sizeof(text), "%d\n", nice);
+	return write_text("/proc/self", "autogroup", text);
+}
+
 const char *limit_set_shares(struct limit *l, unsigned shares) {
 	char text[32];
 	l->shares = shares;
 	snprintf(text, sizeof(text), "%u\n", MAX(1u, shares));
 	if (l->group[0] && write_text(l->group, "cpu.weight", text))
 		return "cgroup";
-	return set_nice(nice_of(shares)) && shares <= 100 ? "own" : "none";
+	bool session = set_session_nice(nice_of(shares));
+	return (set_nice(nice_of(shares)) || session) && shares <= 100 ? "own" : "none";
 }
 
 const char *limit_set_memory(struct limit *l, uint64_t bytes) {

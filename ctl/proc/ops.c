@@ -224,6 +224,16 @@ static void op_update(struct client *c, const json_t *q) {
 		json_object_set_new(how, "cpus", json_string(set_cpus(p, (unsigned)cpus)));
 	if (shares > 0)
 		json_object_set_new(how, "cpu-shares", json_string(limit_set_shares(l, (unsigned)shares)));
+	json_int_t disk_shares = whole(q, "disk-shares"), net_shares = whole(q, "net-shares");
+	if (disk_shares > 0 && disk_shares <= 10000)
+		json_object_set_new(how, "disk-shares",
+							json_string(machine_set_disk_shares(p->machine, (unsigned)disk_shares)
+											? "own"
+											: "none"));
+	if (net_shares > 0 && net_shares <= 10000)
+		json_object_set_new(
+			how, "net-shares",
+			json_string(machine_set_net_shares(p->machine, (unsigned)net_shares) ? "own" : "none"));
 	if (memory >= 0)
 		json_object_set_new(how, "memory-limit",
 							json_string(limit_set_memory(l, (uint64_t)memory)));

@@ -26,7 +26,7 @@ static bool read_line(const char *path, bool mine, char line[LINE]) {
 	return true;
 }
 
-static bool path_of(char *path, size_t size, const char *name) {
+bool boot_cache_path(char *path, size_t size, const char *name) {
 	const char *dir = getenv("XDG_RUNTIME_DIR");
 	if (!dir || dir[0] != '/')
 		return false;
@@ -41,7 +41,7 @@ static bool boot_id(char id[LINE]) {
 
 bool boot_cache_get(const char *name, char *text, size_t size) {
 	char path[512], line[LINE], id[LINE];
-	if (!path_of(path, sizeof(path), name) || !boot_id(id) || !read_line(path, true, line))
+	if (!boot_cache_path(path, sizeof(path), name) || !boot_id(id) || !read_line(path, true, line))
 		return false;
 	size_t n = strlen(id);
 	return !strncmp(line, id, n) && line[n] == ' ' &&
@@ -50,8 +50,8 @@ bool boot_cache_get(const char *name, char *text, size_t size) {
 
 void boot_cache_put(const char *name, const char *text) {
 	char path[512], temp[540], id[LINE];
-	if (!path_of(path, sizeof(path), "") || !boot_id(id) ||
-		(mkdir(path, 0700) < 0 && errno != EEXIST) || !path_of(path, sizeof(path), name))
+	if (!boot_cache_path(path, sizeof(path), "") || !boot_id(id) ||
+		(mkdir(path, 0700) < 0 && errno != EEXIST) || !boot_cache_path(path, sizeof(path), name))
 		return;
 	snprintf(temp, sizeof(temp), "%s.%d", path, (int)getpid());
 	int fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);

@@ -12,4 +12,7 @@ bool boot_cache_get(const char *name, char *text, size_t size);
 /* Keeps `text` (one line); failing to is no error. */
 void boot_cache_put(const char *name, const char *text);
 
+/* The path of a file `name` in that folder; "" is the folder. false: there is none, or no room. */
+bool boot_cache_path(char *path, size_t size, const char *name);
+
 #endif

@@ -5,12 +5,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "core/base/bits.h"
 #include "core/base/fmt.h"
 #include "host/linux/disk_io.h"
 #include "host/linux/image.h"
+#include "host/linux/ledger.h"
 #include "host/linux/limit_text.h"
 
 #define SECTOR 512u
@@ -23,6 +25,8 @@ struct host_disk {
 	struct block_backend backend;
 	const struct vm_host *vm;
 	struct image *image;
+	struct ledger *ledger;
+	int share; /* in it */
 	struct disk_io *io;
 	pthread_mutex_t lock; /* taken after the VM lock; guards the next four */
 	struct requests incoming;
@@ -45,10 +49,15 @@ static void add(struct requests *q, struct block_request *r) {
 	q->last = r;
 }
 
+static uint64_t bytes_of(const struct block_request *r) {
+	return r->op == BLOCK_READ || r->op == BLOCK_WRITE ? r->len : 0;
+}
+
 /* Out of the gate: kept, so that several share one turn of the VM lock. */
 static void finish(void *opaque, struct block_request *r, int error) {
 	struct host_disk *d = opaque;
 	r->error = error;
+	ledger_disk_end(d->ledger, d->share, bytes_of(r));
 	add(&d->finished, r);
 }
 
@@ -72,8 +81,8 @@ static uint64_t now_ns(void) {
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Sends on what the limits allow, in order; returns for how long the rest has to wait. What is
- * still there when the VM has ended goes at once. */
+/* Sends on what the limits and the other VMs' shares allow, in order; returns for how long the rest
+ * has to wait. What is still there when the VM has ended goes at once. */
 static uint64_t send_held(struct host_disk *d, bool quit) {
 	bool limited = d->bytes.limit.rate || d->requests.limit.rate;
 	while (d->held.first) {
@@ -83,9 +92,12 @@ static uint64_t send_held(struct host_disk *d, bool quit) {
 			uint64_t wait = MAX(bucket_wait(&d->bytes, now), bucket_wait(&d->requests, now));
 			if (wait)
 				return wait;
-			bucket_take(&d->requests, 1);
-			bucket_take(&d->bytes, r->op == BLOCK_READ || r->op == BLOCK_WRITE ? r->len : 0);
 		}
+		uint64_t wait = ledger_disk_begin(d->ledger, d->share, bytes_of(r), quit);
+		if (wait)
+			return wait;
+		bucket_take(&d->requests, 1);
+		bucket_take(&d->bytes, bytes_of(r));
 		d->held.first = r->next;
 		block_submit(d->image->top, r);
 	}
@@ -160,6 +172,9 @@ static int start(struct host_disk *d, const char *name, const struct host_disk_o
 					   : d->image->path);
 	d->limits = o->limits;
 	d->new_limits = true;
+	struct stat st;
+	d->ledger = o->ledger;
+	d->share = stat(d->image->path, &st) == 0 ? ledger_add_disk(d->ledger, st.st_dev) : -1;
 	image_set_io(d->image, d->io);
 	top->finish = finish;
 	top->finish_opaque = d;

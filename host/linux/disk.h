@@ -13,6 +13,7 @@
 #include "core/vm/vm.h"
 
 struct host_disk;
+struct ledger;
 
 /* How much a VM may ask of a disk, a second and at once: bytes read and written, and requests. The
  * zero value has no limits. */
@@ -24,7 +25,8 @@ struct host_disk_options {
 	bool read_only;
 	bool direct; /* past the host's page cache where a request is aligned */
 	struct host_disk_limits limits;
-	const char *serial; /* up to 20 characters; NULL: made of the file's name */
+	struct ledger *ledger; /* shares with other VMs; NULL: none. Outlives the disk */
+	const char *serial;	   /* up to 20 characters; NULL: made of the file's name */
 };
 
 /* Opens and locks the image (image.h says what names are allowed) and its backing files: for us

@@ -11,6 +11,7 @@
 #include "core/base/bits.h"
 #include "core/base/check.h"
 #include "core/base/fmt.h"
+#include "host/linux/ledger.h"
 #include "host/linux/machine_int.h"
 #include "host/linux/rng.h"
 
@@ -386,7 +387,9 @@ static int open_images(struct machine *m, struct err *e) {
 		b->initrd = image_of(&m->initrd, c->initrd);
 	}
 	for (unsigned i = 0; i < c->ndisks; i++) {
-		r = host_disk_open(&m->disks[i], c->disks[i].path, &c->disks[i].options, &m->host, e);
+		struct host_disk_options o = c->disks[i].options;
+		o.ledger = m->ledger;
+		r = host_disk_open(&m->disks[i], c->disks[i].path, &o, &m->host, e);
 		if (r)
 			return r;
 		b->disk_nvme[b->ndisks] = c->disks[i].nvme;
@@ -444,7 +447,9 @@ static int make_nets(struct machine *m, struct err *e) {
 	struct board_config *b = &m->config.board;
 	for (unsigned i = 0; i < m->config.nnets; i++) {
 		const struct machine_net *c = &m->config.nets[i];
-		int r = host_net_create(&m->nets[i], &c->config, &m->host, e);
+		struct host_net_config config = c->config;
+		config.ledger = m->ledger;
+		int r = host_net_create(&m->nets[i], &config, &m->host, e);
 		for (unsigned k = 0; !r && k < c->nforwards; k++)
 			r = host_net_add_forward(m->nets[i], &c->forwards[k], e);
 		if (r)
@@ -572,6 +577,8 @@ int machine_create(struct machine **out, struct loop *l, const struct machine_co
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_mutex_init(&m->park_lock, NULL);
 	pthread_cond_init(&m->park_changed, NULL);
+	m->ledger = ledger_open(NULL, c->disk_shares ? c->disk_shares : 100,
+							c->net_shares ? c->net_shares : 100);
 	int r = make(m, e);
 	if (r) {
 		machine_destroy(m);
@@ -627,6 +634,16 @@ uint64_t machine_untouched(void *machine, const uint8_t *at, uint64_t len) {
 	return host_ram_untouched(&((struct machine *)machine)->ram, at, len);
 }
 
+bool machine_set_disk_shares(struct machine *m, unsigned weight) {
+	ledger_set_disk_weight(m->ledger, weight);
+	return m->ledger != NULL;
+}
+
+bool machine_set_net_shares(struct machine *m, unsigned weight) {
+	ledger_set_net_weight(m->ledger, weight);
+	return m->ledger != NULL;
+}
+
 struct board *machine_board(struct machine *m) {
 	return m->board;
 }
@@ -667,6 +684,7 @@ void machine_destroy(struct machine *m) {
 	for (unsigned i = 0; i < BOARD_NETS; i++)
 		if (m->nets[i])
 			host_net_destroy(m->nets[i]);
+	ledger_close(m->ledger);
 	if (m->vsock)
 		host_vsock_destroy(m->vsock);
 	if (m->has_console)

@@ -62,7 +62,8 @@ struct machine_config {
 	unsigned nchannels;
 	struct machine_net nets[BOARD_NETS];
 	unsigned nnets;
-	const char *vsock; /* Unix socket of virtio-vsock, see vsock.h; NULL: none */
+	unsigned disk_shares, net_shares; /* weights among the user's VMs, see ledger.h; 0: 100 */
+	const char *vsock;				  /* Unix socket of virtio-vsock, see vsock.h; NULL: none */
 	uint32_t vsock_cid;
 	int in, out;		 /* console's descriptors; -1: none */
 	bool virtio_console; /* on the virtio console instead of COM1 */
@@ -116,6 +117,9 @@ bool machine_set_memory(struct machine *m, uint64_t bytes);
 void machine_memory(struct machine *m, uint64_t *usable, uint64_t *reported);
 /* Disk `i`, to change its limits; NULL: there is no such disk. */
 struct host_disk *machine_disk(struct machine *m, unsigned i);
+/* Other weights than those it was made with. false: there is nothing to share here. */
+bool machine_set_disk_shares(struct machine *m, unsigned weight);
+bool machine_set_net_shares(struct machine *m, unsigned weight);
 /* What network card `i` is plugged into, to look at and to change while the VM runs; NULL:
  * there is no such card. */
 struct host_net *machine_net(struct machine *m, unsigned i);

@@ -55,7 +55,8 @@ struct machine {
 	pthread_mutex_t park_lock;
 	pthread_cond_t park_changed;
 	unsigned hold, parked;
-	unsigned pauses; /* machine_pause() without its resume; loop's thread only */
+	struct ledger *ledger; /* shares with the user's other VMs; NULL: none */
+	unsigned pauses;	   /* machine_pause() without its resume; loop's thread only */
 	bool quit;
 	bool stop_asked, escaped, power_asked, failed;
 	enum vm_power power;

@@ -12,6 +12,8 @@
 
 #include "core/base/bits.h"
 #include "core/base/check.h"
+#include "core/base/split.h"
+#include "host/linux/ledger.h"
 #include "host/linux/net_int.h"
 
 #define FIFO_SIZE MIB(1)
@@ -58,8 +60,14 @@ struct host_net {
 	unsigned nforwards; /* under `lock`, with the above */
 	struct net_poll poll;
 	struct bucket tx_bytes, tx_frames, rx_bytes, rx_frames;
-	int64_t wait_ns; /* for a limit or a busy link, before it goes on; -1: for nothing */
-	bool tx_held;	 /* so: frames of the guest wait */
+	struct share {
+		struct bucket bucket; /* what the other VMs leave; no rate: all */
+		uint64_t moved;		  /* not yet in the ledger */
+		bool held;
+	} shares[2];		/* by enum ledger_way */
+	uint64_t shares_ns; /* when they were last looked up */
+	int64_t wait_ns;	/* for a limit or a busy link, before it goes on; -1: for nothing */
+	bool tx_held;		/* so: frames of the guest wait */
 	bool rx_held;
 };
 
@@ -167,15 +175,52 @@ static void take_limits(struct host_net *n) {
 	bucket_init(&n->rx_frames, l.rx_frames, now);
 }
 
+/* Writes into the ledger what went through, and once a window looks up how much may. */
+static void take_shares(struct host_net *n) {
+	struct ledger *l = n->config.ledger;
+	if (!l)
+		return;
+	uint64_t now = now_ns();
+	bool fresh = now - n->shares_ns >= SPLIT_WINDOW_NS;
+	for (unsigned way = 0; way < 2; way++) {
+		struct share *s = &n->shares[way];
+		if (s->moved)
+			ledger_net_moved(l, way, s->moved);
+		if (s->held)
+			ledger_net_held(l, way);
+		s->moved = 0;
+		s->held = false;
+		uint64_t rate = fresh ? ledger_net_limit(l, way) : s->bucket.limit.rate;
+		if (rate == s->bucket.limit.rate)
+			continue;
+		/* A new bucket starts full: only the tokens that the old one had, or debt. */
+		int64_t tokens = s->bucket.tokens;
+		bool was = s->bucket.limit.rate != 0;
+		bucket_init(&s->bucket, (struct rate){rate, MAX(rate / 50, 2u * FRAME_MAX)}, now);
+		if (was)
+			s->bucket.tokens = MIN(tokens, s->bucket.tokens);
+	}
+	if (fresh)
+		n->shares_ns = now;
+}
+
 /* May a frame go on? If not, notes when to ask again. */
-static bool allowed(struct host_net *n, struct bucket *bytes, struct bucket *frames) {
-	if (!bytes->limit.rate && !frames->limit.rate)
+static bool allowed(struct host_net *n, struct bucket *bytes, struct bucket *frames,
+					struct share *s) {
+	if (!bytes->limit.rate && !frames->limit.rate && !s->bucket.limit.rate)
 		return true;
 	uint64_t now = now_ns(), a = bucket_wait(bytes, now), b = bucket_wait(frames, now);
-	int64_t wait = (int64_t)MAX(a, b);
+	uint64_t c = bucket_wait(&s->bucket, now);
+	int64_t wait = (int64_t)MAX(MAX(a, b), c);
+	s->held |= c && c >= MAX(a, b);
 	if (wait && (n->wait_ns < 0 || wait < n->wait_ns))
 		n->wait_ns = wait;
 	return !wait;
+}
+
+static void take_share(struct share *s, size_t len) {
+	bucket_take(&s->bucket, len);
+	s->moved += len;
 }
 
 /* What a large frame is on the wire: its segments count, not the one piece. */
@@ -193,7 +238,7 @@ static void send_waiting(struct host_net *n) {
 		pthread_mutex_unlock(&n->lock);
 		if (!any)
 			break;
-		if (!allowed(n, &n->tx_bytes, &n->tx_frames)) {
+		if (!allowed(n, &n->tx_bytes, &n->tx_frames, &n->shares[LEDGER_OUT])) {
 			n->tx_held = true;
 			break;
 		}
@@ -205,6 +250,7 @@ static void send_waiting(struct host_net *n) {
 		}
 		bucket_take(&n->tx_bytes, f.len);
 		bucket_take(&n->tx_frames, frames_in(&f));
+		take_share(&n->shares[LEDGER_OUT], f.len);
 		pthread_mutex_lock(&n->lock);
 		fifo_pop(&n->tx);
 		/* Not at the first free byte: the guest shall send in batches, too. */
@@ -237,11 +283,12 @@ static void deliver_waiting(struct host_net *n) {
 	lock_vm(n);
 	n->rx_blocked = n->paused;
 	while (!n->rx_blocked && fifo_peek(&n->rx, &f)) {
-		n->rx_held = !allowed(n, &n->rx_bytes, &n->rx_frames);
+		n->rx_held = !allowed(n, &n->rx_bytes, &n->rx_frames, &n->shares[LEDGER_IN]);
 		if (n->rx_held)
 			break;
 		bucket_take(&n->rx_bytes, f.len);
 		bucket_take(&n->rx_frames, frames_in(&f));
+		take_share(&n->shares[LEDGER_IN], f.len);
 		if (n->device.receive(n->device.dev, &f))
 			fifo_pop(&n->rx);
 		else
@@ -306,6 +353,7 @@ static void *net_main(void *opaque) {
 	do {
 		n->wait_ns = -1;
 		take_limits(n);
+		take_shares(n);
 		send_waiting(n);
 		deliver_waiting(n);
 	} while (wait_ready(n));

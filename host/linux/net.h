@@ -18,6 +18,7 @@
 #include "core/vm/vm.h"
 
 struct host_net;
+struct ledger;
 
 enum host_net_kind { HOST_NET_NONE, HOST_NET_USER, HOST_NET_LAN, HOST_NET_TAP };
 
@@ -45,7 +46,8 @@ struct host_net_config {
 	uint8_t mac[6];		  /* all zero: one is made up */
 	uint16_t mtu;
 	struct host_net_limits limits;
-	bool loopback; /* user: the gateway's address leads to the host's 127.0.0.1 */
+	struct ledger *ledger; /* shares with other VMs; NULL: none. Outlives the network */
+	bool loopback;		   /* user: the gateway's address leads to the host's 127.0.0.1 */
 };
 
 struct host_net_counters {

@@ -205,6 +205,11 @@ def limits():
     same(joist("update", "busy", "--disk-limit", "5M,iops=100", "--net-limit", "1M").stderr, "",
          "limits that hold at once")
     has(joist("inspect", "-o", "yaml", "busy").stdout, 'disk-limit: "5M,iops=100"')
+    same(joist("update", "busy", "--disk-shares", "300", "--net-shares", "50").stderr, "",
+         "shares that hold at once")
+    has(joist("inspect", "-o", "yaml", "busy").stdout, "disk-shares: 300")
+    has(joist("inspect", "-o", "yaml", "busy").stdout, "net-shares: 50")
+    refused(2, "update", "busy", "--disk-shares", "1", says="--disk-shares 1: a number from 2")
     joist("update", "busy", "--disk-limit", "none")
     assert "disk-limit" not in joist("inspect", "-o", "yaml", "busy").stdout
     refused(2, "update", "busy", "--disk-limit", "5X", says="--disk-limit 5X")

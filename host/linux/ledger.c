@@ -1,0 +1,250 @@
+/* See ledger.h. Places are locked by locks of the open file description on one byte each, which end
+ * with the process, however that dies. The book itself has a lock in the shared memory, which is
+ * held for a microsecond; one who dies or is stopped with it is waited for a moment and then
+ * ignored, since the arithmetic stands any content. */
+#include "host/linux/ledger.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/base/bits.h"
+#include "core/base/fair.h"
+#include "core/base/split.h"
+#include "host/linux/boot_cache.h"
+
+#define NAME "shares-1" /* the number changes with struct book */
+#define PLACES SPLIT_USERS
+#define DISKS (FAIR_USERS / PLACES) /* devices of one VM; more share the last */
+#define LOOK_NS 20000000ull			/* who waits so long looks whether the others live */
+#define SPINS 2000
+
+struct book {
+	uint32_t lock; /* place + 1 of who has it */
+	uint32_t unused;
+	struct fair disks;
+	struct split ways[2];
+};
+
+struct ledger {
+	struct book *book;
+	int fd;
+	unsigned place;
+	pthread_mutex_t lock; /* our own threads, before the book's */
+	uint64_t devices[DISKS];
+	unsigned ndevices;
+	unsigned disk_weight;
+	uint64_t waits_since;
+};
+
+static uint64_t now_ns(void) {
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void enter(struct ledger *l) {
+	uint32_t mine = l->place + 1;
+	pthread_mutex_lock(&l->lock);
+	for (unsigned i = 0; i < SPINS; i++) {
+		uint32_t none = 0;
+		if (__atomic_compare_exchange_n(&l->book->lock, &none, mine, false, __ATOMIC_ACQUIRE,
+										__ATOMIC_RELAXED))
+			return;
+		sched_yield();
+	}
+	__atomic_store_n(&l->book->lock, mine, __ATOMIC_RELAXED);
+}
+
+static void leave(struct ledger *l) {
+	uint32_t mine = l->place + 1;
+	__atomic_compare_exchange_n(&l->book->lock, &mine, 0, false, __ATOMIC_RELEASE,
+								__ATOMIC_RELAXED);
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* ---- places ---------------------------------------------------------------------------- */
+
+static void clear(struct ledger *l, unsigned place) {
+	for (unsigned i = 0; i < DISKS; i++)
+		fair_leave(&l->book->disks, place * DISKS + i);
+	split_leave(&l->book->ways[LEDGER_OUT], place);
+	split_leave(&l->book->ways[LEDGER_IN], place);
+}
+
+static bool take_place(struct ledger *l) {
+	for (l->place = 0; l->place < PLACES; l->place++) {
+		struct flock fl = {
+			.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = l->place, .l_len = 1};
+		if (fcntl(l->fd, F_OFD_SETLK, &fl) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Those whose process is gone keep nobody waiting. */
+static void clear_dead(struct ledger *l) {
+	for (unsigned i = 0; i < PLACES; i++) {
+		struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = i, .l_len = 1};
+		if (i != l->place && fcntl(l->fd, F_OFD_GETLK, &fl) == 0 && fl.l_type == F_UNLCK)
+			clear(l, i);
+	}
+}
+
+static int open_book(const char *path) {
+	char own[512];
+	struct stat st;
+	if (!path &&
+		(!boot_cache_path(own, sizeof(own), "") || (mkdir(own, 0700) < 0 && errno != EEXIST) ||
+		 !boot_cache_path(own, sizeof(own), NAME)))
+		return -1;
+	int fd = open(path ? path : own, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return -1;
+	/* Zeroes are an empty book. It only ever grows: somebody may have it mapped. */
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid() &&
+		(st.st_size >= (off_t)sizeof(struct book) || ftruncate(fd, sizeof(struct book)) == 0))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+struct ledger *ledger_open(const char *path, unsigned disk_weight, unsigned net_weight) {
+	struct ledger *l = calloc(1, sizeof(*l));
+	if (!l)
+		return NULL;
+	l->disk_weight = disk_weight;
+	l->fd = open_book(path);
+	void *p = MAP_FAILED;
+	if (l->fd >= 0 && take_place(l))
+		p = mmap(NULL, sizeof(struct book), PROT_READ | PROT_WRITE, MAP_SHARED, l->fd, 0);
+	if (p == MAP_FAILED) {
+		if (l->fd >= 0)
+			close(l->fd);
+		free(l);
+		return NULL;
+	}
+	l->book = p;
+	pthread_mutex_init(&l->lock, NULL);
+	enter(l);
+	clear(l, l->place);
+	clear_dead(l);
+	split_join(&l->book->ways[LEDGER_OUT], l->place, net_weight);
+	split_join(&l->book->ways[LEDGER_IN], l->place, net_weight);
+	leave(l);
+	return l;
+}
+
+void ledger_close(struct ledger *l) {
+	if (!l)
+		return;
+	enter(l);
+	clear(l, l->place);
+	leave(l);
+	munmap(l->book, sizeof(struct book));
+	close(l->fd);
+	pthread_mutex_destroy(&l->lock);
+	free(l);
+}
+
+void ledger_set_disk_weight(struct ledger *l, unsigned weight) {
+	if (!l)
+		return;
+	enter(l);
+	l->disk_weight = weight;
+	for (unsigned i = 0; i < l->ndevices; i++)
+		fair_set_weight(&l->book->disks, l->place * DISKS + i, weight);
+	leave(l);
+}
+
+void ledger_set_net_weight(struct ledger *l, unsigned weight) {
+	if (!l)
+		return;
+	enter(l);
+	split_set_weight(&l->book->ways[LEDGER_OUT], l->place, weight);
+	split_set_weight(&l->book->ways[LEDGER_IN], l->place, weight);
+	leave(l);
+}
+
+/* ---- disks ----------------------------------------------------------------------------- */
+
+int ledger_add_disk(struct ledger *l, uint64_t device) {
+	if (!l)
+		return -1;
+	enter(l);
+	unsigned i = 0;
+	while (i < l->ndevices && l->devices[i] != device)
+		i++;
+	if (i == l->ndevices && i < DISKS) {
+		l->devices[l->ndevices++] = device;
+		/* 0 means none in the book. */
+		fair_join(&l->book->disks, l->place * DISKS + i, device + 1, l->disk_weight, now_ns());
+	}
+	leave(l);
+	return (int)MIN(i, DISKS - 1u);
+}
+
+uint64_t ledger_disk_begin(struct ledger *l, int disk, uint64_t bytes, bool must) {
+	if (!l || disk < 0)
+		return 0;
+	uint64_t wait = 0, now = now_ns();
+	unsigned user = l->place * DISKS + (unsigned)disk;
+	enter(l);
+	if (must)
+		fair_begin_now(&l->book->disks, user, bytes + FAIR_REQUEST, now);
+	else
+		wait = fair_begin(&l->book->disks, user, bytes + FAIR_REQUEST, now);
+	if (!wait) {
+		l->waits_since = 0;
+	} else if (!l->waits_since) {
+		l->waits_since = now;
+	} else if (now - l->waits_since > LOOK_NS) {
+		l->waits_since = now;
+		clear_dead(l);
+	}
+	leave(l);
+	return wait;
+}
+
+void ledger_disk_end(struct ledger *l, int disk, uint64_t bytes) {
+	if (!l || disk < 0)
+		return;
+	enter(l);
+	fair_end(&l->book->disks, l->place * DISKS + (unsigned)disk, bytes + FAIR_REQUEST, now_ns());
+	leave(l);
+}
+
+/* ---- the network ------------------------------------------------------------------------ */
+
+uint64_t ledger_net_limit(struct ledger *l, enum ledger_way way) {
+	if (!l)
+		return 0;
+	enter(l);
+	uint64_t limit = split_limit(&l->book->ways[way], l->place, now_ns());
+	leave(l);
+	return limit;
+}
+
+void ledger_net_moved(struct ledger *l, enum ledger_way way, uint64_t bytes) {
+	if (!l)
+		return;
+	enter(l);
+	split_moved(&l->book->ways[way], l->place, bytes, now_ns());
+	leave(l);
+}
+
+void ledger_net_held(struct ledger *l, enum ledger_way way) {
+	if (!l)
+		return;
+	enter(l);
+	split_held(&l->book->ways[way], l->place);
+	leave(l);
+}
