@@ -30,11 +30,10 @@ static void start(struct sender *u, unsigned n) {
 }
 
 static void step(struct sender *u, unsigned n) {
-	uint64_t total = 0, presses = 0, left = capacity / 1000, asks[8], got[8] = {0};
+	uint64_t presses = 0, left = capacity / 1000, asks[8], got[8] = {0};
 	for (unsigned i = 0; i < n; i++) {
 		u[i].limit = split_limit(&split, i, now);
 		asks[i] = (u[i].limit ? MIN(u[i].limit, u[i].wants) : u[i].wants) / 1000;
-		total += asks[i];
 	}
 	/* Those that want less than their part leave the rest to the others. */
 	for (unsigned round = 0; round < 8 && left; round++) {
