@@ -77,10 +77,11 @@ static void depend(struct jit *j, const struct jit_block *b) {
 		set_bytes(j, b->page, b->peek_from, b->peek_to - b->peek_from);
 }
 
-static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
+static void kill_range(struct jit *j, gpa_t gpa, uint64_t len, bool stored) {
 	uint64_t page = gpa >> 12;
 	if (page >= j->npages)
 		return;
+	const uint8_t *host = NULL;
 	uint64_t start = gpa & PAGE_MASK, end = start + len;
 	struct jit_block **p = &j->pages[page];
 	bool any = false;
@@ -90,6 +91,7 @@ static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 		uint64_t at = (uintptr_t)b->host & PAGE_MASK;
 		if ((at < end && start < at + b->len) || (b->peek_from < end && start < b->peek_to)) {
 			*p = b->page_next;
+			host = b->host - at + start;
 			kill_block(j, b);
 			any = true;
 		} else {
@@ -99,6 +101,8 @@ static void kill_range(struct jit *j, gpa_t gpa, uint64_t len) {
 	}
 	if (!any)
 		return;
+	if (stored)
+		jit_self_note_kill(j, host, len);
 	/* Code that goes on changing in a page with very many blocks: looking through them each time
 	 * would cost more than they are worth. */
 	for (; left > LEFT_MAX && j->pages[page]; j->pages[page] = j->pages[page]->page_next)
@@ -168,7 +172,7 @@ void jit_code_written(struct soft_vcpu *c, gpa_t gpa, unsigned len) {
 	bool alone = c->soft->excl_owner == c;
 	if (!alone)
 		soft_exclusive_begin(c);
-	kill_range(c->soft->jit, gpa, len);
+	kill_range(c->soft->jit, gpa, len, true);
 	if (!alone)
 		soft_exclusive_end(c);
 	c->leave_block = true;
@@ -191,7 +195,7 @@ void jit_device_wrote(struct soft *s, gpa_t gpa, uint64_t len) {
 
 /* A device wrote there: it is another page now. */
 static void forget_page(struct jit *j, gpa_t gpa) {
-	kill_range(j, gpa, PAGE_SIZE);
+	kill_range(j, gpa, PAGE_SIZE, false);
 	if (!j->pages[gpa >> 12])
 		__atomic_store_n(&j->code[gpa >> 12], CODE_NONE, __ATOMIC_RELAXED);
 }
@@ -216,7 +220,7 @@ static struct jit_block *look_up(const struct jit *j, const uint8_t *host, uint6
 	struct jit_block *found = NULL;
 	struct jit_block *b = __atomic_load_n(&j->hash[hash_of(host, rip, key)], __ATOMIC_ACQUIRE);
 	for (; b; b = b->hash_next) {
-		if (b->host != host || b->rip != rip || b->key != key)
+		if (b->host != host || b->rip != rip || b->key != key || !jit_self_fits(b))
 			continue;
 		if (b->second != plain)
 			return b;
@@ -311,13 +315,71 @@ static bool list_second(struct jit *j, struct jit_block *b, gpa_t gpa) {
 	return true;
 }
 
-/* A complete block, from now on to be found. */
+/* A complete block, from now on to be found. Nobody has to tell a self-checking one of stores. */
 static void publish(struct jit *j, struct jit_block *b, gpa_t gpa) {
 	struct jit_block **head = &j->hash[hash_of(b->host, b->rip, b->key)];
 	b->hash_next = *head;
-	list(j, b, gpa);
+	if (!b->bytes)
+		list(j, b, gpa);
 	__atomic_store_n(head, b, __ATOMIC_RELEASE);
 }
+
+/* ---- self-checking blocks ---------------------------------------------------------------- */
+
+#define VERSIONS_MAX 8
+
+static struct jit_block *first_version(const struct jit *j, const uint8_t *host, uint64_t rip,
+									   uint32_t key) {
+	struct jit_block *b = __atomic_load_n(&j->hash[hash_of(host, rip, key)], __ATOMIC_ACQUIRE);
+	while (b && (b->host != host || b->rip != rip || b->key != key || !b->bytes))
+		b = b->hash_next;
+	return b ? b->first_version : NULL;
+}
+
+/* All versions of the block go. Once the line was found calm (`calm`) it is one again that checks
+ * nothing. */
+static void discard_versions(struct soft_vcpu *c, const uint8_t *host, uint64_t rip, uint32_t key,
+							 bool calm) {
+	struct jit *j = c->soft->jit;
+	soft_exclusive_begin(c);
+	pthread_mutex_lock(&j->lock);
+	struct jit_block *b = first_version(j, host, rip, key);
+	if (b && calm)
+		jit_self_calm(j, b);
+	for (; b; b = b->next_version)
+		kill_block(j, b);
+	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
+	pthread_mutex_unlock(&j->lock);
+	soft_exclusive_end(c);
+}
+
+/* The block for what is there now; NULL: that shall be interpreted. */
+static struct jit_block *make_self(struct soft_vcpu *c, const uint8_t *host, uint32_t key) {
+	struct jit *j = c->soft->jit;
+	uint64_t rip = jit_address(c);
+	pthread_mutex_lock(&j->lock);
+	struct jit_block *b = look_up(j, host, rip, key, true), *last = NULL;
+	struct jit_block *first = first_version(j, host, rip, key);
+	unsigned n = 0;
+	for (struct jit_block *k = first; k; k = k->next_version, n++)
+		last = k;
+	bool restart = false;
+	if (!b && n == VERSIONS_MAX) {
+		restart = jit_self_miss(j, first);
+	} else if (!b) {
+		get_ready(j, j->hot, &j->hot_ready, j->hot_end);
+		get_ready(j, j->cold, &j->cold_ready, j->cold_end);
+		b = jit_self_make(c, host, rip, key, last);
+		if (b)
+			publish(j, b, 0);
+	}
+	pthread_mutex_unlock(&j->lock);
+	if (restart)
+		discard_versions(c, host, rip, key, false);
+	return b;
+}
+
+/* ---- making ------------------------------------------------------------------------------ */
 
 /* The others go on meanwhile: a block is complete before it can be found, and no world is stopped,
  * so no block killed, while this one is in the guest. */
@@ -327,7 +389,8 @@ static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gp
 	uint64_t rip = jit_address(c);
 	if (SOFT_FPU_EAGER)
 		soft_fpu_unload(c);
-	if (!jit_is_code_page(c->soft, gpa))
+	bool self = jit_self_wanted(j, host);
+	if (!self && !jit_is_code_page(c->soft, gpa))
 		watch_page(c, host, gpa);
 	if (next->host && !jit_is_code_page(c->soft, next->gpa))
 		watch_page(c, next->host, next->gpa);
@@ -338,6 +401,8 @@ static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gp
 		soft_exclusive_end(c);
 		return make(c, host, gpa, next, key, plain);
 	}
+	if (self)
+		return make_self(c, host, key);
 	lock_pages(c, gpa, next->host ? next->gpa : gpa);
 	struct jit_block *b = look_up(j, host, rip, key, plain); /* another vCPU was quicker */
 	/* While the world was stopped above, another one may have killed what was there. */
@@ -441,12 +506,17 @@ void jit_promote(struct soft_vcpu *c, uint64_t rip) {
 	const uint8_t *host = e->host + (gva & PAGE_MASK);
 	gpa_t gpa = e->gpa | (gva & PAGE_MASK);
 	struct jit_block *b = look_up(j, host, rip, key, false);
+	if (b && b->bytes) {
+		if (jit_self_sampled(b))
+			discard_versions(c, host, rip, key, true);
+		return;
+	}
 	if (!b || b->second || b->samples == SAMPLES_NEVER || ++b->samples < SAMPLES_HOT)
 		return;
 	soft_exclusive_begin(c);
 	pthread_mutex_lock(&j->lock);
 	b = look_up(j, host, rip, key, false);
-	if (b && !b->second && !cache_full(j)) {
+	if (b && !b->second && !b->bytes && !cache_full(j)) {
 		end_sharing(c, gpa);
 		struct jit_block *hot = jit_translate(c, host, NULL, rip, key, true);
 		b->samples = SAMPLES_NEVER;
@@ -463,7 +533,9 @@ void jit_promote(struct soft_vcpu *c, uint64_t rip) {
 
 void jit_link_to(struct jit *j, struct jit_link *l, struct jit_block *b) {
 	pthread_mutex_lock(&j->lock);
-	if (!l->to) {
+	if (!l->to && !l->changed) { /* that is between two versions of a block */
+		if (b->bytes)
+			b = b->first_version;
 		l->to = b;
 		l->next = b->incoming;
 		b->incoming = l;

@@ -420,7 +420,7 @@ static enum vm_exit_kind loop(struct soft_vcpu *c) {
 					jit_link_to(j, link, b);
 				c->jit.links++;
 			} else if (!link && !b->next_page && !(j->off & JIT_OFF_JUMPS)) {
-				jit_jump_learn(c, user, b, global);
+				jit_jump_learn(c, user, b->bytes ? b->first_version : b, global);
 			}
 			entry = b->entry;
 		}

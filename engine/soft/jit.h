@@ -24,6 +24,7 @@ struct jit_link {
 	struct jit_link *next;	   /* others that are linked to the same block */
 	struct jit_link *own_next; /* others of the same block */
 	bool plain;				   /* to a block of the first tier */
+	bool changed;			   /* of a self-checking block: to its next version */
 };
 
 /* A guest instruction that is executed by its interpreter handler. */
@@ -53,8 +54,14 @@ struct jit_block {
 	const uint8_t *span_body; /* behind the check of its mapping */
 	uint32_t span_slot;		  /* of jit.far[] */
 	struct jit_block *whole;  /* it is in the list of that page as a dummy: the block */
-	bool second;			  /* of the second tier */
-	uint8_t samples;		  /* how often it was found running */
+	/* Of a self-checking block (self.c), else NULL: the guest code that it is for; the first and
+	 * the next one of its versions; the way to that. */
+	const uint8_t *bytes;
+	struct jit_block *first_version, *next_version;
+	struct jit_link *changed;
+	uint16_t misses; /* of the first version: times that none fitted and there were enough */
+	bool second;	 /* of the second tier */
+	uint8_t samples; /* how often it was found running */
 };
 
 /* Mode key bits: what a translation depends on besides bytes and address. */
@@ -67,6 +74,14 @@ struct jit_block {
 #define JIT_KEY_STACK16 0x40u /* legacy: the stack pointer is SP */
 #define JIT_KEY_CS64K 0x80u	  /* legacy: CS ends at 64 KiB, else at 4 GiB */
 #define JIT_KEY_LEGACY (JIT_KEY_32 | JIT_KEY_16)
+
+/* A line of 64 bytes whose code was rewritten of late (self.c). */
+struct jit_restless {
+	const uint8_t *line; /* in RAM */
+	uint64_t blocks;	 /* that were made when it was rewritten last */
+	uint8_t kills, restarts;
+};
+#define JIT_RESTLESS 4096
 
 int jit_create(struct soft *s, size_t cache_size);
 void jit_destroy(struct soft *s);
@@ -98,6 +113,9 @@ void jit_serve_writes(struct soft_vcpu *c);
  * under the mode `key`; NULL: nothing there can be translated. jit->lock held. (translate.c) */
 struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const uint8_t *next_page,
 								uint64_t rip, uint32_t key, bool hot);
+/* The same for a self-checking block that is made from the JIT_SELF_BYTES bytes at `bytes`. */
+struct jit_block *jit_translate_self(struct soft_vcpu *c, const uint8_t *bytes, const uint8_t *host,
+									 uint64_t rip, uint32_t key);
 
 /* ---- the code cache, for translate.c ----------------------------------------------------- */
 
@@ -186,6 +204,8 @@ struct jit {
 		uint32_t key;
 	} slot_user[4 * JIT_SLOT_CLASSES * JIT_SLOTS];
 	uint8_t slot_bad[8192]; /* by a hash of the access's address */
+	struct jit_restless restless[JIT_RESTLESS];
+	uint64_t self_blocks, self_misses, self_restarts, self_calmed;
 	pthread_t sampler;
 	uint32_t sampling; /* the sampler runs; atomic */
 	uint32_t promoted; /* blocks that were made hot; atomic */
@@ -236,6 +256,7 @@ void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 #define JIT_OFF_16 0x2000000u	  /* 16-bit code */
 #define JIT_OFF_LOOP 0x10000000u  /* checks made before a loop */
 #define JIT_OFF_WINDOW 0x4000000u /* scattered pages mapped side by side */
+#define JIT_OFF_SELF 0x8000000u	  /* self-checking blocks */
 uint32_t jit_switches(void);
 
 /* What emitted code leaves with, in R11. Otherwise it is a struct jit_link *. */
@@ -387,6 +408,27 @@ void jit_flush_all(struct jit *j);
 /* Kills the best block there. */
 void jit_discard(struct soft_vcpu *c, const uint8_t *host, uint64_t rip, uint32_t key);
 void jit_cache_begin(struct jit *j); /* an empty cache */
+
+/* ---- self-checking blocks (self.c) ----------------------------------------------------------- */
+
+#define JIT_SELF_BYTES 64
+/* A store of the guest's into [host, host + len) has killed blocks; world stopped. */
+void jit_self_note_kill(struct jit *j, const uint8_t *host, uint64_t len);
+/* Whether blocks that check nothing must not depend on [host, host + len). */
+bool jit_restless(const struct jit *j, const uint8_t *host, unsigned len);
+/* Whether a block that begins there is to check itself. */
+bool jit_self_wanted(const struct jit *j, const uint8_t *host);
+/* Whether memory has the bytes that the block is for. */
+bool jit_self_fits(const struct jit_block *b);
+/* Makes one for what is there now, behind the `last` of its versions (NULL: none); NULL: no. The
+ * caller publishes it. jit->lock held. */
+struct jit_block *jit_self_make(struct soft_vcpu *c, const uint8_t *host, uint64_t rip,
+								uint32_t key, struct jit_block *last);
+/* There are as many versions as there may be, and none fits. true: they are to go. */
+bool jit_self_miss(struct jit *j, struct jit_block *first);
+/* A sample found it running. true: it runs so much that it is to be made without a check. */
+bool jit_self_sampled(struct jit_block *b);
+void jit_self_calm(struct jit *j, const struct jit_block *b);
 
 /* ---- instructions in two pages (span.c) ------------------------------------------------------ */
 

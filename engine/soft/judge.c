@@ -234,7 +234,7 @@ uint16_t tx_flags_before(const struct tx *t, const struct x86_insn *i, bool call
 /* Flags that are live at a guest address of the same page, by a short look ahead. */
 static uint16_t flags_at(struct tx *t, uint64_t rip) {
 	uint16_t open = RFLAGS_ARITH, live = 0;
-	if (t->j->off & JIT_OFF_FLAGS)
+	if (t->j->off & JIT_OFF_FLAGS || t->b->bytes)
 		return open;
 	for (unsigned n = 0; n < 6 && open; n++) {
 		const struct x86_insn *i;
@@ -243,7 +243,7 @@ static uint16_t flags_at(struct tx *t, uint64_t rip) {
 		unsigned at = tx_page_offset(t, rip);
 		const uint8_t *host = t->b->host + ((int)at - (int)tx_page_offset(t, t->b->rip));
 		int len = tx_decode(t, &i, host, PAGE_SIZE - at);
-		if (len <= 0)
+		if (len <= 0 || jit_restless(t->j, host, (unsigned)len))
 			return live | open;
 		/* A change of it changes what is dead here. */
 		t->b->peek_from = MIN(t->b->peek_from, (uint16_t)at);

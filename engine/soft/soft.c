@@ -247,6 +247,10 @@ static void soft_stats(void *self, void (*line)(void *out, const char *name, uin
 	line(out, "slot_fills", sum.slot_fills);
 	line(out, "hot_blocks", sum.promotions);
 	line(out, "windows", sum.windows_opened);
+	line(out, "self_checking_blocks", s->jit->self_blocks);
+	line(out, "self_checking_misses", s->jit->self_misses);
+	line(out, "self_checking_restarts", s->jit->self_restarts);
+	line(out, "self_checking_calmed", s->jit->self_calmed);
 	stats_calls(s, line, out);
 }
 

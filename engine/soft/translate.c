@@ -121,7 +121,7 @@ static bool path_goes_on(struct tx *t, unsigned n, unsigned *at) {
 	const struct x86_insn *i = &t->insn[n];
 	uint64_t target = tx_target(t, i, t->rip[n]);
 	bool relative = i->nopnds && i->opnd[0].kind == OPND_REL;
-	if (t->j->off & JIT_OFF_BLOCK || (tx_legacy(t) && jit_loads_segments(i)))
+	if (t->j->off & JIT_OFF_BLOCK || (tx_legacy(t) && jit_loads_segments(i)) || tx_self_ends(t, n))
 		return false;
 	if (!tx_ends_block(i))
 		return true;
@@ -169,11 +169,13 @@ static void decode_block(struct tx *t) {
 		uint64_t end = t->key & JIT_KEY_CS64K ? 0x10000 : 0x100000000;
 		avail = (unsigned)MIN((uint64_t)avail, end - (uint32_t)t->b->rip);
 	}
+	if (t->b->bytes)
+		avail = MIN(avail, JIT_SELF_BYTES);
 	unsigned most = t->hot ? TX_INSNS : TX_INSNS_PLAIN;
 	while (t->n < most) {
 		struct x86_insn *i = &t->insn[t->n];
 		const struct x86_insn *found;
-		int len = tx_decode(t, &found, t->b->host + at, avail - at);
+		int len = tx_decode(t, &found, t->code + at, avail - at);
 		*i = *found;
 		unsigned n = t->n;
 		t->rip[n] = t->b->rip + at;
@@ -187,7 +189,7 @@ static void decode_block(struct tx *t) {
 			at = avail;
 			t->n = 1;
 		}
-		if (len <= 0)
+		if (len <= 0 || (n && !t->b->bytes && jit_restless(t->j, t->b->host + at, (unsigned)len)))
 			break;
 		t->call[n] = tx_needs_call(t, i);
 		t->label[n] = t->follow[n] = false;
@@ -291,24 +293,16 @@ static void emit_insns(struct tx *t) {
 	t->saved = false;
 }
 
-struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const uint8_t *next_page,
-								uint64_t rip, uint32_t key, bool hot) {
+static struct jit_block *translate(struct soft_vcpu *c, struct jit_block *draft) {
 	struct jit *j = c->soft->jit;
-	struct jit_block draft = {.host = host,
-							  .next_page = next_page,
-							  .rip = rip,
-							  .key = key,
-							  .peek_from = PAGE_SIZE,
-							  .second = hot};
 	static __thread struct tx tx;
 	struct tx *t = &tx;
-	if (hot && key & (JIT_KEY_16 | JIT_KEY_SEGS)) /* not worth it */
-		return NULL;
 	t->j = j;
 	t->c = c;
-	t->b = &draft;
-	t->key = key;
-	t->hot = hot;
+	t->b = draft;
+	t->key = draft->key;
+	t->hot = draft->second;
+	t->code = draft->bytes ? draft->bytes : draft->host;
 	t->n = t->ncold = 0;
 	t->saved = t->crossing = t->failed = t->again = false;
 	t->e = (struct emit){j->hot, j->hot_end};
@@ -318,11 +312,13 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const 
 	struct jit_block *b = t->n ? jit_arena(j, sizeof(*b)) : NULL;
 	if (!b)
 		return NULL;
-	*b = draft;
+	*b = *draft;
 	t->b = b;
 	b->entry = tx_here(t);
 	if (b->next_page)
 		tx_span_entry(t);
+	if (b->bytes)
+		tx_self_entry(t);
 	emit_insns(t);
 	while (t->again) {
 		t->again = t->saved = false;
@@ -354,4 +350,24 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const 
 	j->blocks++;
 	j->insns += t->n;
 	return b;
+}
+
+struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const uint8_t *next_page,
+								uint64_t rip, uint32_t key, bool hot) {
+	struct jit_block draft = {.host = host,
+							  .next_page = next_page,
+							  .rip = rip,
+							  .key = key,
+							  .peek_from = PAGE_SIZE,
+							  .second = hot};
+	if (hot && key & (JIT_KEY_16 | JIT_KEY_SEGS)) /* not worth it */
+		return NULL;
+	return translate(c, &draft);
+}
+
+struct jit_block *jit_translate_self(struct soft_vcpu *c, const uint8_t *bytes, const uint8_t *host,
+									 uint64_t rip, uint32_t key) {
+	struct jit_block draft = {
+		.host = host, .bytes = bytes, .rip = rip, .key = key, .peek_from = PAGE_SIZE};
+	return translate(c, &draft);
 }

@@ -5,6 +5,7 @@
  *   tx_copy.c    an instruction with its registers renamed
  *   tx_flow.c    calls of handlers, branches, the ways in and out
  *   tx_hot.c     the second tier: accesses in groups, checked once against a slot
+ *   tx_self.c    the check of a block that checks itself
  *   tx_legacy.c  what is different outside of 64-bit mode
  *   translate.c  all of it together
  *
@@ -82,6 +83,7 @@ struct tx {
 	struct soft_vcpu *c;
 	struct jit_block *b;
 	uint32_t key;
+	const uint8_t *code; /* the block's first byte, in RAM or in a copy */
 	unsigned n;
 	struct x86_insn insn[TX_INSNS];
 	uint64_t rip[TX_INSNS + 1];	 /* of each; the last one: behind the block */
@@ -194,6 +196,8 @@ void tx_flags_aside(struct tx *t, unsigned n);
 void tx_flags_for(struct tx *t, unsigned n);
 /* Before leaving to code that needs `live` in the host's flags. */
 void tx_flags_back(struct tx *t, uint16_t live);
+/* To jit.flags_ax; RAX survives; T1 does not. */
+void tx_save_flags(struct emit *e);
 /* RAX survives; T1 does not. */
 void tx_restore_flags(struct emit *e);
 uint64_t tx_const_ea(const struct x86_insn *i, uint64_t rip);
@@ -244,6 +248,12 @@ void tx_jump_to(struct tx *t, unsigned how, uint64_t target);
 void tx_look_up(struct tx *t, bool call);
 /* Goes on if T0 is `address`, else to `other`; changes no flags. Uses T1. */
 void tx_expect(struct emit *e, uint64_t address, const uint8_t *other, intptr_t exec);
+
+/* ---- tx_self.c ---- */
+/* Where a self-checking block has to end: behind instruction n, which may store. */
+bool tx_self_ends(const struct tx *t, unsigned n);
+/* The way into such a block; sets its entry. */
+void tx_self_entry(struct tx *t);
 
 /* ---- tx_legacy.c: for code outside of 64-bit mode ---- */
 /* Whether an instruction whose kind can run as itself is left to its handler all the same. */

@@ -4,8 +4,7 @@
 
 /* ---- flags put aside ---------------------------------------------------------------------- */
 
-static void save_flags(struct tx *t) {
-	struct emit *e = &t->e;
+void tx_save_flags(struct emit *e) {
 	e_mov(e, T1, RAX);
 	e_bytes(e, 4, 0xc0900f9f); /* lahf; seto al */
 	/* 32 bits of which 16 count: a narrower store would not be forwarded to the wider load. */
@@ -23,7 +22,7 @@ void tx_restore_flags(struct emit *e) {
 /* Before a probe, which spoils the host's flags. */
 void tx_flags_aside(struct tx *t, unsigned n) {
 	if (t->live[n] && !t->saved) {
-		save_flags(t);
+		tx_save_flags(&t->e);
 		t->saved = true;
 	}
 }

@@ -3,9 +3,10 @@
  * (core/x86, compared with Zydis in the tests), the thunks, and jit_fill().
  *
  * What is proved:
- * - Every memory operand is either GS-relative in a slot of the table below, in the direction
- *   that the table allows; or in the TLB at an index that is provably inside; or lies, with its
- *   whole size, in bytes that a TLB entry of the block's privilege was found to hold, for writing
+ * - Every memory operand is either a read of the guest code that a self-checking block was made
+ *   from, at an address that is a constant; or GS-relative in a slot of the table below, in the
+ * direction that the table allows; or in the TLB at an index that is provably inside; or lies, with
+ * its whole size, in bytes that a TLB entry of the block's privilege was found to hold, for writing
  *   if it writes.
  * - Every jump goes to an instruction of the block itself, to a thunk that takes such jumps, or
  *   through the tables of jump targets, which hold nothing but entries and thunks. No path runs
@@ -414,6 +415,9 @@ static bool distance(struct verifier *v, const struct atom *x, const struct lin 
 /* [address, address + size) was checked. */
 static bool proved(struct verifier *v, unsigned size, unsigned access) {
 	struct lin a = address(v);
+	uint64_t at = a.c - (uintptr_t)v->b->host;
+	if (!a.n && v->b->bytes && !(access & OPND_W) && at < v->b->len && size <= v->b->len - at)
+		return true; /* the guest code that the block was made from, to compare it */
 	for (unsigned n = 0; n < a.n; n++) {
 		const struct atom *x = &v->atoms[a.atom[n]];
 		if (!x->addend || a.coef[n] != 1)

@@ -474,6 +474,7 @@ int main(int argc, char **argv) {
 		{"next", 10},
 		{"system", 15},
 		{"ret", 15},
+		{"self", 15},
 		{"tier", 50},
 		{"tier,group", 10},
 		{"tier,window", 10},

@@ -1,0 +1,144 @@
+/* Guests that rewrite their own code again and again: what comes out is right, and what it costs is
+ * counted. Nothing here is about time.
+ *
+ * Each program runs ROUNDS times around a loop with a store into code and then that code; what it
+ * sums up is compared with what it must be. Then the counters: how many blocks were translated and
+ * how many killed, which stops the world. Without self-checking blocks (JOIST_SOFT_OFF=self) both
+ * are about one a round, which is shown, too, so that the test sees the difference.
+ *
+ * Usage: self [--verbose] */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/bits.h"
+#include "core/x86/regs.h"
+#include "test/insn/bench_vm.h"
+
+#define RAM 0x100000u
+#define CODE 0x10000u
+#define TABLES 0x1000u
+#define ROUNDS 20000u
+
+/* RCX counts down; RAX is the sum. All begin at a line's beginning. */
+__asm__(".pushsection .rodata\n"
+		".balign 64\n"
+		/* An immediate that takes four values in turn. */
+		"forms_code: 1: mov %ecx, %edx; and $3, %edx; mov %edx, 2f+2(%rip)\n"
+		"2:	.byte 0x48, 0x05, 0, 0, 0, 0; dec %ecx; jnz 1b; hlt\n"
+		"forms_end: .balign 64\n"
+		/* One that never is the same again. */
+		"count_code: 1: mov %ecx, 2f+2(%rip)\n"
+		"2:	.byte 0x48, 0x05, 0, 0, 0, 0; dec %ecx; jnz 1b; hlt\n"
+		"count_end: .balign 64\n"
+		/* A call that is turned to one of two functions, and flags that live across it. */
+		"calls_code: 1: mov %ecx, %edx; and $1, %edx; shl $4, %edx; add $4f-3f, %edx\n"
+		"	mov %edx, 2f+1(%rip); cmp $77, %edx; stc\n"
+		"2:	.byte 0xe8, 0, 0, 0, 0\n"
+		"3:	jnc 5f; dec %ecx; jnz 1b; hlt\n"
+		"5:	ud2; .balign 16\n"
+		"4:	lea 1(%rax), %rax; ret; .balign 16\n"
+		"	lea 100(%rax), %rax; ret\n"
+		"calls_end: .balign 64\n"
+		/* Flags that only the new code reads: NOP or ADC behind a store. */
+		"flags_code: 1: mov %ecx, %edx; and $1, %edx; mov forms(,%rdx,4), %esi\n"
+		"	stc; mov %esi, 2f(%rip)\n"
+		"2:	.byte 0x90, 0x90, 0x90, 0x90; dec %ecx; jnz 1b; hlt\n"
+		"forms = 0x10000 + 9f - flags_code\n"
+		".balign 4\n"
+		"9:	.byte 0x90, 0x90, 0x90, 0x90, 0x48, 0x83, 0xd0, 0x00\n"
+		"flags_end: .balign 64\n"
+		/* Data beside code. */
+		"data_code: xor %eax, %eax; 1: incq 3f(%rip); dec %ecx; jnz 1b; mov 3f(%rip), %rax; hlt\n"
+		"3:	.quad 0\n"
+		"data_end:\n"
+		".popsection\n");
+extern const uint8_t forms_code[], forms_end[], count_code[], count_end[], calls_code[],
+	calls_end[], flags_code[], flags_end[], data_code[], data_end[];
+
+static struct counters { uint64_t blocks, killed, self, misses; } counted;
+
+static void take(void *out, const char *name, uint64_t val) {
+	struct counters *c = out;
+	if (!strcmp(name, "translated_blocks"))
+		c->blocks = val;
+	else if (!strcmp(name, "blocks_invalidated"))
+		c->killed = val;
+	else if (!strcmp(name, "self_checking_blocks"))
+		c->self = val;
+	else if (!strcmp(name, "self_checking_misses"))
+		c->misses = val;
+}
+
+static void put64(struct bench_vm *b, uint32_t at, uint64_t v) {
+	memcpy(b->ram + at, &v, 8);
+}
+
+/* RAX at the end. */
+static uint64_t run(const uint8_t *code, const uint8_t *end) {
+	struct bench_vm b;
+	bench_vm_create(&b, RAM, "jit");
+	struct x86_state *s = &b.cpu->state;
+	memcpy(b.ram + CODE, code, (size_t)(end - code));
+	put64(&b, TABLES, (TABLES + 0x1000) | 3);
+	put64(&b, TABLES + 0x1000, (TABLES + 0x2000) | 3);
+	put64(&b, TABLES + 0x2000, 0x83); /* 2 MiB */
+	s->cr0 = CR0_PE | CR0_PG | CR0_WP | CR0_ET | CR0_NE;
+	s->cr4 = CR4_PAE | CR4_OSFXSR;
+	s->cr3 = TABLES;
+	s->efer = EFER_LME | EFER_LMA;
+	s->seg[SEG_CS] = (struct x86_segment){8, 0xa09b, ~0u, 0};
+	s->seg[SEG_SS] = s->seg[SEG_DS] = s->seg[SEG_ES] = (struct x86_segment){16, 0xc093, ~0u, 0};
+	s->rip = CODE;
+	s->rflags = RFLAGS_FIXED;
+	s->gpr[RCX] = ROUNDS;
+	s->gpr[RAX] = 0;
+	s->gpr[RSP] = 0x80000;
+	enum vm_exit_kind kind = bench_vm_run(&b);
+	uint64_t sum = kind == EXIT_HALT ? s->gpr[RAX] : ~0ull;
+	if (kind != EXIT_HALT)
+		printf("# exit %d at %lx\n", kind, s->rip);
+	memset(&counted, 0, sizeof(counted));
+	b.engine.ops->stats(b.engine.self, take, &counted);
+	bench_vm_destroy(&b);
+	return sum;
+}
+
+static unsigned ntests, nfailed;
+
+static void report(bool ok, const char *name, const char *what) {
+	printf("%sok %u - %s, %s\n", ok ? "" : "not ", ++ntests, name, what);
+	nfailed += !ok;
+}
+
+static void test(const char *name, const uint8_t *code, const uint8_t *end, uint64_t want,
+				 uint64_t most) {
+	const char *off[] = {"self", "", "hot", "tier", "link", "jumps", "flags", "block", "tlb"};
+	for (unsigned n = 0; n < sizeof(off) / sizeof(off[0]); n++) {
+		setenv("JOIST_SOFT_OFF", off[n], 1);
+		uint64_t got = run(code, end);
+		printf(
+			"# %s, off %s: %lu blocks made (%lu check themselves), %lu killed, %lu interpreted\n",
+			name, off[n], counted.blocks, counted.self, counted.killed, counted.misses);
+		if (got != want)
+			printf("# the sum is %lu and should be %lu\n", got, want);
+		report(got == want, name, "right");
+		if (!strcmp(off[n], "self") && most)
+			report(counted.killed > ROUNDS / 2, name, "dear without");
+		if (!*off[n] || !strcmp(off[n], "hot"))
+			report(counted.blocks <= MAX(most, 100u) && counted.killed <= MAX(most, 100u), name,
+				   "cheap");
+	}
+	unsetenv("JOIST_SOFT_OFF");
+}
+
+int main(void) {
+	uint64_t sum = (uint64_t)ROUNDS * (ROUNDS + 1) / 2;
+	test("four forms", forms_code, forms_end, ROUNDS / 4 * 6, 100);
+	test("always another", count_code, count_end, sum, ROUNDS / 50);
+	test("calls", calls_code, calls_end, ROUNDS / 2 * 101, 100);
+	test("flags", flags_code, flags_end, ROUNDS / 2, 100);
+	test("data beside code", data_code, data_end, ROUNDS, 0);
+	printf("1..%u\n", ntests);
+	return nfailed != 0;
+}
