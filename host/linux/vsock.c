@@ -230,9 +230,10 @@ static bool give(struct link *l) {
 	return l->in_len == 0;
 }
 
-/* As long as the client has bytes and the guest takes them, within reason. */
+/* As long as the client has bytes and the guest takes them, within reason. What was read is also
+ * offered to the guest before this ends: else nobody would ask for it again. */
 static void pump(struct link *l) {
-	for (unsigned i = 0; i < 16 && l->phase == OPEN && give(l) && !l->ended; i++) {
+	for (unsigned i = 0; l->phase == OPEN && give(l) && !l->ended && i < 16; i++) {
 		ssize_t n = recv(l->source.fd, l->in, sizeof(l->in), MSG_DONTWAIT);
 		if (n > 0) {
 			l->in_len = (size_t)n;

@@ -53,7 +53,16 @@ static uint32_t dev_host_port(void *dev, unsigned conn) {
 	return 4711;
 }
 
+/* A client that writes while the guest reads: each time another piece, so many times. */
+static int feeding = -1;
+static unsigned pieces;
+static const char piece[1000];
+
 static size_t dev_receive(void *dev, unsigned conn, const uint8_t *buf, size_t n) {
+	if (pieces) {
+		pieces--;
+		assert_int_equal(send(feeding, piece, sizeof(piece), MSG_NOSIGNAL), sizeof(piece));
+	}
 	n = MIN(n, room);
 	memcpy(input + len, buf, n);
 	len += n;
@@ -266,12 +275,28 @@ static void test_slow_guest(void **state) {
 	assert_int_equal(resets, 0);
 }
 
+/* A client that is always quicker: no bytes stay behind when the VM's lock is let go in between. */
+static void test_quick_client(void **state) {
+	room = sizeof(input);
+	int fd = dial();
+	put(fd, "CONNECT 7\n");
+	UNTIL(asks == 1);
+	GUEST(backend.connected(backend.opaque, 5));
+	expect(fd, "OK 4711\n");
+	GUEST(feeding = fd; pieces = 50);
+	put(fd, "x");
+	UNTIL(len == 1 + 50 * sizeof(piece));
+	close(fd);
+	UNTIL(closes == 1);
+}
+
 int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_host_to_guest, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_bad_greetings, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_guest_to_host, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_slow_guest, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_quick_client, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("host_vsock", tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@ Guest files come from build/guest (tools/fetch-guest makes it); without them cas
 A case's guest script travels in a second cpio archive behind the initramfs.
 """
 import argparse
+import itertools
 import os
 import pty
 import re
@@ -67,11 +68,15 @@ def cpio(name, data, mode=0o100755):
     return out
 
 
+initrds = itertools.count()
+
+
 def initrd_with(files, base="initramfs.cpio.gz"):
     with open(guest_file(base), "rb") as f:
         data = f.read()
     data += b"\0" * (-len(data) % 4)
-    return scratch_file("initrd", data + b"".join(cpio(n, d) for n, d in files.items()))
+    # Each VM has its own: one may start while the next one's is being written.
+    return scratch_file(f"initrd-{next(initrds)}", data + b"".join(cpio(n, d) for n, d in files.items()))
 
 
 class VM:
