@@ -475,6 +475,7 @@ int main(int argc, char **argv) {
 		{"system", 15},
 		{"ret", 15},
 		{"self", 15},
+		{"loop", 15},
 		{"tier", 50},
 		{"tier,group", 10},
 		{"tier,window", 10},

@@ -44,6 +44,9 @@ static const struct {
 	CODE(0xff, 0x14, 0x18),
 	/* vmovdqu ymm1,[rdx]; mov byte [rdx+31],1; lea r10,[r11+rsp]; cli */
 	CODE(0xc5, 0xfe, 0x6f, 0x0a, 0xc6, 0x42, 0x1f, 0x01, 0x4d, 0x8d, 0x14, 0x23, 0xfa),
+	/* 1: mov rax,[rbx]; add [rsp+8],rax; lea rsi,[rsi+8]; mov [rsi],rax; dec rdi; jnz 1b */
+	CODE(0x48, 0x8b, 0x03, 0x48, 0x01, 0x44, 0x24, 0x08, 0x48, 0x8d, 0x76, 0x08, 0x48, 0x89, 0x06,
+		 0x48, 0xff, 0xcf, 0x75, 0xec),
 	/* mov eax,[ebx]; mov [ebx+8],eax; add dword [esi+ecx*4+16],5; mov eax,[0xc0001000]; inc eax; jz
 	 */
 	CODE32(0x8b, 0x03, 0x89, 0x43, 0x08, 0x83, 0x44, 0x8e, 0x10, 0x05, 0xa1, 0x00, 0x10, 0x00, 0xc0,
@@ -86,6 +89,7 @@ enum damage {
 	NO_PREFIX,	 /* GS: becomes DS: */
 	PREFIX_FS,
 	WRONG_ARGUMENT, /* a constant for a thunk */
+	CHANGED_BASE,	/* a loop changes an address that is checked before it */
 	DROP_END,		/* the last jump becomes NOPs */
 	FORBIDDEN,		/* any instruction becomes one that must not be there */
 	DAMAGES,
@@ -110,6 +114,7 @@ static const char *const damage_names[DAMAGES] = {
 	"no prefix",
 	"FS",
 	"wrong arguments for thunks",
+	"a loop that changes what was checked before it",
 	"no jump at the end",
 	"forbidden instructions",
 };
@@ -317,6 +322,11 @@ static bool damage(enum damage d, uint8_t *at, const struct x86_insn *i,
 			i->opnd[1].kind != OPND_IMM || i->imm < 0x10000 || (at[i->len] & 0xfe) != 0xe8)
 			return false;
 		at[i->imm_off + 1] ^= 0x80;
+		return true;
+	case CHANGED_BASE:
+		if (i->op != X86_OP_DEC || i->opnd[0].kind != OPND_GPR || !block->second)
+			return false;
+		at[i->modrm_off] = (uint8_t)((at[i->modrm_off] & 0xf8) | RBX);
 		return true;
 	case DROP_END:
 		if (last)
