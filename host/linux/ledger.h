@@ -22,9 +22,11 @@ void ledger_close(struct ledger *l);
 void ledger_set_disk_weight(struct ledger *l, unsigned weight);
 void ledger_set_net_weight(struct ledger *l, unsigned weight);
 
-/* A disk on this device of the host (st_dev); a handle for the next two, -1: there is no room. */
+/* A disk on this device of the host (st_dev); a handle for the next two, -1 if l is NULL. More
+ * devices than there is room for share the last handle. */
 int ledger_add_disk(struct ledger *l, uint64_t device);
-/* 0: a request of so many bytes may go on; else how many nanoseconds to wait. `now`: it must. */
+/* 0: a request of so many bytes may go on; else how many nanoseconds to wait. `must`: it
+ * goes on in any case. */
 uint64_t ledger_disk_begin(struct ledger *l, int disk, uint64_t bytes, bool must);
 void ledger_disk_end(struct ledger *l, int disk, uint64_t bytes);
 

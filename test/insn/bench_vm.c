@@ -9,6 +9,7 @@
 
 #include "core/base/check.h"
 #include "core/x86/cpuid.h"
+#include "core/x86/regs.h"
 
 static void nothing(void *opaque) {
 }
@@ -112,6 +113,18 @@ void bench_vm_destroy(struct bench_vm *b) {
 	for (unsigned n = 0; n < b->nallocs; n++)
 		free(b->allocs[n]);
 	free(b->cpuid);
+}
+
+void bench_vm_long_mode(struct bench_vm *b, uint64_t tables, uint64_t rip) {
+	struct x86_state *s = &b->cpu->state;
+	s->cr0 = CR0_PE | CR0_PG | CR0_WP | CR0_ET | CR0_NE;
+	s->cr4 = CR4_PAE | CR4_OSFXSR;
+	s->cr3 = tables;
+	s->efer = EFER_LME | EFER_LMA;
+	s->seg[SEG_CS] = (struct x86_segment){8, 0xa09b, ~0u, 0};
+	s->seg[SEG_SS] = s->seg[SEG_DS] = s->seg[SEG_ES] = (struct x86_segment){16, 0xc093, ~0u, 0};
+	s->rip = rip;
+	s->rflags = RFLAGS_FIXED;
 }
 
 enum vm_exit_kind bench_vm_run(struct bench_vm *b) {

@@ -30,6 +30,9 @@ void bench_vm_create_like(struct bench_vm *b, uint64_t ram_size, const char *tie
 						  const struct cpuid_policy *like);
 void bench_vm_destroy(struct bench_vm *b);
 
+/* The vCPU in 64-bit kernel mode at rip, with page tables at `tables`, which the caller writes. */
+void bench_vm_long_mode(struct bench_vm *b, uint64_t tables, uint64_t rip);
+
 /* Runs from b->cpu->state until the engine gives an exit of the second group. */
 enum vm_exit_kind bench_vm_run(struct bench_vm *b);
 

@@ -80,14 +80,7 @@ static void prepare(void) {
 		put64(TABLES + 0x2000 + 8 * n, (TABLES + 0x3000 + n * 0x1000) | 3);
 	for (unsigned n = 0; n < PAGES; n++)
 		put64(TABLES + 0x3000 + 8 * n, n * PAGE_SIZE | 3);
-	s->cr0 = CR0_PE | CR0_PG | CR0_WP | CR0_ET | CR0_NE;
-	s->cr4 = CR4_PAE | CR4_OSFXSR;
-	s->cr3 = TABLES;
-	s->efer = EFER_LME | EFER_LMA;
-	s->seg[SEG_CS] = (struct x86_segment){8, 0xa09b, ~0u, 0};
-	s->seg[SEG_SS] = s->seg[SEG_DS] = s->seg[SEG_ES] = (struct x86_segment){16, 0xc093, ~0u, 0};
-	s->rip = CODE;
-	s->rflags = RFLAGS_FIXED;
+	bench_vm_long_mode(&b, TABLES, CODE);
 	s->gpr[RBX] = seed | 1;
 }
 

@@ -83,14 +83,7 @@ static uint64_t run(const uint8_t *code, const uint8_t *end) {
 	put64(&b, TABLES, (TABLES + 0x1000) | 3);
 	put64(&b, TABLES + 0x1000, (TABLES + 0x2000) | 3);
 	put64(&b, TABLES + 0x2000, 0x83); /* 2 MiB */
-	s->cr0 = CR0_PE | CR0_PG | CR0_WP | CR0_ET | CR0_NE;
-	s->cr4 = CR4_PAE | CR4_OSFXSR;
-	s->cr3 = TABLES;
-	s->efer = EFER_LME | EFER_LMA;
-	s->seg[SEG_CS] = (struct x86_segment){8, 0xa09b, ~0u, 0};
-	s->seg[SEG_SS] = s->seg[SEG_DS] = s->seg[SEG_ES] = (struct x86_segment){16, 0xc093, ~0u, 0};
-	s->rip = CODE;
-	s->rflags = RFLAGS_FIXED;
+	bench_vm_long_mode(&b, TABLES, CODE);
 	s->gpr[RCX] = ROUNDS;
 	s->gpr[RAX] = 0;
 	s->gpr[RSP] = 0x80000;
