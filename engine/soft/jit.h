@@ -155,7 +155,7 @@ enum jit_quick {
 #define JIT_QUICK_OPERAND 4u /* operand 0 in T1 */
 #define JIT_QUICK_RESULT 8u	 /* gives operand 0 in T1 */
 #define JIT_QUICK_CALLS 64u	 /* T0 != 0: the handler's turn, and on behind it */
-extern const bool jit_quick_ops[X86_OP_COUNT];
+extern const uint8_t jit_quick_ops[X86_OP_COUNT]; /* 0: there is none */
 int jit_quick_which(const struct jit *j, uint32_t key, const struct x86_insn *i);
 /* Which enum jit_quick executes the instruction in code of the mode `key`; -1: none does. */
 static inline int jit_quick(const struct jit *j, uint32_t key, const struct x86_insn *i) {

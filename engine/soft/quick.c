@@ -45,45 +45,38 @@ static const uint8_t traits[JIT_QUICKS] = {
 
 /* ---- which --------------------------------------------------------------------------------- */
 
+/* The first one for that operation, plus 1. */
+const uint8_t jit_quick_ops[X86_OP_COUNT] = {
+	[X86_OP_CLI] = QUICK_CLI + 1,			[X86_OP_STI] = QUICK_STI + 1,
+	[X86_OP_CLD] = QUICK_CLD + 1,			[X86_OP_STD] = QUICK_STD + 1,
+	[X86_OP_SWAPGS] = QUICK_SWAPGS + 1,		[X86_OP_PUSHF] = QUICK_PUSHF + 1,
+	[X86_OP_RDTSC] = QUICK_RDTSC + 1,		[X86_OP_RDTSCP] = QUICK_RDTSCP + 1,
+	[X86_OP_DIV] = QUICK_DIV32 + 1,			[X86_OP_IDIV] = QUICK_IDIV32 + 1,
+	[X86_OP_RDFSBASE] = QUICK_RDFSBASE + 1, [X86_OP_RDGSBASE] = QUICK_RDGSBASE + 1,
+	[X86_OP_WRFSBASE] = QUICK_WRFSBASE + 1, [X86_OP_WRGSBASE] = QUICK_WRGSBASE + 1,
+	[X86_OP_MOV_CR] = QUICK_CR0 + 1,		[X86_OP_STOS] = QUICK_STRING + 1,
+	[X86_OP_MOVS] = QUICK_STRING + 1,
+};
+
 static int by_op(const struct x86_insn *i) {
 	bool wide = i->opnd[0].size == 8;
+	int first = jit_quick_ops[i->op] - 1;
 	switch (i->op) {
-	case X86_OP_CLI:
-		return QUICK_CLI;
-	case X86_OP_STI:
-		return QUICK_STI;
-	case X86_OP_CLD:
-		return QUICK_CLD;
-	case X86_OP_STD:
-		return QUICK_STD;
-	case X86_OP_SWAPGS:
-		return QUICK_SWAPGS;
-	case X86_OP_PUSHF:
-		return QUICK_PUSHF;
-	case X86_OP_RDTSC:
-		return QUICK_RDTSC;
-	case X86_OP_RDTSCP:
-		return QUICK_RDTSCP;
 	case X86_OP_DIV:
 	case X86_OP_IDIV:
-		if (i->opnd[0].size < 4)
-			return -1;
-		return (i->op == X86_OP_DIV ? QUICK_DIV32 : QUICK_IDIV32) + wide;
+		return i->opnd[0].size < 4 ? -1 : first + wide;
 	case X86_OP_RDFSBASE:
-		return wide ? QUICK_RDFSBASE : -1;
 	case X86_OP_RDGSBASE:
-		return wide ? QUICK_RDGSBASE : -1;
 	case X86_OP_WRFSBASE:
-		return wide ? QUICK_WRFSBASE : -1;
 	case X86_OP_WRGSBASE:
-		return wide ? QUICK_WRGSBASE : -1;
+		return wide ? first : -1;
 	case X86_OP_MOV_CR: {
 		static const int8_t of[] = {QUICK_CR0, -1, QUICK_CR2, QUICK_CR3, QUICK_CR4};
 		unsigned n = i->opnd[1].reg;
 		return i->opnd[1].kind == OPND_CR && n < sizeof(of) ? of[n] : -1;
 	}
 	default:
-		return -1;
+		return first;
 	}
 }
 
@@ -97,15 +90,6 @@ static int string_op(uint32_t key, const struct x86_insn *i) {
 	return QUICK_STRING + (i->op == X86_OP_MOVS ? 8 : 0) + (key & JIT_KEY_USER ? 4 : 0) +
 		   __builtin_ctz(i->opsize);
 }
-
-const bool jit_quick_ops[X86_OP_COUNT] = {
-	[X86_OP_CLI] = true,	  [X86_OP_STI] = true,		[X86_OP_CLD] = true,
-	[X86_OP_STD] = true,	  [X86_OP_SWAPGS] = true,	[X86_OP_PUSHF] = true,
-	[X86_OP_RDTSC] = true,	  [X86_OP_RDTSCP] = true,	[X86_OP_DIV] = true,
-	[X86_OP_IDIV] = true,	  [X86_OP_RDFSBASE] = true, [X86_OP_RDGSBASE] = true,
-	[X86_OP_WRFSBASE] = true, [X86_OP_WRGSBASE] = true, [X86_OP_MOV_CR] = true,
-	[X86_OP_STOS] = true,	  [X86_OP_MOVS] = true,
-};
 
 int jit_quick_which(const struct jit *j, uint32_t key, const struct x86_insn *i) {
 	if (j->off & JIT_OFF_SYSTEM)
