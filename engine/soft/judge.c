@@ -143,6 +143,11 @@ bool tx_needs_call(const struct tx *t, const struct x86_insn *i) {
 	case X86_OP_PREFETCH:
 	case X86_OP_JCC:
 		return false;
+	case X86_OP_LOOP:
+	case X86_OP_LOOPE:
+	case X86_OP_LOOPNE:
+	case X86_OP_JCXZ: /* CX alone takes more */
+		return t->hot && i->addrsize == 2;
 	case X86_OP_JMP:
 	case X86_OP_CALL:
 	case X86_OP_RET:
@@ -293,6 +298,10 @@ static uint16_t live_behind(const struct tx *t, unsigned n) {
 		return next;
 	switch (t->insn[n].op) {
 	case X86_OP_JCC:
+	case X86_OP_LOOP:
+	case X86_OP_LOOPE:
+	case X86_OP_LOOPNE:
+	case X86_OP_JCXZ:
 		return next | there;
 	case X86_OP_JMP:
 		return t->follow[n] ? next : there;

@@ -129,12 +129,16 @@ static bool path_goes_on(struct tx *t, unsigned n, unsigned *at) {
 		return false;
 	switch (i->op) {
 	case X86_OP_JCC:
+	case X86_OP_LOOP:
+	case X86_OP_LOOPE:
+	case X86_OP_LOOPNE:
+	case X86_OP_JCXZ:
 	case X86_OP_JMP:
 		if (relative)
 			t->target[n] = find_insn(t, target);
 		if (t->target[n] >= 0)
 			t->label[t->target[n]] = true;
-		if (i->op == X86_OP_JCC)
+		if (i->op != X86_OP_JMP)
 			return true;
 		if (!relative || t->target[n] >= 0 || target < t->rip[n] ||
 			!tx_same_page(t, target, t->b->rip))

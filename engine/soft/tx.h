@@ -242,7 +242,8 @@ void tx_span_entry(struct tx *t);
 /* Code at e that goes on at t->b->entry if T0 is the block's address, else looks T0 up. */
 void tx_checked_entry(struct tx *t, struct emit *e);
 void tx_far_jump(struct tx *t, struct emit *e, uint64_t target, bool call);
-enum tx_jump { TX_JUMP_ALWAYS = 16, TX_JUMP_CALL }; /* below: a condition */
+/* Below: a condition. ASIDE: as ALWAYS, but code of more than a jump is out of line. */
+enum tx_jump { TX_JUMP_ASIDE = 16, TX_JUMP_ALWAYS, TX_JUMP_CALL };
 void tx_jump_to(struct tx *t, unsigned how, uint64_t target);
 /* To the address in T0, through the vCPU's table of jump targets. */
 void tx_look_up(struct tx *t, bool call);

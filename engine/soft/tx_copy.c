@@ -89,15 +89,16 @@ static void emit_copy(struct emit *e, const struct x86_insn *i, const struct fie
 	}
 }
 
-/* Renames the GPR fields; loads residents into scratch registers. `free_regs`: how many there
- * are (1: T1 only). Stores go to `store`. false: does not fit. */
+/* Renames the GPR fields; loads residents into scratch registers. With an operand in `mem`ory T0
+ * addresses it: the second one may be written only, which happens after it was read (MULX). false:
+ * does not fit. */
 struct temp {
 	unsigned guest, host;
 	bool load, store;
 };
 
-static bool plan_fields(const struct x86_insn *i, unsigned free_regs, struct fields *f,
-						struct temp temps[2], unsigned *ntemps) {
+static bool plan_fields(const struct x86_insn *i, bool mem, struct fields *f, struct temp temps[2],
+						unsigned *ntemps) {
 	const struct x86_dec *dec = &x86_decs[i->form];
 	const struct x86_opspec *spec = &x86_opspecs[dec->ops];
 	*f = (struct fields){NOREG, NOREG, NOREG, NOREG, false};
@@ -117,7 +118,7 @@ static bool plan_fields(const struct x86_insn *i, unsigned free_regs, struct fie
 			while (k < *ntemps && temps[k].guest != o->reg)
 				k++;
 			if (k == *ntemps) {
-				if (k == free_regs)
+				if (k == 2)
 					return false;
 				temps[k] = (struct temp){.guest = o->reg, .host = k ? T0 : T1};
 				(*ntemps)++;
@@ -147,6 +148,8 @@ static bool plan_fields(const struct x86_insn *i, unsigned free_regs, struct fie
 			return false;
 		}
 	}
+	if (mem && *ntemps == 2 && temps[1].load)
+		return false;
 	/* SPL..DIL against AH..BH: R14 for RSP changes nothing, but a byte of RSP needs REX. */
 	return true;
 }
@@ -186,7 +189,7 @@ bool tx_native(struct tx *t, unsigned n) {
 	struct temp temps[2];
 	unsigned ntemps;
 	bool mem = tx_memory_operand(i) != NULL;
-	if (!plan_fields(i, mem ? 1 : 2, &f, temps, &ntemps))
+	if (!plan_fields(i, mem, &f, temps, &ntemps))
 		return false;
 	unsigned swapped = NOREG; /* its low and high bytes, as T0 in the address takes a REX */
 	if (mem && f.high) {

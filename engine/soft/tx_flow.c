@@ -78,10 +78,10 @@ void tx_jump_to(struct tx *t, unsigned how, uint64_t target) {
 		*e = hot;
 		return;
 	}
-	unsigned op = how < TX_JUMP_ALWAYS ? 2 : 1;
+	unsigned op = how < TX_JUMP_ASIDE ? 2 : 1;
 	while (near && (((uintptr_t)e->at + op) & 3))
 		e8(e, 0x90);
-	if (how < TX_JUMP_ALWAYS)
+	if (how < TX_JUMP_ASIDE)
 		e_bytes(e, 2, 0x800f | how << 8);
 	else
 		e8(e, how == TX_JUMP_CALL ? 0xe8 : 0xe9);
@@ -293,6 +293,68 @@ static void jump(struct tx *t, unsigned n) {
 	tx_look_up(t, false);
 }
 
+static void xchg_rcx_t0(struct emit *e) {
+	e_bytes(e, 3, 0xca8749);
+}
+
+/* A jump of two bytes forward, over what comes until land(). */
+static uint8_t *short_jump(struct emit *e, unsigned op) {
+	e_bytes(e, 2, op);
+	return e->at - 1;
+}
+
+static void land(struct emit *e, uint8_t *rel8) {
+	*rel8 = (uint8_t)(e->at - rel8 - 1);
+}
+
+/* Where branch n goes, on condition `how` or TX_JUMP_ASIDE. */
+static void go(struct tx *t, unsigned n, unsigned how) {
+	if (t->target[n] < 0)
+		tx_jump_to(t, how, tx_target(t, &t->insn[n], t->rip[n]));
+	else if (how < TX_JUMP_ASIDE)
+		e_jcc(&t->e, how, t->at[t->target[n]], t->j->exec);
+	else
+		e_jmp(&t->e, t->at[t->target[n]], t->j->exec);
+}
+
+/* JCXZ, LOOP, LOOPE, LOOPNE: with the host's JRCXZ, which can only go a short way. CX alone is
+ * looked at in T0's place. */
+static void count_and_jump(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	struct emit *e = &t->e;
+	bool here = t->target[n] >= 0, word = i->addrsize == 2, loop = i->op != X86_OP_JCXZ;
+	unsigned how = i->op == X86_OP_LOOPE ? 4 : i->op == X86_OP_LOOPNE ? 5 : TX_JUMP_ASIDE;
+	uint16_t there = here ? t->live[t->target[n]] : t->needed[n];
+	tx_flags_back(t, there | t->live[n + 1] | x86_forms[i->form].flags_read);
+	if (loop && word) {
+		e_bytes(e, 4, 0xff518d44); /* lea r10d, [rcx - 1] */
+		e_bytes(e, 4, 0xd1894466); /* mov cx, r10w */
+	} else if (loop) {
+		struct emem less = {RCX, NOREG, 0, -1};
+		e_op_mem(e, i->addrsize == 8, 0x8d, RCX, &less);
+	}
+	if (word) {
+		e_bytes(e, 4, 0xd1b70f44); /* movzx r10d, cx */
+		xchg_rcx_t0(e);
+	}
+	if (!loop && i->addrsize == 4)
+		e8(e, 0x67);
+	uint8_t *zero = short_jump(e, 0xe3), *end = NULL;
+	if (word)
+		xchg_rcx_t0(e);
+	if (loop)
+		go(t, n, how);
+	if (!loop || word)
+		end = short_jump(e, 0xeb);
+	land(e, zero);
+	if (word)
+		xchg_rcx_t0(e);
+	if (!loop)
+		go(t, n, how);
+	if (end)
+		land(e, end);
+}
+
 /* A call of the thunk that executes the instruction. */
 static enum tx_emitted quick_thunk(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
@@ -426,10 +488,13 @@ enum tx_emitted tx_special(struct tx *t, unsigned n) {
 		return EMIT_OK;
 	case X86_OP_JCC:
 		tx_flags_for(t, n);
-		if (t->target[n] >= 0)
-			e_jcc(e, i->cond, t->at[t->target[n]], t->j->exec);
-		else
-			tx_jump_to(t, i->cond, tx_target(t, i, t->rip[n]));
+		go(t, n, i->cond);
+		return EMIT_OK;
+	case X86_OP_LOOP:
+	case X86_OP_LOOPE:
+	case X86_OP_LOOPNE:
+	case X86_OP_JCXZ:
+		count_and_jump(t, n);
 		return EMIT_OK;
 	case X86_OP_JMP:
 		if (t->follow[n])

@@ -149,8 +149,14 @@ static void execute(struct scan *s, unsigned n) {
 	case X86_OP_MOV_SEG:
 		renew(s, i->opnd[0].reg);
 		break;
+	case X86_OP_LOOP:
+	case X86_OP_LOOPE:
+	case X86_OP_LOOPNE:
+		renew(s, RCX);
+		break;
 	case X86_OP_NOP:
 	case X86_OP_PREFETCH:
+	case X86_OP_JCXZ:
 	case X86_OP_JCC:
 	case X86_OP_JMP:
 	case X86_OP_RET:

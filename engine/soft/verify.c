@@ -992,7 +992,8 @@ static bool is_link(const struct verifier *v) {
 static bool branch(struct verifier *v) {
 	const struct x86_insn *i = &v->insn;
 	size_t off;
-	if (i->opsize == 2 || i->prefix & (X86_PFX_OPSIZE | X86_PFX_ADDRSIZE))
+	if (i->opsize == 2 || i->prefix & X86_PFX_OPSIZE ||
+		(i->prefix & X86_PFX_ADDRSIZE && i->op != X86_OP_JCXZ))
 		return refuse(v, "odd jump");
 	if (i->op == X86_OP_RET) {
 		if (i->len != 1)
@@ -1106,15 +1107,33 @@ static bool known_places(struct verifier *v) {
 	return true;
 }
 
-/* What the code of [from, to) writes; false: it has a call, or ways in but at `from` and `label`.
- */
-static bool closed(struct verifier *v, const struct region *r, size_t label, size_t from, size_t to,
+/* Widens [*from, *to) until all jumps to places in it, but for its beginning, come from within;
+ * false: they do not. */
+static bool widen(struct verifier *v, const struct region *r, size_t *from, size_t *to) {
+	for (bool again = true; again;) {
+		again = false;
+		for (size_t at = *from; at < *to; at += v->insn.len) {
+			fetch(v, r, at);
+			if (at == *from || !(r->marks[at] & MARK_LABEL))
+				continue;
+			if (r->marks[at] & MARK_OUTER)
+				return false;
+			if (r->from[at] >= *from && r->to[at] <= *to)
+				continue;
+			*from = MIN(*from, r->from[at]);
+			*to = MAX(*to, r->to[at]);
+			again = true;
+			break;
+		}
+	}
+	return true;
+}
+
+/* What the code of [from, to) writes; false: it has a call. */
+static bool closed(struct verifier *v, const struct region *r, size_t from, size_t to,
 				   unsigned *regs, bool written[SLOTS]) {
 	*regs = 0;
 	for (size_t at = from; at < to; at += v->insn.len) {
-		if (at != from && at != label && r->marks[at] & MARK_LABEL &&
-			(r->marks[at] & MARK_OUTER || r->from[at] < from || r->to[at] > to))
-			return false;
 		fetch(v, r, at);
 		const struct x86_opnd *m = memory_operand(&v->insn);
 		if (is_branch(&v->insn)) {
@@ -1136,7 +1155,8 @@ static void arrive(struct verifier *v, const struct region *r, size_t label) {
 	size_t from = MIN(label, r->from[label]), to = MAX(label, r->to[label]);
 	bool written[SLOTS] = {false};
 	unsigned regs, kept = 0;
-	if (r->marks[label] & MARK_OUTER || !closed(v, r, label, from, to, &regs, written)) {
+	if (r->marks[label] & MARK_OUTER || !widen(v, r, &from, &to) ||
+		!closed(v, r, from, to, &regs, written)) {
 		forget_all(v);
 		return;
 	}

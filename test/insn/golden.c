@@ -78,7 +78,8 @@ static const char *const forms[] = {
 	"480fbcc3",
 	"f3480fb8c3",
 	"c4e2f8f2c3",
-	"480303", /* with memory */
+	"c462abf61e", /* both results in memory */
+	"480303",	  /* with memory */
 	"480103",
 	"48830301",
 	"483b03",
@@ -129,6 +130,10 @@ static const char *const forms[] = {
 	"fa",
 	"eb10", /* ends of blocks */
 	"7410",
+	"e310",
+	"67e310",
+	"e210",
+	"e110",
 	"ffe0",
 	"ff23",
 	"e810000000",
@@ -190,6 +195,8 @@ static const char *const forms[] = {
 	"16:6650",
 	"16:c9",
 	"16:7410",
+	"16:e310",
+	"16:e210",
 	"16:e81000",
 	"16:66e810000000",
 	"16:ffe0",

@@ -186,6 +186,7 @@ static void emit_jump(unsigned kind, unsigned to) {
 		return;
 	st.fix[st.nfix].off = st.len + n;
 	st.fix[st.nfix].absolute = absolute;
+	st.fix[st.nfix].byte = false;
 	st.fix[st.nfix++].target = to;
 	emit(b, true);
 	static const uint8_t ret[16] = {0xc3}, jmp[16] = {0xff, 0xe0}, call[16] = {0xff, 0xd0};
@@ -193,6 +194,26 @@ static void emit_jump(unsigned kind, unsigned to) {
 		emit(ret, true);
 	if (kind > 3)
 		emit(kind == 4 ? jmp : call, true);
+}
+
+/* LOOP, LOOPE, LOOPNE or JCXZ, forward, with a count that is now and then what matters. */
+static void emit_count(void) {
+	uint8_t b[16] = {0x67}, n = 0;
+	emit_mov(RCX, gen_below(3) | (gen_below(4) ? 0 : gen_rnd() << 16 << gen_below(2) * 16));
+	n += gen_below(3) == 0;
+	b[n++] = (uint8_t)(0xe0 + gen_below(4));
+	b[n++] = 0;
+	if (st.undefined) {
+		static const uint8_t cmp[16] = {0x39, 0xc8};
+		emit(cmp, false);
+	}
+	if (st.n + 8 >= STREAM_INSNS || st.len + 128 > CODE_SIZE)
+		return;
+	st.fix[st.nfix].off = st.len + n - 1;
+	st.fix[st.nfix].absolute = false;
+	st.fix[st.nfix].byte = true;
+	st.fix[st.nfix++].target = st.n + 2 + gen_below(4);
+	emit(b, true);
 }
 
 static void emit_loop(void) {
@@ -205,7 +226,7 @@ static void emit_loop(void) {
 		return;
 	uint8_t jns[16] = {0x0f, 0x89};
 	st.fix[st.nfix].off = st.len + 2;
-	st.fix[st.nfix].absolute = false;
+	st.fix[st.nfix].absolute = st.fix[st.nfix].byte = false;
 	st.fix[st.nfix++].target = to;
 	emit(jns, true);
 }
@@ -305,6 +326,8 @@ void stream_make(struct stream_start *p) {
 			emit_loop();
 		else if (what < 17)
 			emit_patch();
+		else if (what < 20)
+			emit_count();
 		else
 			emit_random();
 	}
@@ -317,9 +340,11 @@ void stream_make(struct stream_start *p) {
 		while (t < st.n && x86_forms[st.at[t].insn.form].attr & X86_ATTR_ENDS)
 			t++;
 		unsigned to = t < st.n ? st.at[t].off : st.len;
-		unsigned size = is_16() ? 2 : 4;
+		unsigned size = st.fix[n].byte ? 1 : is_16() ? 2 : 4;
 		uint32_t v = st.fix[n].absolute ? (uint32_t)(CODE - stream_mode->code_base) + to
 										: to - (st.fix[n].off + size);
+		if (st.fix[n].byte && v > 127) /* too far: the next one */
+			v = 0;
 		memcpy(st.code + st.fix[n].off, &v, size);
 	}
 	memset(p, 0, sizeof(*p));

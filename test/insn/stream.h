@@ -36,7 +36,7 @@ struct stream {
 	unsigned nfix;
 	struct {
 		unsigned off, target; /* of a rel32 or abs32; an index into `at` */
-		bool absolute;
+		bool absolute, byte;  /* byte: a displacement of one, forward */
 	} fix[STREAM_INSNS];
 	unsigned patchable[STREAM_INSNS], npatchable; /* MOV r32, imm32 */
 	uint16_t undefined;
