@@ -191,6 +191,7 @@ struct jit {
 	/* thunks, executable addresses */
 	const uint8_t *quick[JIT_QUICKS];
 	const uint8_t *slot_fill;
+	const uint8_t *slot_turn[2][2][JIT_SLOT_CLASSES]; /* [user][write][class] */
 	const uint8_t *enter, *exit_code, *exit_saved, *call, *call_saved, *step_saved, *fill[2][7];
 	const uint8_t *miss[2], *ret_miss[2], *far_miss; /* [user] */
 	bool crc;										 /* the host has CRC32: the better hash */
@@ -323,8 +324,9 @@ static inline uint64_t jit_lines(uint64_t at, uint64_t len) {
 	uint64_t first = at / 64, last = MIN((at + len - 1) / 64, 63u);
 	return ~0ull >> (63 - last) & ~0ull << first;
 }
-/* Called from emitted code: makes the slot hold gva, if the TLB does. */
-void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off);
+/* Called from emitted code: makes the slot hold gva, if the TLB does. 0: it does now, and nothing
+ * else that emitted code relies on has changed. */
+uint64_t jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off);
 
 /* ---- windows (windows.c) --------------------------------------------------------------------- */
 

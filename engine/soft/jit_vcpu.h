@@ -22,8 +22,10 @@ struct jit_tlb_entry {
 /* Guest addresses [lo, lo + lim) begin operands of the slot's size that lie in host memory at
  * address + addend; see slots.c. */
 struct jit_slot {
-	uint64_t lo, lim, addend, filled; /* when, by the TSC */
-	int32_t credit;					  /* misses until C is asked again */
+	uint64_t lo, lim, addend;
+	uint64_t lo2, lim2, addend2; /* another run, which takes turns with the first */
+	uint64_t filled;			 /* when, by the TSC */
+	int32_t credit;				 /* misses until C is asked again */
 	uint16_t patience;
 	uint8_t denied; /* times that its page could be read only */
 	uint8_t listed; /* in slot_list: SLOT_LOCAL or SLOT_GLOBAL, which tells of its pages */
@@ -87,7 +89,7 @@ struct jit_vcpu {
 	uint64_t self;					 /* the struct vcpu itself */
 	uint64_t host_rsp;				 /* the C stack while emitted code runs */
 	uint64_t shadow_top, shadow_rsp; /* the stack of return addresses in emitted code */
-	uint64_t save_rax, tmp;
+	uint64_t save_rax, save_rcx, tmp;
 	uint64_t flags_ax; /* arithmetic flags as LAHF and SETO have them, while not in RFLAGS */
 	uint32_t poll;	   /* look at events before the next block */
 	uint32_t key;	   /* mode of the code that runs */

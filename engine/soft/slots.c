@@ -11,7 +11,7 @@
 #define RUN_PAGES 512 /* to each side */
 #define CREDIT_MIN 7
 #define CREDIT_MAX 1023
-#define THRASH_CYCLES 3000 /* a miss, less than this many cycles after the last one */
+#define THRASH_CYCLES 12000 /* a miss, less than this many cycles after the last one */
 #define BAD_PATIENCE (4 * CREDIT_MIN)
 #define DENIED_MAX 4
 
@@ -78,7 +78,7 @@ bool jit_slot_valid(uint32_t off, unsigned user, unsigned *write, unsigned *size
 }
 
 static void empty(struct jit_slot *s) {
-	s->lim = 0;
+	s->lim = s->lim2 = 0;
 	s->credit = 0;
 	s->listed = 0;
 }
@@ -89,7 +89,8 @@ static void empty_some(struct soft_vcpu *c, bool all, bool local, gva_t page) {
 	unsigned left = 0;
 	for (unsigned n = 0; n < v->nslots; n++) {
 		struct jit_slot *s = &v->slots[v->slot_list[n]];
-		bool has = page - (s->lo & ~PAGE_MASK) < s->lim + JIT_SLOT_SIZE_MAX;
+		bool has = page - (s->lo & ~PAGE_MASK) < s->lim + JIT_SLOT_SIZE_MAX ||
+				   page - (s->lo2 & ~PAGE_MASK) < s->lim2 + JIT_SLOT_SIZE_MAX;
 		if (all || (local ? s->listed == SLOT_LOCAL : has))
 			empty(s);
 		else
@@ -137,9 +138,21 @@ static void set_credit(struct jit_slot *s, gva_t gva, unsigned size) {
 static void enlist(struct soft_vcpu *c, unsigned n, bool global) {
 	struct jit_slot *s = &c->jit.slots[n];
 	bool is = s->listed;
-	s->listed = global ? SLOT_GLOBAL : SLOT_LOCAL;
+	s->listed = global && s->listed != SLOT_LOCAL ? SLOT_GLOBAL : SLOT_LOCAL;
 	if (!is)
 		c->jit.slot_list[c->jit.nslots++] = (uint16_t)n;
+}
+
+/* The slot holds another run: the old one stays beside it. */
+static void hold(struct jit_slot *s, gva_t lo, uint64_t lim, uint64_t addend) {
+	if (s->lim && s->lo != lo) {
+		s->lo2 = s->lo;
+		s->lim2 = s->lim;
+		s->addend2 = s->addend;
+	}
+	s->lo = lo;
+	s->lim = lim;
+	s->addend = addend;
 }
 
 /* A page with code in it has no entry for writing, but a slot may hold the lines around gva that
@@ -161,9 +174,8 @@ static bool hold_lines(struct soft_vcpu *c, unsigned n, gva_t gva, unsigned size
 		while (hi < 63 && !(lines >> (hi + 1) & 1))
 			hi++;
 		__atomic_store_n(&j->code[e->gpa >> 12], CODE_SHARED, __ATOMIC_RELAXED);
-		s->lo = (gva & ~PAGE_MASK) + lo * 64;
-		s->lim = (hi - lo + 1) * 64 - size + 1;
-		s->addend = (uint64_t)(uintptr_t)e->host - (gva & ~PAGE_MASK);
+		hold(s, (gva & ~PAGE_MASK) + lo * 64, (hi - lo + 1) * 64 - size + 1,
+			 (uint64_t)(uintptr_t)e->host - (gva & ~PAGE_MASK));
 		s->credit = CREDIT_MIN;
 		enlist(c, n, false);
 		held = true;
@@ -172,11 +184,11 @@ static bool hold_lines(struct soft_vcpu *c, unsigned n, gva_t gva, unsigned size
 	return held;
 }
 
-void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
+uint64_t jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
 	struct soft_vcpu *c = v->engine;
 	unsigned write, size, user = fast_user(c);
 	if (!jit_slot_valid(off, user, &write, &size))
-		return;
+		return 1;
 	unsigned n = off / (uint32_t)sizeof(struct jit_slot);
 	struct jit_slot *s = &c->jit.slots[n];
 	const struct jit_tlb_entry *tlb = c->jit.tlb[user][write];
@@ -185,31 +197,32 @@ void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
 	c->jit.slot_fills++;
 	s->credit = 0; /* try again at the next miss: the first tier is about to fill the TLB */
 	if (c->soft->jit->off & JIT_OFF_TLB)
-		return;
+		return 1;
 	if (e->tag != page) {
 		if (write && hold_lines(c, n, gva, size, user))
-			return;
+			return 0;
 		/* Of a path that reads here, and may write further on, the check asks for both. */
 		bool denied = write && c->jit.tlb[user][0][page >> 12 & (JIT_TLB - 1)].tag == page;
 		if (denied && ++s->denied == DENIED_MAX) {
 			s->denied = 0;
 			give_up(c, n, true);
 		}
-		return;
+		return 1;
 	}
 	set_credit(s, gva, size);
 	/* Tests, where everything is hot, want to see windows early. */
 	bool eager = c->soft->jit->off & JIT_OFF_TIER;
-	if ((s->patience > CREDIT_MIN || eager) && jit_window_open(c, gva)) {
+	bool window = s->patience > CREDIT_MIN || eager;
+	if (window && jit_window_open(c, gva)) {
 		s->patience = CREDIT_MIN;
 		s->credit = 0; /* filled at the next miss */
-		return;
+		return 1;
 	}
 	/* Also a window that shows nothing new may have taken the place of another, and with it the
 	 * entry of a global page, which can lead into the window of another address space. */
 	if (e->tag != page) {
 		s->credit = 0;
-		return;
+		return 1;
 	}
 	uint64_t addend = e->addend;
 	bool global = is_global(c, user, page); /* then all of it is */
@@ -225,9 +238,8 @@ void jit_slot_fill(struct vcpu *v, gva_t gva, uint32_t off) {
 		give_up(c, n, false);
 	hi += PAGE_SIZE;
 	if (hi < lo || gva + size > hi || gva + size < gva)
-		return;
-	s->lo = lo;
-	s->lim = hi - lo - size + 1;
-	s->addend = addend;
+		return 1;
+	hold(s, lo, hi - lo - size + 1, addend);
 	enlist(c, n, global);
+	return window; /* it may have moved another one, whose pages other slots hold */
 }

@@ -176,6 +176,116 @@ static void call_handler(struct emit *e, uintptr_t fn) {
 	leave_c(e);
 }
 
+static uint32_t slot_field(size_t field) {
+	return GS_JIT(slots) + (uint32_t)field;
+}
+
+/* mov byte gs:[r11 + off], v */
+static void set_slot_byte(struct emit *e, uint32_t off, unsigned v) {
+	e_bytes(e, 4, 0x83c64165);
+	e32(e, off);
+	e8(e, v);
+}
+
+/* The page of address T0 becomes the run of slot T1, which holds none, if the TLB has it: as
+ * jit_slot_fill() does. RAX and RCX are lost; *fails: where it goes if not. */
+static void emit_slot_page(struct emit *e, uint32_t tlb, unsigned size, uint8_t *fails[2]) {
+	uint32_t last = PAGE_SIZE - size;
+	e_op_reg(e, false, 0x8b, RAX, T0);
+	e_bytes(e, 3, 0x08e8c1); /* shr eax, 8 */
+	e8(e, 0x25);			 /* and eax, .. */
+	e32(e, (JIT_TLB - 1) * 16);
+	e_mov(e, RCX, T0);
+	e_bytes(e, 3, 0xe18148); /* and rcx, -4096 */
+	e32(e, 0xfffff000u);
+	e_op_gs_index(e, 0x3b, RCX, RAX, tlb + offsetof(struct jit_tlb_entry, tag));
+	e_bytes(e, 2, 0x75); /* jne */
+	fails[0] = e->at - 1;
+	e_op_reg(e, true, 0x2b, T0, RCX);
+	e_bytes(e, 3, 0xfa8141); /* cmp r10d, .. */
+	e32(e, last);
+	e_lea(e, T0, T0, RCX, 0, 0); /* the address again */
+	e_bytes(e, 2, 0x77);		 /* ja */
+	fails[1] = e->at - 1;
+	e_op_gs_index(e, 0x89, RCX, T1, slot_field(offsetof(struct jit_slot, lo)));
+	e_bytes(e, 4, 0x83c74965); /* mov qword gs:[r11 + lim], .. */
+	e32(e, slot_field(offsetof(struct jit_slot, lim)));
+	e32(e, last + 1);
+	e_op_gs_index(e, 0x8b, RAX, RAX, tlb + offsetof(struct jit_tlb_entry, addend));
+	e_op_gs_index(e, 0x89, RAX, T1, slot_field(offsetof(struct jit_slot, addend)));
+	e_bytes(e, 4, 0xbb804165); /* cmp byte gs:[r11 + listed], 0 */
+	e32(e, slot_field(offsetof(struct jit_slot, listed)));
+	e8(e, 0);
+	set_slot_byte(e, slot_field(offsetof(struct jit_slot, listed)), SLOT_LOCAL);
+	e_bytes(e, 2, 0x75); /* jne: it is in the list */
+	uint8_t *listed = e->at - 1;
+	_Static_assert(sizeof(struct jit_slot) == 64, "the shift");
+	e_op_reg(e, false, 0x8b, RCX, T1);
+	e_bytes(e, 3, 0x06e9c1); /* shr ecx, 6 */
+	e_op_gs(e, false, 0x8b, RAX, GS_JIT(nslots));
+	e_bytes(e, 4, 0x0c896665); /* mov gs:[rax * 2 + slot_list], cx */
+	e8(e, 0x45);
+	e32(e, GS_JIT(slot_list));
+	e_bytes(e, 4, 0x2504ff65); /* inc dword gs:[nslots] */
+	e32(e, GS_JIT(nslots));
+	*listed = (uint8_t)(e->at - listed - 1);
+}
+
+/* A check has missed slot T1; T0: the address less the slot's lo. If its other run has the address
+ * they change places; if it holds none it takes the page; else, every so often, C looks for a new
+ * run. Afterwards T0 is 0 if the check would pass. Nothing but the scratch registers and the slot
+ * changes. */
+static void emit_slot_turn(struct jit *j, struct emit *e, unsigned user, unsigned write,
+						   unsigned class) {
+	static const size_t fields[3][2] = {
+		{offsetof(struct jit_slot, lo), offsetof(struct jit_slot, lo2)},
+		{offsetof(struct jit_slot, lim), offsetof(struct jit_slot, lim2)},
+		{offsetof(struct jit_slot, addend), offsetof(struct jit_slot, addend2)}};
+	uint32_t tlb =
+		GS_JIT(tlb) + (uint32_t)sizeof(struct jit_tlb_entry) * JIT_TLB * (2 * user + write);
+	uint8_t *other, *holds, *fails[2];
+	j->slot_turn[user][write][class] = e->at + j->exec;
+	e_op_gs_index(e, 0x03, T0, T1, slot_field(fields[0][0])); /* add */
+	e_store_gs(e, RAX, GS_JIT(save_rax));
+	e_store_gs(e, RCX, GS_JIT(save_rcx));
+	e_mov(e, RAX, T0);
+	e_op_gs_index(e, 0x2b, RAX, T1, slot_field(fields[0][1])); /* sub */
+	e_op_gs_index(e, 0x3b, RAX, T1, slot_field(fields[1][1])); /* cmp */
+	e_bytes(e, 2, 0x73);									   /* jae */
+	other = e->at - 1;
+	for (unsigned n = 0; n < 3; n++) {
+		e_op_gs_index(e, 0x8b, RAX, T1, slot_field(fields[n][0]));
+		e_op_gs_index(e, 0x8b, RCX, T1, slot_field(fields[n][1]));
+		e_op_gs_index(e, 0x89, RCX, T1, slot_field(fields[n][0]));
+		e_op_gs_index(e, 0x89, RAX, T1, slot_field(fields[n][1]));
+	}
+	const uint8_t *done = e->at + j->exec;
+	e_load_gs(e, RAX, GS_JIT(save_rax));
+	e_load_gs(e, RCX, GS_JIT(save_rcx));
+	e_bytes(e, 3, 0xd23145); /* xor r10d, r10d */
+	e8(e, 0xc3);
+	*other = (uint8_t)(e->at - other - 1);
+	e_bytes(e, 4, 0xbb834965); /* cmp qword gs:[r11 + lim], 0 */
+	e32(e, slot_field(fields[1][0]));
+	e8(e, 0);
+	e_bytes(e, 2, 0x850f); /* jne */
+	holds = e->at;
+	e32(e, 0);
+	emit_slot_page(e, tlb, jit_slot_size(class), fails);
+	e_jmp(e, done, j->exec);
+	jit_put_rel32(holds, e->at, 0);
+	for (unsigned n = 0; n < 2; n++)
+		*fails[n] = (uint8_t)(e->at - fails[n] - 1);
+	e_load_gs(e, RAX, GS_JIT(save_rax));
+	e_load_gs(e, RCX, GS_JIT(save_rcx));
+	e_bytes(e, 4, 0xab834165); /* sub dword gs:[r11 + credit], 1 */
+	e32(e, slot_field(offsetof(struct jit_slot, credit)));
+	e8(e, 1);
+	e_jcc(e, 8, j->slot_fill, j->exec); /* js */
+	e_mov_imm(e, T0, 1);
+	e8(e, 0xc3);
+}
+
 void jit_emit_thunks(struct jit *j) {
 	struct emit em = {j->hot_start, j->hot_end}, *e = &em;
 	intptr_t x = j->exec;
@@ -243,16 +353,19 @@ void jit_emit_thunks(struct jit *j) {
 			reload(e);
 			e8(e, 0xc3);
 		}
-	j->slot_fill = e->at + x; /* T0: guest address, T1: the slot */
+	j->slot_fill = e->at + x; /* T0: guest address, T1: the slot; afterwards T0: what it says */
 	spill(e, true);
 	to_c_stack(e);
 	e_load_gs(e, RDI, GS_JIT(self));
 	e_mov(e, RSI, T0);
 	e_mov(e, RDX, T1);
 	call_c(e, (uintptr_t)jit_slot_fill);
+	e_mov(e, T0, RAX);
 	from_c_stack(e);
 	reload(e);
 	e8(e, 0xc3);
+	for (unsigned n = 0; n < 4 * JIT_SLOT_CLASSES; n++)
+		emit_slot_turn(j, e, n & 1, n >> 1 & 1, n >> 2);
 	jit_emit_quick(e, j);
 	check(e_room(e, 8));
 	j->hot_start = (uint8_t *)align_up((uintptr_t)e->at, 64);

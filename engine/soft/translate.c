@@ -23,6 +23,30 @@ static void go_plain(struct tx *t, struct emit *e, uint64_t rip) {
 	e_jmp(e, t->j->exit_code, t->j->exec);
 }
 
+/* With the address's distance from the slot's lowest byte in T0. Where other checks of the block
+ * rely on the slot, it must stay. */
+static void slot_missed(struct tx *t, struct emit *e, const struct tx_cold *k) {
+	const struct tx_group *g = k->group;
+	if (!g->shared) {
+		unsigned class = 0;
+		while (jit_slot_size(class) != g->size)
+			class ++;
+		e_mov_imm(e, T1, g->slot);
+		e_call(e, t->j->slot_turn[tx_user(t)][g->write][class], t->j->exec);
+		e_op_reg(e, false, 0x85, T0, T0);  /* test */
+		e_jcc(e, 4, k->retry, t->j->exec); /* jz */
+		return;
+	}
+	e_bytes(e, 4, 0x252c8365); /* sub dword gs:[credit], 1 */
+	e32(e, GS_JIT(slots) + g->slot + (uint32_t)offsetof(struct jit_slot, credit));
+	e_bytes(e, 3, 0x7901); /* jns over the call */
+	uint8_t *over = e->at - 1;
+	tx_group_address(t, e, g);
+	e_mov_imm(e, T1, g->slot);
+	e_call(e, t->j->slot_fill, t->j->exec);
+	*over = (uint8_t)(e->at - over - 1);
+}
+
 static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 	struct jit *j = t->j;
 	jit_put_rel32(k->from, e->at + j->exec, j->exec);
@@ -89,20 +113,12 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 			tx_restore_flags(e);
 		go_plain(t, e, k->rip);
 		break;
-	case COLD_SLOT: {
-		e_bytes(e, 4, 0x252c8365); /* sub dword gs:[credit], 1 */
-		e32(e, GS_JIT(slots) + k->group->slot + (uint32_t)offsetof(struct jit_slot, credit));
-		e_bytes(e, 3, 0x7901); /* jns over the call */
-		uint8_t *over = e->at - 1;
-		tx_group_address(t, e, k->group);
-		e_mov_imm(e, T1, k->group->slot);
-		e_call(e, j->slot_fill, j->exec);
-		*over = (uint8_t)(e->at - over - 1);
+	case COLD_SLOT:
+		slot_missed(t, e, k);
 		if (k->saved)
 			tx_restore_flags(e);
 		go_plain(t, e, k->rip);
 		break;
-	}
 	}
 }
 

@@ -420,6 +420,9 @@ unsigned tx_find_groups(struct tx *t) {
 	for (unsigned k = 0; k < t->ngroups; k++)
 		if (!place(t, &t->group[k], era_start[t->group[k].first], loops, &held))
 			end = MIN(end, t->group[k].first);
+	for (unsigned k = 0; k < t->ngroups; k++)
+		for (unsigned m = 0; m < t->ngroups; m++)
+			t->group[k].shared |= k != m && t->group[m].slot == t->group[k].slot;
 	for (unsigned n = 0; n < end; n++)
 		if (left_out(t, n))
 			end = n;
@@ -500,6 +503,7 @@ void tx_check_groups(struct tx *t, unsigned n, bool outside) {
 		e_bytes(e, 2, 0x830f); /* jae */
 		c->from = e->at;
 		e32(e, 0);
+		c->retry = tx_here(t);
 	}
 }
 

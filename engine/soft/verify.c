@@ -136,6 +136,7 @@ struct atom {
 struct passed {
 	uint32_t slot;
 	struct lin x;
+	unsigned reg;	   /* that was compared */
 	const uint8_t *pc; /* of the branch that was not taken */
 };
 #define PASSED 128
@@ -147,10 +148,13 @@ struct region {
 	uint8_t marks[MAX_BYTES];
 	/* Of a label: the first and the end of the last jump to it from its own region. */
 	uint16_t from[MAX_BYTES], to[MAX_BYTES];
+	uint8_t sources[MAX_BYTES];	 /* how many jumps go there, up to 2 */
+	uint16_t returns[MAX_BYTES]; /* with MARK_RETURN: where the other region jumps back here */
 };
 #define MARK_START 1u
 #define MARK_LABEL 2u
-#define MARK_OUTER 4u /* jumped to from elsewhere, too */
+#define MARK_OUTER 4u  /* jumped to from elsewhere, too */
+#define MARK_RETURN 8u /* a missed slot's code comes back to behind the check (missed_slot()) */
 
 enum pending { PENDING_NONE, PENDING_TLB, PENDING_SLOT };
 
@@ -519,7 +523,7 @@ static void compare_lim(struct verifier *v, uint32_t slot) {
 		x.atom[n] = x.atom[x.n];
 		x.coef[n] = x.coef[x.n];
 		v->pending = PENDING_SLOT;
-		v->slot_compared = (struct passed){.slot = slot, .x = x};
+		v->slot_compared = (struct passed){.slot = slot, .x = x, .reg = v->insn.opnd[0].reg};
 		return;
 	}
 }
@@ -528,8 +532,10 @@ static void compare_lim(struct verifier *v, uint32_t slot) {
 static void check_passed(struct verifier *v) {
 	if (v->npassed == PASSED)
 		refuse(v, "too many checks");
-	else
-		v->passed[v->npassed++] = (struct passed){v->slot_compared.slot, v->slot_compared.x, v->pc};
+	else {
+		v->passed[v->npassed] = v->slot_compared;
+		v->passed[v->npassed++].pc = v->pc;
+	}
 }
 
 /* mov reg, addend */
@@ -975,6 +981,12 @@ static bool leaves(struct verifier *v, const uint8_t *target) {
 		return (const_in(v, &c) && c <= UINT32_MAX &&
 				jit_slot_valid((uint32_t)c, user, &write, &size)) ||
 			   refuse(v, "fills a slot that is none");
+	for (unsigned n = 0; op == X86_OP_CALL && n < 2 * JIT_SLOT_CLASSES; n++)
+		if (target == j->slot_turn[user][n & 1][n >> 1])
+			return (const_in(v, &c) && c <= UINT32_MAX &&
+					jit_slot_valid((uint32_t)c, user, &write, &size) && write == (n & 1) &&
+					size == 16u << 2 * (n >> 1)) ||
+				   refuse(v, "fills a slot that is none of the kind");
 	for (unsigned n = 0; op == X86_OP_CALL && n < JIT_QUICKS; n++)
 		if (target == j->quick[n])
 			return true;
@@ -1061,7 +1073,49 @@ static bool mark_label(struct verifier *v, const uint8_t *at, unsigned more) {
 	if (!r)
 		return false;
 	r->marks[off] |= MARK_LABEL | more;
+	r->sources[off] += r->sources[off] < 2;
 	return r->marks[off] & MARK_START || refuse(v, "jump into the middle of an instruction");
+}
+
+/* The code out of line that comes back when a slot has been filled:
+ *
+ *     mov r11d, slot; call slot_turn; test r10d, r10d; jz back
+ *
+ * with nothing but a check's JAE leading to its beginning, at `at`, and `back` right behind that
+ * JAE. The thunk changes R10, R11, the flags and the slot, and then JAE would not have been taken.
+ */
+#define MISSED_BYTES 20u
+
+static bool missed_slot(struct verifier *v, size_t at, size_t back, uint32_t *slot) {
+	struct region *hot = &v->region[0], *cold = &v->region[1];
+	unsigned user = v->b->key & JIT_KEY_USER ? 1 : 0, write, size;
+	const uint8_t *p = cold->at + at, *jae = hot->at + back - 6;
+	int32_t rel;
+	if (at + MISSED_BYTES > cold->len || cold->sources[at] != 1 || back < 6)
+		return false;
+	for (size_t n = at + 1; n < at + MISSED_BYTES; n++)
+		if (cold->marks[n] & MARK_LABEL)
+			return false;
+	memcpy(&rel, jae + 2, 4);
+	if (!(hot->marks[back - 6] & MARK_START) || jae[0] != 0x0f || jae[1] != 0x83 ||
+		jae + 6 + rel != p || p[0] != 0x41 || p[1] != 0xbb || p[6] != 0xe8 ||
+		memcmp(p + 11, (const uint8_t[]){0x45, 0x85, 0xd2, 0x0f, 0x84}, 5) != 0)
+		return false;
+	memcpy(slot, p + 2, 4);
+	memcpy(&rel, p + 7, 4);
+	for (unsigned n = 0; n < 2 * JIT_SLOT_CLASSES; n++)
+		if (p + 11 + rel + v->j->exec == v->j->slot_turn[user][n & 1][n >> 1])
+			return jit_slot_valid(*slot, user, &write, &size);
+	return false;
+}
+
+/* Once all labels are known. */
+static void check_returns(struct verifier *v) {
+	struct region *hot = &v->region[0];
+	uint32_t slot;
+	for (size_t back = 0; back < hot->len; back++)
+		if (hot->marks[back] & MARK_RETURN && !missed_slot(v, hot->returns[back], back, &slot))
+			hot->marks[back] |= MARK_OUTER;
 }
 
 static bool find_labels(struct verifier *v, struct region *r) {
@@ -1072,7 +1126,11 @@ static bool find_labels(struct verifier *v, struct region *r) {
 			continue;
 		const uint8_t *target = v->pc + v->insn.len + (int64_t)v->insn.imm;
 		struct region *to = inside(v, target, &off);
-		if (to && !mark_label(v, target, to == r ? 0 : MARK_OUTER))
+		bool back = to == &v->region[0] && r == &v->region[1] && v->insn.op == X86_OP_JCC &&
+					at >= MISSED_BYTES - 6 && !(to->marks[off] & MARK_RETURN);
+		if (back)
+			to->returns[off] = (uint16_t)(at - (MISSED_BYTES - 6));
+		if (to && !mark_label(v, target, to == r ? 0 : back ? MARK_RETURN : MARK_OUTER))
 			return false;
 		if (to == r) {
 			to->from[off] = (uint16_t)MIN(to->from[off], at);
@@ -1129,12 +1187,24 @@ static bool widen(struct verifier *v, const struct region *r, size_t *from, size
 	return true;
 }
 
-/* What the code of [from, to) writes; false: it has a call. */
+/* What the code of [from, to) writes, and what is written when a slot is missed there; false: it
+ * has a call. */
 static bool closed(struct verifier *v, const struct region *r, size_t from, size_t to,
 				   unsigned *regs, bool written[SLOTS]) {
+	uint32_t filled;
 	*regs = 0;
 	for (size_t at = from; at < to; at += v->insn.len) {
 		fetch(v, r, at);
+		if (at != from && r->marks[at] & MARK_RETURN) {
+			unsigned kept = 0;
+			if (!missed_slot(v, r->returns[at], at, &filled))
+				return false;
+			for (unsigned n = 0; n < v->npassed; n++)
+				if (v->passed[n].slot != filled || v->passed[n].pc >= r->at + from)
+					v->passed[kept++] = v->passed[n];
+			v->npassed = kept;
+			*regs |= 1u << 10 | 1u << 11;
+		}
 		const struct x86_opnd *m = memory_operand(&v->insn);
 		if (is_branch(&v->insn)) {
 			if (!is_relative(&v->insn) || v->insn.op == X86_OP_CALL)
@@ -1151,7 +1221,36 @@ static bool closed(struct verifier *v, const struct region *r, size_t from, size
 	return true;
 }
 
+/* What a missed slot's code may have changed; false: it is not the one of the last check. */
+static bool come_back(struct verifier *v, const struct region *r, size_t label) {
+	uint32_t slot;
+	const struct passed *last = &v->passed[v->npassed - 1];
+	unsigned kept = 0;
+	if (!v->npassed || !missed_slot(v, r->returns[label], label, &slot) || last->slot != slot ||
+		last->pc != r->at + label - 6 || last->reg != 10)
+		return false;
+	struct passed own = *last;
+	for (unsigned n = 0; n + 1 < v->npassed; n++)
+		if (v->passed[n].slot != slot)
+			v->passed[kept++] = v->passed[n];
+	v->passed[kept++] = own;
+	v->npassed = kept;
+	v->reg[10] = value(fresh_lin(v));
+	v->reg[11] = value(fresh_lin(v));
+	v->pending = PENDING_NONE;
+	v->hit.on = false;
+	return true;
+}
+
 static void arrive(struct verifier *v, const struct region *r, size_t label) {
+	if (r->marks[label] & MARK_RETURN && !(r->marks[label] & MARK_OUTER)) {
+		if (!come_back(v, r, label)) {
+			forget_all(v);
+			return;
+		}
+		if (!r->to[label]) /* from nowhere else */
+			return;
+	}
 	size_t from = MIN(label, r->from[label]), to = MAX(label, r->to[label]);
 	bool written[SLOTS] = {false};
 	unsigned regs, kept = 0;
@@ -1194,6 +1293,7 @@ static bool verify(struct verifier *v) {
 		memset(v->region[n].marks, 0, v->region[n].len);
 		memset(v->region[n].from, 0xff, 2 * v->region[n].len);
 		memset(v->region[n].to, 0, 2 * v->region[n].len);
+		memset(v->region[n].sources, 0, v->region[n].len);
 	}
 	for (unsigned n = 0; n < 2; n++)
 		if (!sweep(v, &v->region[n]))
@@ -1201,7 +1301,10 @@ static bool verify(struct verifier *v) {
 	for (unsigned n = 0; n < 2; n++)
 		if (!find_labels(v, &v->region[n]))
 			return false;
-	return known_places(v) && walk(v, &v->region[0]) && walk(v, &v->region[1]);
+	if (!known_places(v))
+		return false;
+	check_returns(v);
+	return walk(v, &v->region[0]) && walk(v, &v->region[1]);
 }
 
 static void dump(const struct verifier *v, const struct region *r, const uint8_t *bad) {

@@ -89,6 +89,7 @@ enum damage {
 	NO_PREFIX,	 /* GS: becomes DS: */
 	PREFIX_FS,
 	WRONG_ARGUMENT, /* a constant for a thunk */
+	OTHER_SLOT,		/* a missed slot's code fills another one of its kind */
 	CHANGED_BASE,	/* a loop changes an address that is checked before it */
 	DROP_END,		/* the last jump becomes NOPs */
 	FORBIDDEN,		/* any instruction becomes one that must not be there */
@@ -114,6 +115,7 @@ static const char *const damage_names[DAMAGES] = {
 	"no prefix",
 	"FS",
 	"wrong arguments for thunks",
+	"another slot filled than the one that was missed",
 	"a loop that changes what was checked before it",
 	"no jump at the end",
 	"forbidden instructions",
@@ -322,7 +324,21 @@ static bool damage(enum damage d, uint8_t *at, const struct x86_insn *i,
 			i->opnd[1].kind != OPND_IMM || i->imm < 0x10000 || (at[i->len] & 0xfe) != 0xe8)
 			return false;
 		at[i->imm_off + 1] ^= 0x80;
+		if (at + i->len + 5 + get32(at + i->len + 1) + j->exec == j->slot_fill)
+			at[i->imm_off] ^= 8; /* it takes any slot */
 		return true;
+	case OTHER_SLOT: {
+		if (i->op != X86_OP_MOV || i->opnd[0].kind != OPND_GPR || i->opnd[0].reg != R11 ||
+			i->opnd[1].kind != OPND_IMM || at[i->len] != 0xe8)
+			return false;
+		const uint8_t *to = at + i->len + 5 + get32(at + i->len + 1) + j->exec;
+		bool turn = false;
+		for (unsigned n = 0; n < 4 * JIT_SLOT_CLASSES; n++)
+			turn |= to == j->slot_turn[n & 1][n >> 1 & 1][n >> 2];
+		if (turn)
+			at[i->imm_off] ^= sizeof(struct jit_slot);
+		return turn;
+	}
 	case CHANGED_BASE:
 		if (i->op != X86_OP_DEC || i->opnd[0].kind != OPND_GPR || !block->second)
 			return false;
