@@ -9,21 +9,24 @@ shares of everything. Alone, beside and limited take turns, N rounds; each figur
 rounds, and what is kept the median of each round's own ratio, so that a host whose load changes
 slowly does not count.
 
-What the quiet one's share is: of the CPUs, half of them, which is at least the one that it can use;
-of the network, too, since its round trips fill no link: in both it should keep what it has alone.
+What the quiet one's share is: of the CPUs, half of what both together got (the servers that they
+talk to belong to neither), or the one CPU that it can use if that is less; of the network, too, since
+its round trips fill no link: there it should keep what it has alone.
 Its disk's reads follow each other without a pause, so that alone it has the disk all the time, and
 its share is half of that. The last figure, kept of the share, should be 90 % or more. TAP with a
 line for each of CPU, disk and network; the figures go to FILE. Nothing passes or fails by them.
 """
 import argparse
+import glob
 import json
 import os
 import re
 import statistics
-import socket
+import signal
+import subprocess
 import sys
 import tempfile
-import threading
+import time
 
 sys.dont_write_bytecode = True
 here = os.path.dirname(os.path.abspath(__file__))
@@ -37,25 +40,44 @@ SHARE = {"cpu": 1.0, "disk": 0.5, "net": 1.0}  # of what it gets alone
 LIMITS = ["--disk-limit", "10M,burst=1M,iops=200", "--net-limit", "10M,burst=1M", "--cpu-limit", "50%"]
 
 
-def serve(echo):
-    """A server on the loopback; what it does with each client runs until that one goes."""
-    s = socket.create_server(("127.0.0.1", 0))
+class Servers:
+    """What the VMs talk to, in a session of its own: it belongs to neither."""
+    def __init__(self, pulse):
+        self.process = subprocess.Popen([pulse, "serve"], stdout=subprocess.PIPE, text=True,
+                                        start_new_session=True)
+        _, _, self.echo, self.taker = self.process.stdout.readline().split()
 
-    def one(c):
-        c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            while data := c.recv(1 << 18):
-                if echo:
-                    c.sendall(data)
-        except OSError:
-            pass
+    def pids(self):
+        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as f:
+            return [self.process.pid, *map(int, f.read().split())]
 
-    def run():
-        while True:
-            c, _ = s.accept()
-            threading.Thread(target=one, args=(c,), daemon=True).start()
-    threading.Thread(target=run, daemon=True).start()
-    return s.getsockname()[1]
+    def close(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def account(pids):
+    """CPU seconds that the threads of these got, and those for which they stood in line."""
+    ran = waited = 0
+    for pid in pids:
+        for path in glob.glob(f"/proc/{pid}/task/*/schedstat"):
+            try:
+                with open(path, encoding="ascii") as f:
+                    got = f.read().split()
+            except OSError:
+                continue
+            ran, waited = ran + int(got[0]) / 1e9, waited + int(got[1]) / 1e9
+    return ran, waited
+
+
+def accounts(groups):
+    return time.monotonic(), {name: account(pids()) for name, pids in groups.items()}
+
+
+def between(a, b):
+    """Who had how many CPUs, and stood in line for how many, from one to the other."""
+    return {key: {name: round((b[1][name][i] - a[1][name][i]) / (b[0] - a[0]), 3) for name in a[1]}
+            for i, key in enumerate(("cpus", "in_line"))}
 
 
 def disk(folder, name, size=256 << 20):
@@ -78,25 +100,35 @@ def start(name, script, pulse, image, cpus, extra=()):
           "--disk", image, *extra)
 
 
-def quiet(args, pulse, image, echo):
+def quiet(args, pulse, image, servers, hog=False):
     script = f"/pulse cpu {args.seconds}\n/pulse disk {args.seconds} /dev/vda\n" \
-             f"/pulse net {args.seconds} 10.0.2.2 {echo}\n"
+             f"/pulse net {args.seconds} 10.0.2.2 {servers.echo}\n"
     start("quiet", script, pulse, image, 1)
-    log = until("the end of the measurement", lambda: (lambda text: text if
-                "joist-guest: status" in text else None)(joist("logs", "quiet").stdout),
-                args.seconds * 30 + 120)
+    pid = {name: vmlib.inspect(name)["pid"] for name in ["quiet"] + ["hog"] * hog}
+    groups = {name: lambda p=p: [p] for name, p in pid.items()} | {"servers": servers.pids}
+    log, stamps = os.path.join(vmlib.folder("quiet"), "serial.log"), {}
+
+    def ended():
+        with open(log, errors="replace", encoding="utf-8") as f:
+            text = f.read()
+        for m in re.finditer(r"pulse: (begins \w+|\w+ \d)", text):
+            if m[1] not in stamps:
+                stamps[m[1]] = accounts(groups)
+        return text if "joist-guest: status" in text else None
+    log = until("the end of the measurement", ended, args.seconds * 30 + 120)
     joist("rm", "-f", "quiet")
-    got = {m[1]: {"per_s": int(m[2]) / float(m[3]), "p50_us": int(m[4]), "p99_us": int(m[5])}
-           for m in re.finditer(r"pulse: (\w+) (\d+) ([\d.]+) (\d+) (\d+)", log)}
+    got = {}
+    for m in re.finditer(r"pulse: (\w+) (\d+) ([\d.]+) (\d+) (\d+)", log):
+        got[m[1]] = {"per_s": int(m[2]) / float(m[3]), "p50_us": int(m[4]), "p99_us": int(m[5]),
+                     **between(stamps["begins " + m[1]], stamps[f"{m[1]} {m[2][0]}"])}
     if set(got) != {"cpu", "disk", "net"}:
         raise AssertionError(log)
     return got
 
 
-def measure(args):
+def measure(args, servers):
     with open(args.guest, "rb") as f:
         pulse = f.read()
-    echo, sink = serve(True), serve(False)
     images = [disk(vmlib.home, n) for n in ("quiet.img", "hog.img")]
     cache = ",cache=none" if vmlib.joist("run", "--timeout", "0.1", "--kernel", args.guest, "--disk",
                                          images[0] + ",cache=none", code=None
@@ -104,20 +136,28 @@ def measure(args):
     images = [i + cache for i in images]
     rounds = []
     for _ in range(args.rounds):
-        got = {"alone": quiet(args, pulse, images[0], echo)}
+        got = {"alone": quiet(args, pulse, images[0], servers)}
         for name, limits in (("beside", []), ("beside-limited", LIMITS)):
-            start("hog", f"/pulse hog {os.cpu_count()} /dev/vda 10.0.2.2 {sink}\n", pulse, images[1],
+            start("hog", f"/pulse hog {os.cpu_count()} /dev/vda 10.0.2.2 {servers.taker}\n", pulse, images[1],
                   os.cpu_count(), limits)
             vmlib.until_log("hog", "pulse: hogs", 300)
-            got[name] = quiet(args, pulse, images[0], echo)
+            got[name] = quiet(args, pulse, images[0], servers, True)
             joist("rm", "-f", "hog")
         for modes in got.values():
             for mode, r in modes.items():
                 r["kept"] = r["per_s"] / got["alone"][mode]["per_s"]
-                r["kept_of_share"] = min(r["kept"] / SHARE[mode], 1.0)
+                share = SHARE[mode]
+                if mode == "cpu" and "hog" in r["cpus"]:
+                    share = min(share, (r["cpus"]["quiet"] + r["cpus"]["hog"]) / 2)
+                r["kept_of_share"] = min(r["kept"] / share, 1.0)
         rounds.append(got)
-    return {name: {mode: {key: statistics.median(r[name][mode][key] for r in rounds) for key in figures}
-                   for mode, figures in modes.items()} for name, modes in rounds[0].items()}, cache
+    return medians(rounds), cache
+
+
+def medians(rounds):
+    if isinstance(rounds[0], dict):
+        return {key: medians([r[key] for r in rounds]) for key in rounds[0]}
+    return statistics.median(rounds)
 
 
 def main():
@@ -140,12 +180,18 @@ def main():
     with tempfile.TemporaryDirectory(prefix="joist-bench-", dir="/var/tmp") as vmlib.home:
         os.environ["XDG_DATA_HOME"] = vmlib.home + "/data"
         os.environ["XDG_RUNTIME_DIR"] = vmlib.home
+        servers = Servers(args.guest)
         try:
-            result, cache = measure(args)
+            result, cache = measure(args, servers)
         finally:
+            servers.close()
             vmlib.clean()
     print("1..3")
     for i, mode in enumerate(("cpu", "disk", "net"), 1):
+        for name in result:
+            r = result[name][mode]
+            print(f"# {mode} {name}: CPUs had " + ", ".join(f"{k} {v:.2f}" for k, v in r["cpus"].items()) +
+                  "; in line for " + ", ".join(f"{k} {v:.2f}" for k, v in r["in_line"].items()))
         alone = result["alone"][mode]
         text = f"alone {alone['per_s']:.0f}/s p99 {alone['p99_us']:.0f} us"
         for name in ("beside", "beside-limited"):

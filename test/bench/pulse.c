@@ -4,13 +4,19 @@
  *   pulse cpu SECONDS              units of some milliseconds of arithmetic
  *   pulse disk SECONDS FILE        4 KiB reads and, one in four, writes past the page cache, random
  *   pulse net SECONDS IP PORT      round trips of 1 KiB over TCP to a host that echoes
- *     each prints "pulse: MODE COUNT SECONDS P50 P99", the percentiles in microseconds
+ *     each prints "pulse: begins MODE" and, at its end, "pulse: MODE COUNT SECONDS P50 P99", the
+ *     percentiles in microseconds
  *   pulse hog CPUS FILE IP PORT    all of it without an end: spins, writes FILE in pieces of 1 MiB,
  *                                  sends to a host that takes everything
+ *   pulse serve                    the host: "pulse: ports ECHO TAKER", on the loopback; both cost
+ *                                  as little as may be, what is taken is not even copied
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,6 +87,8 @@ static int by_value(const void *a, const void *b) {
 
 static int measure(const char *mode, double seconds, int (*unit)(struct work *), struct work *w) {
 	unsigned n = 0;
+	printf("pulse: begins %s\n", mode);
+	fflush(stdout);
 	double start = now(), end = start + seconds, t = start;
 	while (t < end && n < UNITS) {
 		double before = t;
@@ -136,6 +144,48 @@ static int hog(char **argv) {
 	return die("send");
 }
 
+static int listen_local(int *port) {
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(a);
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&a, len) < 0 || listen(fd, 8) < 0 ||
+		getsockname(fd, (struct sockaddr *)&a, &len) < 0)
+		return -1;
+	*port = ntohs(a.sin_port);
+	return fd;
+}
+
+static void serve_one(int fd, bool echo) {
+	int one = 1;
+	ssize_t n;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	while ((n = recv(fd, big, BIG, echo ? 0 : MSG_TRUNC)) > 0) /* [man 7 tcp]: discards */
+		if (echo && send(fd, big, (size_t)n, MSG_NOSIGNAL) != n)
+			return;
+}
+
+static int serve(void) {
+	int ports[2];
+	struct pollfd l[2];
+	for (unsigned i = 0; i < 2; i++)
+		if ((l[i] = (struct pollfd){.fd = listen_local(&ports[i]), .events = POLLIN}).fd < 0)
+			return die("serve");
+	signal(SIGCHLD, SIG_IGN);
+	printf("pulse: ports %d %d\n", ports[0], ports[1]);
+	fflush(stdout);
+	while (poll(l, 2, -1) > 0)
+		for (unsigned i = 0; i < 2; i++) {
+			int c = l[i].revents ? accept(l[i].fd, NULL, NULL) : -1;
+			if (c >= 0 && fork() == 0) {
+				serve_one(c, i == 0);
+				_exit(0);
+			}
+			if (c >= 0)
+				close(c);
+		}
+	return die("serve");
+}
+
 int main(int argc, char **argv) {
 	struct work w = {0, 0};
 	double seconds = argc > 2 ? atof(argv[2]) : 0;
@@ -146,6 +196,8 @@ int main(int argc, char **argv) {
 	if (argc == 5 && strcmp(argv[1], "net") == 0)
 		return (w.fd = dial(argv[3], argv[4])) < 0 ? die("net")
 												   : measure("net", seconds, unit_net, &w);
+	if (argc == 2 && strcmp(argv[1], "serve") == 0)
+		return serve();
 	if (argc == 6 && strcmp(argv[1], "hog") == 0)
 		return hog(argv + 2);
 	return 2;
