@@ -29,7 +29,7 @@ static void tell_how(const struct store_vm *vm, const char *key, const char *how
 		cli_error("--memory is noted, but VM %s has no balloon that listens: it keeps its memory "
 				  "until then or its next start",
 				  vm->name);
-	else if (strcmp(how, "none") == 0 && strstr(key, "-shares") && strncmp(key, "cpu", 3) != 0)
+	else if (strcmp(how, "none") == 0 && strstr(key, "-shares"))
 		cli_error("--%s is noted, but VMs share nothing here: that needs $XDG_RUNTIME_DIR", key);
 	else if (strcmp(how, "none") == 0)
 		cli_error("--%s is noted, but cannot be enforced here: it needs cgroup v2, which this "
@@ -150,7 +150,8 @@ static const struct cli_option options[] = {
 	 NULL, false},
 	{"cpu-limit", 0, CLI_TEXT, "PERCENT", "Most CPU time it may take, at once; none: no limit",
 	 NULL, NULL, false},
-	{"cpu-shares", 0, CLI_NUMBER, "N", "Weight against other VMs, at once", NULL, NULL, false},
+	{"cpu-shares", 0, CLI_NUMBER, "N", "Weight against your other VMs at the CPUs, at once", NULL,
+	 NULL, false},
 	{"memory-limit", 0, CLI_SIZE, "SIZE", "Memory of the VM's process, at once", NULL, NULL, false},
 	{"disk-limit", 0, CLI_TEXT, "RATE[,burst=SIZE][,iops=N]",
 	 "Bytes a second that each disk may read and write, at once; none: no limit", NULL, NULL,
@@ -175,12 +176,19 @@ const struct cli_verb cli_verb_update = {
 	.complete = "vm",
 	.summary = "change VMs, also while they run",
 	.about =
-		"Changes the definition. Limits hold at once: by cgroup v2 where this user may use it; "
-		"else the CPU limit by standing still for a part of the time, and shares below 100 by "
-		"the nice level. Less memory than a VM was started with is taken by its balloon, as far "
-		"and "
-		"as soon as the guest gives it, and given back by it; fewer CPUs are a limit of CPU time. "
-		"More of either takes effect at the next start, and joist says so.",
+		"Changes the definition. Limits hold at once: by cgroup v2 where this user may use it, "
+		"else "
+		"the CPU limit by standing still for a part of the time. CPU shares are kept by your VMs "
+		"among "
+		"themselves: while they want more CPUs than there are, each has its part of the host's by "
+		"weight, and what one does not use the others have. Against other programs they are "
+		"cgroup v2's weight, or below 100 the nice level. Less memory than a VM was started with "
+		"is "
+		"taken by its balloon, as far and as soon as the guest gives it, and given back by it; "
+		"fewer "
+		"CPUs are a limit of CPU time. More of either takes effect at the next start, and joist "
+		"says "
+		"so.",
 	.examples = "  joist update web --cpu-limit 50%\n"
 				"  joist update web --memory 512M\n"
 				"  joist update db --memory 4G && joist restart db\n",

@@ -204,11 +204,13 @@ static bool set_session_nice(int nice) {
 const char *limit_set_shares(struct limit *l, unsigned shares) {
 	char text[32];
 	l->shares = shares;
+	/* Also with a control group: the kernel divides each CPU by itself. */
+	bool among = l->machine && machine_set_cpu_shares(l->machine, MAX(1u, shares));
 	snprintf(text, sizeof(text), "%u\n", MAX(1u, shares));
 	if (l->group[0] && write_text(l->group, "cpu.weight", text))
 		return "cgroup";
 	bool session = set_session_nice(nice_of(shares));
-	return (set_nice(nice_of(shares)) || session) && shares <= 100 ? "own" : "none";
+	return ((set_nice(nice_of(shares)) || session) && shares <= 100) || among ? "own" : "none";
 }
 
 const char *limit_set_memory(struct limit *l, uint64_t bytes) {

@@ -3,8 +3,9 @@
  *   cpu-limit    cpu.max; else a duty cycle: vCPUs stand still for the rest of a period in which
  *                the process has used up its time. The guest's clock goes on, as with any
  *                hypervisor that schedules it away.
- *   cpu-shares   cpu.weight; else the nice level of the vCPU threads and of the session's group
- *                (lower shares only: an unprivileged process cannot raise its own).
+ *   cpu-shares   among the user's VMs host/linux/cpu_share.h, in any case. Against everything
+ *                else cpu.weight, or the nice level of the vCPU threads and of the session's
+ *                group (lower shares only: an unprivileged process cannot raise its own).
  *   memory-limit memory.high; no own means. */
 #ifndef CTL_PROC_LIMIT_H
 #define CTL_PROC_LIMIT_H

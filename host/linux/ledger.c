@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -19,9 +20,10 @@
 #include "core/base/bits.h"
 #include "core/base/fair.h"
 #include "core/base/split.h"
+#include "core/base/turns.h"
 #include "host/linux/boot_cache.h"
 
-#define NAME "shares-1" /* the number changes with struct book */
+#define NAME "shares-2" /* the number changes with struct book */
 #define PLACES SPLIT_USERS
 #define DISKS (FAIR_USERS / PLACES) /* devices of one VM; more share the last */
 #define LOOK_NS 20000000ull			/* who waits so long looks whether the others live */
@@ -32,7 +34,10 @@ struct book {
 	uint32_t unused;
 	struct fair disks;
 	struct split ways[2];
+	struct turns cpus;
 };
+
+_Static_assert(TURNS_USERS >= PLACES, "each place is a user of the CPUs");
 
 struct ledger {
 	struct book *book;
@@ -42,7 +47,7 @@ struct ledger {
 	uint64_t devices[DISKS];
 	unsigned ndevices;
 	unsigned disk_weight;
-	uint64_t waits_since;
+	uint64_t waits_since, looked_ns;
 };
 
 static uint64_t now_ns(void) {
@@ -78,6 +83,7 @@ static void clear(struct ledger *l, unsigned place) {
 		fair_leave(&l->book->disks, place * DISKS + i);
 	split_leave(&l->book->ways[LEDGER_OUT], place);
 	split_leave(&l->book->ways[LEDGER_IN], place);
+	turns_leave(&l->book->cpus, place);
 }
 
 static bool take_place(struct ledger *l) {
@@ -139,6 +145,7 @@ struct ledger *ledger_open(const char *path, unsigned disk_weight, unsigned net_
 	clear_dead(l);
 	split_join(&l->book->ways[LEDGER_OUT], l->place, net_weight);
 	split_join(&l->book->ways[LEDGER_IN], l->place, net_weight);
+	turns_join(&l->book->cpus, l->place, TURNS_WEIGHT, now_ns());
 	leave(l);
 	return l;
 }
@@ -247,4 +254,57 @@ void ledger_net_held(struct ledger *l, enum ledger_way way) {
 	enter(l);
 	split_held(&l->book->ways[way], l->place);
 	leave(l);
+}
+
+/* ---- CPUs ------------------------------------------------------------------------------- */
+
+void ledger_set_cpu_weight(struct ledger *l, unsigned weight) {
+	if (!l)
+		return;
+	enter(l);
+	turns_set_weight(&l->book->cpus, l->place, weight);
+	leave(l);
+}
+
+void ledger_cpu_post(struct ledger *l, uint64_t wants) {
+	if (!l)
+		return;
+	enter(l);
+	turns_post(&l->book->cpus, l->place, wants, now_ns());
+	leave(l);
+}
+
+bool ledger_cpu_met(struct ledger *l) {
+	return l && turns_met(&l->book->cpus, l->place, now_ns());
+}
+
+void ledger_cpu_look(struct ledger *l, unsigned cpus, uint64_t now, struct turn *out) {
+	enter(l);
+	turns_look(&l->book->cpus, l->place, cpus, now, out);
+	if (!out->free && now - l->looked_ns > TURNS_PERIOD_NS) {
+		l->looked_ns = now;
+		clear_dead(l);
+	}
+	leave(l);
+}
+
+static bool book_path(struct ledger *l, char *link, size_t size) {
+	return l && snprintf(link, size, "/proc/self/fd/%d", l->fd) < (int)size;
+}
+
+int ledger_bell(struct ledger *l) {
+	char path[40];
+	int fd = book_path(l, path, sizeof(path)) ? inotify_init1(IN_NONBLOCK | IN_CLOEXEC) : -1;
+	if (fd >= 0 && inotify_add_watch(fd, path, IN_OPEN) < 0) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+void ledger_ring(struct ledger *l) {
+	char path[40];
+	int fd = book_path(l, path, sizeof(path)) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	if (fd >= 0)
+		close(fd);
 }

@@ -1,5 +1,6 @@
-/* The book in which the VMs of one user keep who used how much of the disks and of the network, so
- * that each can hold itself back for the others (core/base/fair.h, split.h): a small file in
+/* The book in which the VMs of one user keep who used how much of the disks and of the network, and
+ * who could use how many CPUs, so that each can hold itself back for the others (core/base/fair.h,
+ * split.h, turns.h): a small file in
  * $XDG_RUNTIME_DIR/joist that all map. There is no daemon, and who is alone is held by nothing.
  *
  * A VM has its place as long as its process has a lock on it; what a killed one leaves there is
@@ -9,6 +10,7 @@
 #ifndef HOST_LINUX_LEDGER_H
 #define HOST_LINUX_LEDGER_H
 
+#include "core/base/turns.h"
 #include "core/base/types.h"
 
 struct ledger;
@@ -34,5 +36,16 @@ void ledger_disk_end(struct ledger *l, int disk, uint64_t bytes);
 uint64_t ledger_net_limit(struct ledger *l, enum ledger_way way);
 void ledger_net_moved(struct ledger *l, enum ledger_way way, uint64_t bytes);
 void ledger_net_held(struct ledger *l, enum ledger_way way);
+
+/* CPUs, see turns.h. The weight is TURNS_WEIGHT at first. */
+void ledger_set_cpu_weight(struct ledger *l, unsigned weight);
+void ledger_cpu_post(struct ledger *l, uint64_t wants);
+bool ledger_cpu_met(struct ledger *l); /* without a lock or a system call; NULL: false */
+/* Where and until when its threads may run. l is not NULL. */
+void ledger_cpu_look(struct ledger *l, unsigned cpus, uint64_t now_ns, struct turn *out);
+/* A descriptor that is readable when another VM has come since it was last read; -1: there is
+ * none. The caller's. ledger_ring() lets the others' be readable. */
+int ledger_bell(struct ledger *l);
+void ledger_ring(struct ledger *l);
 
 #endif

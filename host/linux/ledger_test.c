@@ -1,6 +1,7 @@
 /* Two VMs' places in one book: who is alone is not held, who is ahead waits for the other, and what
  * a dead process left there keeps nobody. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -112,12 +113,93 @@ static void test_none(void **state) {
 	ledger_close(NULL);
 }
 
+static bool rung(int bell) {
+	char text[1024];
+	bool any = false;
+	while (read(bell, text, sizeof(text)) > 0)
+		any = true;
+	return any;
+}
+
+static void test_cpus(void **state) {
+	struct ledger *a = ledger_open(path, 100, 100);
+	struct turn t;
+	struct timespec ts;
+	assert_non_null(a);
+	assert_false(ledger_cpu_met(a));
+	int bell = ledger_bell(a);
+	assert_true(bell >= 0);
+	assert_false(rung(bell));
+	/* Another one comes: the bell rings, and both want all. */
+	struct ledger *b = ledger_open(path, 100, 100);
+	assert_non_null(b);
+	assert_true(rung(bell));
+	assert_true(ledger_cpu_met(a) && ledger_cpu_met(b));
+	ledger_cpu_post(a, 2 * TURNS_CPU);
+	ledger_cpu_post(b, 2 * TURNS_CPU);
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	uint64_t now = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	ledger_cpu_look(a, 2, now, &t);
+	assert_false(t.free);
+	assert_int_equal(t.first, 0);
+	assert_int_equal(t.count, 1);
+	ledger_cpu_look(b, 2, now, &t);
+	assert_false(t.free);
+	assert_int_equal(t.first, 1);
+	assert_int_equal(t.count, 1);
+	ledger_set_cpu_weight(b, 1000000); /* at once */
+	ledger_cpu_look(b, 2, now, &t);
+	assert_true(t.free || t.count == 2);
+	ledger_ring(b);
+	assert_true(rung(bell));
+	ledger_close(b);
+	assert_false(ledger_cpu_met(a));
+	ledger_cpu_look(a, 2, now, &t);
+	assert_true(t.free);
+	close(bell);
+	ledger_close(a);
+	assert_false(ledger_cpu_met(NULL));
+	assert_int_equal(ledger_bell(NULL), -1);
+}
+
+/* A process that is killed leaves its wish in the book; who is held by that looks, and is free. */
+static void test_dead_wants_nothing(void **state) {
+	struct ledger *a = ledger_open(path, 100, 100);
+	int ready[2];
+	char byte;
+	struct turn t;
+	struct timespec ts;
+	assert_int_equal(pipe(ready), 0);
+	pid_t child = fork();
+	assert_true(child >= 0);
+	if (child == 0) {
+		struct ledger *c = ledger_open(path, 100, 100);
+		ledger_cpu_post(c, 64 * TURNS_CPU);
+		if (write(ready[1], "x", 1) != 1)
+			_exit(1);
+		pause();
+		_exit(0);
+	}
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	ledger_cpu_post(a, 64 * TURNS_CPU);
+	assert_int_equal(kill(child, SIGKILL), 0);
+	assert_int_equal(waitpid(child, NULL, 0), child);
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	uint64_t now = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	ledger_cpu_look(a, 2, now, &t); /* finds it out */
+	ledger_cpu_look(a, 2, now, &t);
+	assert_true(t.free);
+	assert_false(ledger_cpu_met(a));
+	close(ready[0]);
+	close(ready[1]);
+	ledger_close(a);
+}
+
 int main(void) {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_disks),
-		cmocka_unit_test(test_death),
-		cmocka_unit_test(test_net),
-		cmocka_unit_test(test_none),
+		cmocka_unit_test(test_disks), cmocka_unit_test(test_death),
+		cmocka_unit_test(test_net),	  cmocka_unit_test(test_none),
+		cmocka_unit_test(test_cpus),  cmocka_unit_test(test_dead_wants_nothing),
 	};
 	return cmocka_run_group_tests_name("host_ledger", tests, setup, teardown);
 }

@@ -165,6 +165,10 @@ void machine_hold(struct machine *m, bool on) {
 		release(m);
 }
 
+static void hold_for_others(void *opaque, bool on) {
+	machine_hold(opaque, on);
+}
+
 void machine_resume(struct machine *m) {
 	if (--m->pauses == 0) {
 		pause_nets(m, false);
@@ -615,6 +619,7 @@ int machine_start(struct machine *m, struct err *e) {
 	if (r)
 		return r; /* machine_destroy() joins those that were made */
 	release(m);
+	m->cpu_share = cpu_share_create(m->loop, m->ledger, hold_for_others, m);
 	return 0;
 }
 
@@ -632,6 +637,11 @@ void machine_set_clock(void *machine, uint64_t tsc) {
 
 uint64_t machine_untouched(void *machine, const uint8_t *at, uint64_t len) {
 	return host_ram_untouched(&((struct machine *)machine)->ram, at, len);
+}
+
+bool machine_set_cpu_shares(struct machine *m, unsigned weight) {
+	ledger_set_cpu_weight(m->ledger, weight);
+	return m->cpu_share != NULL;
 }
 
 bool machine_set_disk_shares(struct machine *m, unsigned weight) {
@@ -684,6 +694,7 @@ void machine_destroy(struct machine *m) {
 	for (unsigned i = 0; i < BOARD_NETS; i++)
 		if (m->nets[i])
 			host_net_destroy(m->nets[i]);
+	cpu_share_destroy(m->cpu_share);
 	ledger_close(m->ledger);
 	if (m->vsock)
 		host_vsock_destroy(m->vsock);

@@ -8,6 +8,7 @@
 #include "host/linux/channel.h"
 #include "host/linux/clock.h"
 #include "host/linux/console.h"
+#include "host/linux/cpu_share.h"
 #include "host/linux/disk.h"
 #include "host/linux/machine.h"
 #include "host/linux/ram.h"
@@ -56,7 +57,8 @@ struct machine {
 	pthread_cond_t park_changed;
 	unsigned hold, parked;
 	struct ledger *ledger; /* shares with the user's other VMs; NULL: none */
-	unsigned pauses;	   /* machine_pause() without its resume; loop's thread only */
+	struct cpu_share *cpu_share;
+	unsigned pauses; /* machine_pause() without its resume; loop's thread only */
 	bool quit;
 	bool stop_asked, escaped, power_asked, failed;
 	enum vm_power power;

@@ -215,7 +215,10 @@ def limits():
     refused(2, "update", "busy", "--disk-limit", "5X", says="--disk-limit 5X")
     refused(2, "update", "busy", "--cpus", "0", says="--cpus 0")
     refused(2, "update", "busy", "--memory", "1000", says="--memory 1000")
-    joist("update", "busy", "--cpu-limit", "none", "--cpu-shares", "50")
+    # Held among the VMs, in both directions and above 100 too.
+    for shares in "300", "50", "100":
+        same(joist("update", "busy", "--cpu-limit", "none", "--cpu-shares", shares).stderr, "",
+             "CPU shares that hold at once")
     refused(2, "update", "busy", "--cpu-limit", "much", says="--cpu-limit much")
     refused(2, "update", "busy", says="what to change?")
     return f"limit 20%: {j['cpu-percent']:.0f}% used"

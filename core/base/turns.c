@@ -1,0 +1,117 @@
+/* See turns.h. */
+#include "core/base/turns.h"
+
+#include "core/base/bits.h"
+
+#define LARGEST (1u << 20) /* of weights, CPUs and wants in CPUs */
+
+struct part {
+	uint32_t weight; /* 0: none */
+	uint64_t wants, has;
+	bool held; /* has less than it wants */
+};
+
+static bool fresh(const struct turns_user *u, uint64_t now_ns) {
+	/* Who posts while another looks is a little ahead; far ahead is damage. */
+	uint64_t apart = u->posted_ns > now_ns ? u->posted_ns - now_ns : now_ns - u->posted_ns;
+	return u->weight && apart < TURNS_FRESH_NS;
+}
+
+void turns_join(struct turns *t, unsigned user, uint64_t weight, uint64_t now_ns) {
+	t->users[user] = (struct turns_user){.weight = MAX(weight, 1u), .posted_ns = now_ns};
+}
+
+void turns_leave(struct turns *t, unsigned user) {
+	t->users[user] = (struct turns_user){0};
+}
+
+void turns_set_weight(struct turns *t, unsigned user, uint64_t weight) {
+	t->users[user].weight = MAX(weight, 1u);
+}
+
+void turns_post(struct turns *t, unsigned user, uint64_t wants, uint64_t now_ns) {
+	t->users[user].wants = wants;
+	t->users[user].posted_ns = now_ns;
+}
+
+bool turns_met(const struct turns *t, unsigned user, uint64_t now_ns) {
+	for (unsigned i = 0; i < TURNS_USERS; i++)
+		if (i != user && fresh(&t->users[i], now_ns))
+			return true;
+	return false;
+}
+
+/* Who wants no more than its share of what is left gets that; the rest is divided again, until
+ * only such are left as want more. */
+static void divide(struct part *p, uint64_t left) {
+	bool again = true;
+	while (again) {
+		uint64_t weights = 0, given = 0;
+		again = false;
+		for (unsigned i = 0; i < TURNS_USERS; i++)
+			weights += p[i].held ? p[i].weight : 0;
+		for (unsigned i = 0; i < TURNS_USERS; i++) {
+			if (!p[i].held)
+				continue;
+			p[i].has = left * p[i].weight / weights;
+			if (p[i].wants > p[i].has)
+				continue;
+			p[i].has = p[i].wants;
+			p[i].held = false;
+			given += p[i].has;
+			again = true;
+		}
+		left -= MIN(given, left);
+	}
+}
+
+static uint64_t border(uint64_t at) {
+	return (at + TURNS_GRAIN / 2) / TURNS_GRAIN * TURNS_GRAIN;
+}
+
+/* The CPUs before place `at` of the line in the moment `phase`. */
+static unsigned before(uint64_t at, uint64_t phase) {
+	return at > phase ? (unsigned)((at - phase + TURNS_CPU - 1) / TURNS_CPU) : 0;
+}
+
+void turns_look(const struct turns *t, unsigned user, unsigned cpus, uint64_t now_ns,
+				struct turn *out) {
+	struct part parts[TURNS_USERS];
+	uint64_t start = 0, end, sum = 0,
+			 phase = now_ns % TURNS_PERIOD_NS * TURNS_CPU / TURNS_PERIOD_NS;
+	uint64_t capacity = (uint64_t)MIN(cpus, LARGEST) * TURNS_CPU;
+	for (unsigned i = 0; i < TURNS_USERS; i++) {
+		struct turns_user u = t->users[i]; /* once: others write there */
+		parts[i] = (struct part){0};
+		if (!fresh(&u, now_ns))
+			continue;
+		parts[i].held = true;
+		parts[i].weight = (uint32_t)MIN(u.weight, LARGEST);
+		parts[i].wants = MIN(u.wants, capacity);
+		sum += parts[i].wants;
+	}
+	*out = (struct turn){.free = true, .until_ns = now_ns + TURNS_PERIOD_NS};
+	if (sum <= capacity || !parts[user].weight)
+		return;
+	divide(parts, capacity);
+	if (!parts[user].held)
+		return;
+	/* Those that keep to theirs come first on the line. */
+	for (unsigned i = 0; i < user; i++)
+		start += parts[i].held ? parts[i].has : 0;
+	end = border(start + parts[user].has);
+	start = border(start);
+	if (start >= end)
+		return; /* so small that the kernel may see to it: nobody is held for all of the time */
+	out->free = false;
+	out->first = before(start, phase);
+	out->count = before(end, phase) - out->first;
+	/* It changes where the phase passes one of the ends. */
+	uint64_t next = TURNS_CPU;
+	if (start % TURNS_CPU > phase)
+		next = start % TURNS_CPU;
+	if (end % TURNS_CPU > phase)
+		next = MIN(next, end % TURNS_CPU);
+	out->until_ns =
+		now_ns - now_ns % TURNS_PERIOD_NS + (next * TURNS_PERIOD_NS + TURNS_CPU - 1) / TURNS_CPU;
+}

@@ -1,0 +1,56 @@
+/* On which CPUs who runs when: a computer's CPUs divided by weights among users that have many
+ * threads (VMs of one person). Pure and of integers; the state may lie in memory that the users
+ * share, so nothing in it is trusted further than to be fair.
+ *
+ * A kernel's scheduler divides each CPU by itself. Of a group with a busy thread on each of two
+ * CPUs half of the weight is on either, so that one with a single thread gets two thirds of the CPU
+ * that it is on instead of all of it, and shares it besides. Here the users post how many CPUs they
+ * could use. While all of it fits, everybody is free. Else each gets its part by weight, what one
+ * does not want goes to the others, and who wants more than its part keeps to some CPUs: the parts
+ * are laid on a line one after the other, a CPU is one unit of it, and in the moment that is the
+ * fraction f of a period, CPU c belongs to whoever has the place c + f. So everybody gets exactly
+ * its part, and most CPUs have one owner for all of the time [McNaughton, "Scheduling with
+ * deadlines and loss functions", 1959: the wrap-around rule]. Who wants no more than its part is
+ * free to run anywhere, and finds the CPU that the others leave.
+ *
+ * CPUs are numbered as the host does; caches, siblings and memory nodes are not looked at. */
+#ifndef CORE_BASE_TURNS_H
+#define CORE_BASE_TURNS_H
+
+#include "core/base/types.h"
+
+#define TURNS_USERS 64
+#define TURNS_WEIGHT 100
+#define TURNS_CPU 1024u				 /* one CPU */
+#define TURNS_GRAIN (TURNS_CPU / 16) /* borders between parts are multiples of it */
+#define TURNS_PERIOD_NS 64000000ull
+#define TURNS_FRESH_NS 2000000000ull /* who posts nothing for so long is gone */
+
+struct turns_user {
+	uint64_t weight;	/* 0: no user */
+	uint64_t wants;		/* in TURNS_CPU */
+	uint64_t posted_ns; /* when it said so */
+};
+
+struct turns {
+	struct turns_user users[TURNS_USERS];
+};
+
+struct turn {
+	bool free;			   /* anywhere; else on `count` CPUs from `first` on, 0: not now */
+	unsigned first, count; /* among the CPUs that there are */
+	uint64_t until_ns;	   /* then look again */
+};
+
+void turns_join(struct turns *t, unsigned user, uint64_t weight, uint64_t now_ns);
+void turns_leave(struct turns *t, unsigned user);
+void turns_set_weight(struct turns *t, unsigned user, uint64_t weight);
+void turns_post(struct turns *t, unsigned user, uint64_t wants, uint64_t now_ns);
+
+/* Is there anybody else? */
+bool turns_met(const struct turns *t, unsigned user, uint64_t now_ns);
+/* What is user's now, with `cpus` of them altogether. */
+void turns_look(const struct turns *t, unsigned user, unsigned cpus, uint64_t now_ns,
+				struct turn *out);
+
+#endif
