@@ -12,6 +12,12 @@
 
 #include "core/base/bits.h"
 #include "core/base/fmt.h"
+#include "core/vm/mem.h"
+
+#define HUGE MIB(2)
+#ifndef MADV_COLLAPSE /* the C library's headers may be older than Linux 6.1 */
+#define MADV_COLLAPSE 25
+#endif
 
 /* A cgroup's own limit, version 2 at the root of the process's view or along its path. */
 static uint64_t cgroup_limit(void) {
@@ -68,6 +74,29 @@ void host_memory(uint64_t *total, uint64_t *available) {
 	*available = MIN(avail + swap_free, limit);
 }
 
+/* At an address that huge pages can have: the kernel does that by itself only where its
+ * shmem_enabled says so. NULL with errno. */
+static uint8_t *map_aligned(int fd, uint64_t size) {
+	uint64_t room = align_up(size, PAGE_SIZE) + HUGE;
+	uint8_t *p = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	uint64_t before = -(uintptr_t)p & (HUGE - 1);
+	uint64_t after = HUGE - before;
+	uint8_t *base = mmap(p + before, size, PROT_READ | PROT_WRITE,
+						 MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
+	if (base == MAP_FAILED) {
+		int code = errno;
+		munmap(p, room);
+		errno = code;
+		return NULL;
+	}
+	if (before)
+		munmap(p, before);
+	munmap(p + room - after, after);
+	return base;
+}
+
 int host_ram_create(struct host_ram *r, uint64_t size, struct err *e) {
 	uint64_t total, available;
 	*r = (struct host_ram){.fd = -1};
@@ -95,8 +124,8 @@ int host_ram_create(struct host_ram *r, uint64_t size, struct err *e) {
 	/* Whoever gets the descriptor can neither shrink it (that would be SIGBUS here) nor
 	 * grow it. */
 	fcntl(r->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, r->fd, 0);
-	if (p == MAP_FAILED) {
+	uint8_t *p = map_aligned(r->fd, size);
+	if (!p) {
 		int code = errno;
 		host_ram_destroy(r);
 		return err_set(
@@ -116,6 +145,18 @@ void host_ram_discard(struct host_ram *r, uint8_t *at, uint64_t len) {
 	/* A hole in the memfd: a shared mapping keeps its pages otherwise. Fails only where that is
 	 * not possible, and then the memory just stays ours. */
 	madvise(at, len, MADV_REMOVE);
+}
+
+size_t host_ram_make_huge(const struct host_ram *r, uint8_t *at, size_t len, uint8_t **huge) {
+	uint64_t from = align_up((uint64_t)(at - r->base), HUGE);
+	uint64_t to = align_down((uint64_t)(at - r->base) + len, HUGE);
+	if (from >= to)
+		return 0;
+	*huge = r->base + from;
+	/* A huge page is made of what there is: of one page at least. */
+	for (uint64_t i = from; i < to; i += HUGE)
+		*(volatile uint8_t *)(r->base + i) = 0;
+	return madvise(*huge, to - from, MADV_COLLAPSE) == 0 ? to - from : 0;
 }
 
 uint64_t host_ram_untouched(const struct host_ram *r, const uint8_t *at, uint64_t len) {

@@ -15,6 +15,10 @@ struct host_ram {
 int host_ram_create(struct host_ram *r, uint64_t size, struct err *e);
 /* How many of the `len` bytes from `at` (in the mapping) on have no memory yet: they are zeros. */
 uint64_t host_ram_untouched(const struct host_ram *r, const uint8_t *at, uint64_t len);
+/* Before [at, at + len) in the mapping is written all over: gives it huge pages where it has room
+ * for whole ones. Their contents are lost. How many bytes, from *huge on; 0: none (the kernel has
+ * no such page to spare, or is older than 6.1). */
+size_t host_ram_make_huge(const struct host_ram *r, uint8_t *at, size_t len, uint8_t **huge);
 void host_ram_destroy(struct host_ram *r);
 
 /* Gives whole pages of it back to the host; they read as zero and come again with their next
