@@ -15,6 +15,7 @@
 #include "core/base/bits.h"
 #include "core/base/fmt.h"
 #include "host/linux/disk_io.h"
+#include "host/linux/holder.h"
 
 #define SECTOR 512u
 
@@ -140,7 +141,9 @@ static const struct block_ops ops = {"raw", submit, map, NULL};
 
 /* Two VMs on one image destroy it. Open file description locks go away with the
  * descriptor, whatever happens to the process: a moment after that, when it was killed and the
- * kernel still takes it apart. Whoever starts its VM again in this moment waits. */
+ * kernel still takes it, and what it had asked of io_uring, apart. Whoever starts its VM again in
+ * this moment waits: while the image is locked and no living process has it open. (Or one that we
+ * may not look into: then the wait is in vain.) */
 #define LOCK_TRIES 50
 #define LOCK_STEP_NS 20000000
 
@@ -149,9 +152,13 @@ static int lock_image(int fd, const char *path, enum disk_file_lock lock, struct
 	if (lock == DISK_LOCK_NONE)
 		return 0;
 	int r = fcntl(fd, F_OFD_SETLK, &l);
-	for (unsigned i = 0; r < 0 && (errno == EAGAIN || errno == EACCES) && i < LOCK_TRIES; i++) {
-		nanosleep(&(struct timespec){0, LOCK_STEP_NS}, NULL);
-		r = fcntl(fd, F_OFD_SETLK, &l);
+	bool lives = false;
+	for (unsigned i = 0; r < 0 && (errno == EAGAIN || errno == EACCES) && i < LOCK_TRIES && !lives;
+		 i++) {
+		lives = holder_lives(fd);
+		if (!lives)
+			nanosleep(&(struct timespec){0, LOCK_STEP_NS}, NULL);
+		r = fcntl(fd, F_OFD_SETLK, &l); /* after the look: it may have ended before that */
 	}
 	if (r == 0)
 		return 0;
