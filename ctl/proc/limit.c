@@ -59,7 +59,10 @@ static bool make_group(struct limit *l, const char *base, const char *id) {
 		return false;
 	if (mkdir(l->group, 0755) < 0 && errno != EEXIST)
 		return false;
-	write_text(base, "cgroup.subtree_control", "+cpu +memory");
+	/* One by one: what is not delegated would be refused with the rest. */
+	static const char *const controllers[] = {"+cpu", "+memory", "+io"};
+	for (unsigned i = 0; i < ARRAY_LEN(controllers); i++)
+		write_text(base, "cgroup.subtree_control", controllers[i]);
 	snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
 	char max[600];
 	snprintf(max, sizeof(max), "%s/cpu.max", l->group);
@@ -211,6 +214,20 @@ const char *limit_set_shares(struct limit *l, unsigned shares) {
 		return "cgroup";
 	bool session = set_session_nice(nice_of(shares));
 	return ((set_nice(nice_of(shares)) || session) && shares <= 100) || among ? "own" : "none";
+}
+
+/* io.weight is the kernel's cost model (CONFIG_BLK_CGROUP_IOCOST), the other one that of the BFQ
+ * scheduler. Which of them rules is the host's choice, and may be neither. */
+const char *limit_set_disk_shares(struct limit *l, unsigned shares) {
+	char text[32];
+	bool kept = false;
+	if (!l->group[0])
+		return "none";
+	snprintf(text, sizeof(text), "default %u\n", MAX(1u, MIN(shares, 10000u)));
+	kept |= write_text(l->group, "io.weight", text);
+	snprintf(text, sizeof(text), "default %u\n", MAX(1u, MIN(shares, 1000u)));
+	kept |= write_text(l->group, "io.bfq.weight", text);
+	return kept ? "cgroup" : "none";
 }
 
 const char *limit_set_memory(struct limit *l, uint64_t bytes) {

@@ -6,7 +6,12 @@
  *   cpu-shares   among the user's VMs host/linux/cpu_share.h, in any case. Against everything
  *                else cpu.weight, or the nice level of the vCPU threads and of the session's
  *                group (lower shares only: an unprivileged process cannot raise its own).
- *   memory-limit memory.high; no own means. */
+ *   disk-shares  io.weight and io.bfq.weight, so that they count against other programs too; among
+ *                the user's VMs host/linux/ledger.h, in any case.
+ *   memory-limit memory.high; no own means.
+ * disk-limit is the disk's own (host/linux/disk.h): what io.max could add is nothing, since no
+ * request gets past that, and io.max knows neither bursts nor a limit of reads and writes together.
+ */
 #ifndef CTL_PROC_LIMIT_H
 #define CTL_PROC_LIMIT_H
 
@@ -40,6 +45,7 @@ void limit_attach(struct limit *l, struct machine *m, struct err *e);
 /* From the loop's thread, at any time. Returns a word for how: "cgroup", "own", "none". */
 const char *limit_set_cpu(struct limit *l, unsigned percent);
 const char *limit_set_shares(struct limit *l, unsigned shares);
+const char *limit_set_disk_shares(struct limit *l, unsigned shares);
 const char *limit_set_memory(struct limit *l, uint64_t bytes);
 void limit_destroy(struct limit *l);
 

@@ -34,6 +34,12 @@ static void touch(const char *dir, const char *name) {
 	fclose(f);
 }
 
+static void remove_file(const char *dir, const char *name) {
+	char path[300];
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	assert_int_equal(unlink(path), 0);
+}
+
 static const char *content(const char *dir, const char *name) {
 	static char text[100];
 	char path[300];
@@ -56,8 +62,9 @@ static void control_group(void **state) {
 	touch(root, "cgroup.subtree_control");
 	snprintf(group, sizeof(group), "%s/joist-abc", root);
 	mkdir(group, 0755);
-	static const char *const files[] = {"cpu.max", "cpu.weight", "memory.high", "cgroup.procs"};
-	for (unsigned i = 0; i < 4; i++)
+	static const char *const files[] = {"cpu.max", "cpu.weight", "memory.high", "cgroup.procs",
+										"io.weight"};
+	for (unsigned i = 0; i < 5; i++)
 		touch(group, files[i]);
 	limit_create(&l, &loop, "abc", root);
 	assert_string_equal(l.group, group);
@@ -69,6 +76,17 @@ static void control_group(void **state) {
 	assert_string_equal(content(group, "cpu.weight"), "400\n");
 	assert_string_equal(limit_set_memory(&l, 1 << 30), "cgroup");
 	assert_string_equal(content(group, "memory.high"), "1073741824\n");
+	assert_string_equal(limit_set_disk_shares(&l, 300), "cgroup");
+	assert_string_equal(content(group, "io.weight"), "default 300\n");
+	/* With BFQ, whose weights end earlier; then without any of them. */
+	touch(group, "io.bfq.weight");
+	assert_string_equal(limit_set_disk_shares(&l, 2000), "cgroup");
+	assert_string_equal(content(group, "io.bfq.weight"), "default 1000\n");
+	remove_file(group, "io.weight");
+	remove_file(group, "io.bfq.weight");
+	assert_string_equal(limit_set_disk_shares(&l, 300), "none");
+	/* Each was asked for by itself; in a plain file the last ones lie over the first. */
+	assert_string_equal(content(root, "cgroup.subtree_control"), "+iomory");
 	limit_destroy(&l);
 	snprintf(command, sizeof(command), "rm -r %s", root);
 	assert_int_equal(system(command), 0);
@@ -83,6 +101,7 @@ static void without_groups(void **state) {
 	limit_create(&l, &loop, "abc", "/nonexistent");
 	assert_string_equal(l.group, "");
 	assert_string_equal(limit_set_memory(&l, 1), "none");
+	assert_string_equal(limit_set_disk_shares(&l, 300), "none");
 	limit_destroy(&l);
 	loop_destroy(&loop);
 }

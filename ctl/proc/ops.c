@@ -225,11 +225,12 @@ static void op_update(struct client *c, const json_t *q) {
 	if (shares > 0)
 		json_object_set_new(how, "cpu-shares", json_string(limit_set_shares(l, (unsigned)shares)));
 	json_int_t disk_shares = whole(q, "disk-shares"), net_shares = whole(q, "net-shares");
-	if (disk_shares > 0 && disk_shares <= 10000)
-		json_object_set_new(how, "disk-shares",
-							json_string(machine_set_disk_shares(p->machine, (unsigned)disk_shares)
-											? "own"
-											: "none"));
+	if (disk_shares > 0 && disk_shares <= 10000) {
+		const char *word = limit_set_disk_shares(l, (unsigned)disk_shares);
+		if (machine_set_disk_shares(p->machine, (unsigned)disk_shares) && strcmp(word, "none") == 0)
+			word = "own";
+		json_object_set_new(how, "disk-shares", json_string(word));
+	}
 	if (net_shares > 0 && net_shares <= 10000)
 		json_object_set_new(
 			how, "net-shares",

@@ -118,6 +118,8 @@ static void apply_limits(struct proc *p) {
 		strcmp(limit_set_shares(&p->limit, (unsigned)shares), "none") == 0)
 		log_line(LOG_WARN,
 				 "cpu-shares are not kept here: that needs $XDG_RUNTIME_DIR or cgroup v2");
+	if (cli_read_number(def_text(&p->def, "disk-shares"), &shares) && shares != 100)
+		limit_set_disk_shares(&p->limit, (unsigned)shares); /* the ledger has it in any case */
 	if (memory && cli_read_size(memory, &bytes) &&
 		strcmp(limit_set_memory(&p->limit, bytes), "none") == 0)
 		log_line(LOG_WARN, "memory-limit needs cgroup v2, which this user may not use here");
