@@ -117,7 +117,7 @@ struct vcpu {
 
 /* Bytes behind every struct vcpu that belong to its engine, so that translated code reaches
  * both from one base register. Zeroed at creation. */
-#define VCPU_ENGINE_AREA (1024u << 10)
+#define VCPU_ENGINE_AREA (1536u << 10)
 
 static inline void *vcpu_engine_area(struct vcpu *v) {
 	return (uint8_t *)v + ((sizeof(*v) + 63) & ~(size_t)63);

@@ -6,7 +6,7 @@
 #include "core/base/types.h"
 #include "core/x86/insn.h"
 
-#define JIT_TLB 1024
+#define JIT_TLB 4096
 #define JIT_JUMPS 8192
 #define JIT_TARGETS 4096
 #define JIT_FAR 16384

@@ -305,9 +305,15 @@ const struct soft_tlb_entry *soft_tlb_code_page(const struct soft_vcpu *c, unsig
 	return slow && e->code && e->host && !c->data_breakpoints && is_code(c, e->gpa) ? e : NULL;
 }
 
+/* Some bits of a page's host address: enough to find it by, not to know it. */
+static uint32_t frame_of(const uint8_t *host) {
+	return (uint32_t)((uintptr_t)host >> 12);
+}
+
 void soft_tlb_put(struct soft_vcpu *c, unsigned user, unsigned index,
 				  const struct soft_tlb_entry *e) {
 	c->tlb[user][index] = *e;
+	c->tlb_frame[user][index] = frame_of(e->host);
 	if (e->shift > 12)
 		note_large(c, e->tag[ACCESS_READ] & ~PAGE_MASK, e->shift, false);
 	if (c->nlocal < SOFT_LOCAL)
@@ -328,24 +334,15 @@ void soft_tlb_put(struct soft_vcpu *c, unsigned user, unsigned index,
 }
 
 void soft_tlb_purge_writes(struct soft_vcpu *c, const uint8_t *host) {
+	uint32_t frame = frame_of(host);
 	jit_slots_empty(c);
 	soft_spaces_purge_writes(c, host);
 	for (unsigned user = 0; user < 2; user++)
 		for (unsigned i = 0; i < SOFT_TLB; i++) {
-			struct soft_tlb_entry *e = &c->tlb[user][i];
-			if (e->host != host || e->tag[ACCESS_WRITE] == SOFT_TLB_INVALID)
+			if (c->tlb_frame[user][i] != frame || c->tlb[user][i].host != host)
 				continue;
-			soft_tlb_slow_writes(e);
-			/* Both TLBs are indexed alike, but either may have lost the page since. */
+			soft_tlb_slow_writes(&c->tlb[user][i]);
 			c->jit.tlb[user][1][i].tag = SOFT_TLB_INVALID;
-		}
-	for (unsigned user = 0; user < 2; user++)
-		for (unsigned i = 0; i < JIT_TLB; i++) {
-			struct jit_tlb_entry *t = &c->jit.tlb[user][1][i];
-			const uint8_t *at = (const uint8_t *)(uintptr_t)(t->tag + t->addend);
-			if (t->tag != SOFT_TLB_INVALID &&
-				(at == host || (c->jit.windows && jit_window_real(c, at) == host)))
-				t->tag = SOFT_TLB_INVALID;
 		}
 }
 
@@ -374,6 +371,13 @@ struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_
 			c->ram = r;
 	}
 	enum mem_kind mem = r.region && r.end - gpa >= PAGE_SIZE ? r.region->kind : MEM_NONE;
+	/* The translator's TLB has nothing that is not here: soft_tlb_purge_writes() looks here only.
+	 */
+	for (unsigned write = 0; write < 2; write++) {
+		struct jit_tlb_entry *t = &c->jit.tlb[user][write][(gva >> 12) & (SOFT_TLB - 1)];
+		if (t->tag != page)
+			t->tag = SOFT_TLB_INVALID;
+	}
 	e->gpa = gpa;
 	e->global = w.global;
 	if (!w.global && c->nlocal < SOFT_LOCAL)
@@ -382,6 +386,7 @@ struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_
 	if (w.shift > 12)
 		note_large(c, gva, w.shift, w.global);
 	e->host = mem == MEM_RAM || mem == MEM_ROM ? r.region->host + (gpa - r.region->base) : NULL;
+	c->tlb_frame[user][(gva >> 12) & (SOFT_TLB - 1)] = frame_of(e->host);
 	gva_t slow = c->data_breakpoints || !e->host ? TAG_SLOW : 0;
 	e->tag[ACCESS_READ] = page | slow;
 	e->code = mem == MEM_RAM && is_code(c, gpa);

@@ -30,8 +30,8 @@ typedef void soft_handler(struct soft_vcpu *c, const struct x86_insn *i);
 /* Software TLB, one set for supervisor (0) and one for user (1) accesses. A tag is the page
  * address of a linear address when that kind of access may go to `host` directly. */
 enum soft_access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
-#define SOFT_TLB 1024
-#define SOFT_LOCAL 768
+#define SOFT_TLB 4096
+#define SOFT_LOCAL 2048
 #define SOFT_TLB_INVALID 1ull /* never equal to a page address */
 struct soft_tlb_entry {
 	gva_t tag[3];  /* by enum soft_access */
@@ -104,6 +104,7 @@ struct soft_vcpu {
 	bool delivering_ext;	 /* the EXT bit of error codes made during delivery */
 
 	struct soft_tlb_entry tlb[2][SOFT_TLB];
+	uint32_t tlb_frame[2][SOFT_TLB]; /* tlb_frame() of what each entry shows, to be found by */
 	/* Entries made since the last flush that are not global; full: any may be. */
 	uint16_t local[SOFT_LOCAL];
 	unsigned nlocal;
