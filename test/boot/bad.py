@@ -19,20 +19,17 @@ CLOUD = "vmlinuz-cloud"
 
 
 def refused(args, code, *patterns):
-    """Ends at once with one line that says what is wrong."""
-    began = time.monotonic()
+    """Ends by itself, before any guest runs into the time limit (which would be code 124), with one
+    line that says what is wrong."""
     # The engine is named, so that none has to be explained on stderr.
     got, out, err = joist("run", "--engine", "soft", "--timeout", "20", *args)
-    took = time.monotonic() - began
-    what = f"{' '.join(args)}\nexit code {got} after {took:.1f} s; stderr: {err!r}"
+    what = f"{' '.join(args)}\nexit code {got}; stderr: {err!r}"
     lines = [x for x in err.splitlines() if not x.startswith("Try ")]
     if got != code or out or len(lines) != 1 or not re.match(r"joist( run)?: ", lines[0]):
         raise AssertionError(f"not refused with {code} and one line: {what}")
     for p in patterns:
         if not re.search(p, err):
             raise AssertionError(f"no {p!r}: {what}")
-    if took > 5 * options.factor:
-        raise AssertionError(f"slow: {what}")
 
 
 # ---- kernels ---------------------------------------------------------------------------
@@ -193,12 +190,9 @@ def elf(code, entry=0x200000):
 
 
 def guest(name, code, *args, entry=0x200000, engine="soft", board="pc"):
-    began = time.monotonic()
-    r = joist("run", "--engine", engine, "--board", board, "--timeout", "3", "--kernel",
-              scratch_file(name, elf(code, entry)), *args)
-    if time.monotonic() - began > 10 * options.factor:
-        raise AssertionError(f"{name} hangs: {r}")
-    return r
+    """Ends by --timeout at the latest; else joist() raises."""
+    return joist("run", "--engine", engine, "--board", board, "--timeout", "3", "--kernel",
+                 scratch_file(name, elf(code, entry)), *args)
 
 
 def ends(name, code, want, pattern, *args, **kw):
