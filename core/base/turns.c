@@ -5,6 +5,9 @@
 
 #define LARGEST (1u << 20) /* of weights, CPUs and wants in CPUs */
 
+#define SLACK 16 /* so much of all is not worth the trouble: single threads, one on each CPU */
+#define ROOM 4	 /* so much of its wish one has beside it, to grow and not to meet others */
+
 struct part {
 	uint32_t weight; /* 0: none */
 	uint64_t wants, has;
@@ -91,10 +94,14 @@ void turns_look(const struct turns *t, unsigned user, unsigned cpus, uint64_t no
 		sum += parts[i].wants;
 	}
 	*out = (struct turn){.free = true, .until_ns = now_ns + TURNS_PERIOD_NS};
-	if (sum <= capacity || !parts[user].weight)
+	if (sum <= capacity + capacity / SLACK || !parts[user].weight)
 		return;
+	uint64_t wants = parts[user].wants;
+	for (unsigned i = 0; i < TURNS_USERS; i++)
+		parts[i].wants += parts[i].wants / ROOM;
 	divide(parts, capacity);
-	if (!parts[user].held)
+	/* Who has what it wants, if not the room beside it, need not keep to its place on the line. */
+	if (!parts[user].held || wants <= parts[user].has + parts[user].has / SLACK)
 		return;
 	/* Those that keep to theirs come first on the line. */
 	for (unsigned i = 0; i < user; i++)
@@ -103,9 +110,10 @@ void turns_look(const struct turns *t, unsigned user, unsigned cpus, uint64_t no
 	start = border(start);
 	if (start >= end)
 		return; /* so small that the kernel may see to it: nobody is held for all of the time */
-	out->free = false;
+	out->free = false; /* so there are CPUs */
 	out->first = before(start, phase);
 	out->count = before(end, phase) - out->first;
+	out->first = (unsigned)((out->first + now_ns / TURNS_MOVE_NS) % MAX(cpus, 1u));
 	/* It changes where the phase passes one of the ends. */
 	uint64_t next = TURNS_CPU;
 	if (start % TURNS_CPU > phase)

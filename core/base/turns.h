@@ -5,15 +5,16 @@
  * A kernel's scheduler divides each CPU by itself. Of a group with a busy thread on each of two
  * CPUs half of the weight is on either, so that one with a single thread gets two thirds of the CPU
  * that it is on instead of all of it, and shares it besides. Here the users post how many CPUs they
- * could use. While all of it fits, everybody is free. Else each gets its part by weight, what one
- * does not want goes to the others, and who wants more than its part keeps to some CPUs: the parts
- * are laid on a line one after the other, a CPU is one unit of it, and in the moment that is the
- * fraction f of a period, CPU c belongs to whoever has the place c + f. So everybody gets exactly
- * its part, and most CPUs have one owner for all of the time [McNaughton, "Scheduling with
+ * could use. While all of it about fits, everybody is free. Else each gets its part by weight, what
+ * one does not want goes to the others, and who wants more than its part keeps to some CPUs: the
+ * parts are laid on a line one after the other, a CPU is one unit of it, and in the moment that is
+ * the fraction f of a period, CPU c belongs to whoever has the place c + f. So everybody gets
+ * exactly its part, and most CPUs have one owner for all of the time [McNaughton, "Scheduling with
  * deadlines and loss functions", 1959: the wrap-around rule]. Who wants no more than its part is
  * free to run anywhere, and finds the CPU that the others leave.
  *
- * CPUs are numbered as the host does; caches, siblings and memory nodes are not looked at. */
+ * No CPU is like the other: one is slower, other programs keep to another. So the line moves on by
+ * a CPU each second. Which of them share caches, a core or a memory node is not looked at. */
 #ifndef CORE_BASE_TURNS_H
 #define CORE_BASE_TURNS_H
 
@@ -23,7 +24,8 @@
 #define TURNS_WEIGHT 100
 #define TURNS_CPU 1024u				 /* one CPU */
 #define TURNS_GRAIN (TURNS_CPU / 16) /* borders between parts are multiples of it */
-#define TURNS_PERIOD_NS 64000000ull
+#define TURNS_PERIOD_NS 32000000ull
+#define TURNS_MOVE_NS (32 * TURNS_PERIOD_NS)
 #define TURNS_FRESH_NS 2000000000ull /* who posts nothing for so long is gone */
 
 struct turns_user {
@@ -38,7 +40,7 @@ struct turns {
 
 struct turn {
 	bool free;			   /* anywhere; else on `count` CPUs from `first` on, 0: not now */
-	unsigned first, count; /* among the CPUs that there are */
+	unsigned first, count; /* among those that there are; after the last comes the first */
 	uint64_t until_ns;	   /* then look again */
 };
 

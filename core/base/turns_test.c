@@ -12,7 +12,7 @@
 #include "core/base/turns.h"
 
 #define MS 1000000ull
-#define SPAN 640 /* ms: ten periods */
+#define SPAN 640 /* ms: twenty periods */
 
 struct user {
 	unsigned weight, wants; /* in TURNS_CPU */
@@ -56,10 +56,10 @@ static void run(struct user *u, unsigned n, unsigned cpus) {
 				last[i] = t;
 			if (t.free)
 				continue;
-			assert_true(t.first + t.count <= cpus);
+			assert_true(t.first < cpus && t.count <= cpus);
 			for (unsigned c = t.first; c < t.first + t.count; c++) {
-				assert_false(owned & BIT(c));
-				owned |= BIT(c);
+				assert_false(owned & BIT(c % cpus));
+				owned |= BIT(c % cpus);
 			}
 			sum[i] += t.count;
 		}
@@ -88,12 +88,17 @@ static void hog_and_quiet(void **state) {
 	run(u, 2, 2);
 	assert_true(u[0].free);
 	assert_int_equal(u[1].got, 1000);
-	assert_int_equal(u[1].changes, 0); /* always the same one */
+	assert_true(u[1].changes <= 1); /* the same one for a second */
 	/* The quiet one uses a quarter: the hog has the rest, and not more. */
 	u[0].wants = TURNS_CPU / 4;
 	run(u, 2, 2);
 	assert_true(u[0].free);
 	near(u[1].got, 1750);
+	/* Two with a thread each, and a little beside: the kernel does that well. */
+	u[0].wants = u[1].wants = TURNS_CPU + TURNS_CPU / 20;
+	run(u, 2, 2);
+	assert_true(u[0].free && u[1].free);
+	u[1].wants = 4 * TURNS_CPU;
 	/* And nothing: the hog is free. */
 	u[0].wants = 0;
 	run(u, 2, 2);
@@ -174,7 +179,7 @@ static void any_content(void **state) {
 		unsigned cpus = 1 + (unsigned)(x % 300);
 		struct turn t;
 		turns_look(&turns, (unsigned)(x % TURNS_USERS), cpus, now, &t);
-		assert_true(t.free || t.first + t.count <= cpus);
+		assert_true(t.free || (t.first < cpus && t.count <= cpus));
 		assert_true(t.until_ns > now && t.until_ns <= now + TURNS_PERIOD_NS);
 	}
 }

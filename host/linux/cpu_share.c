@@ -84,8 +84,6 @@ static void sample(struct cpu_share *s, uint64_t now) {
 		/* One that ended took its sum along. */
 		if (s->wanted_ns && wanted > s->wanted_ns)
 			wants = MAX(used, (wanted - s->wanted_ns) * TURNS_CPU / span);
-		/* A little more, for it to grow by. */
-		wants += wants / 8 + TURNS_GRAIN;
 	}
 	s->wants = (s->wants + wants) / 2;
 	s->at_ns = now;
@@ -112,7 +110,7 @@ static void set_held(struct cpu_share *s, bool on, uint64_t now) {
 
 static void apply(struct cpu_share *s, const struct turn *t, uint64_t now) {
 	cpu_set_t set;
-	unsigned n = 0;
+	unsigned n = 0, cpus = (unsigned)CPU_COUNT(&s->all);
 	bool changed =
 		t->free != s->turn.free || t->first != s->turn.first || t->count != s->turn.count;
 	s->turn = *t;
@@ -120,7 +118,7 @@ static void apply(struct cpu_share *s, const struct turn *t, uint64_t now) {
 		return;
 	CPU_ZERO(&set);
 	for (unsigned i = 0; i < CPU_SETSIZE; i++)
-		if (CPU_ISSET(i, &s->all) && n++ - t->first < t->count)
+		if (CPU_ISSET(i, &s->all) && (n++ + cpus - t->first) % cpus < t->count)
 			CPU_SET(i, &set);
 	/* Standing still it stays where it was. */
 	if (t->free || t->count)

@@ -7,7 +7,7 @@
  * schedstat of /proc/self/task; without them (a kernel without CONFIG_SCHED_INFO), what they ran.
  *
  * A VM that is alone does nothing for this: a descriptor tells when another one comes. Beside
- * others it has a look four times a second when it is idle, and once in a period (64 ms) or two
+ * others it has a look four times a second when it is idle, and once in a period (32 ms) or two
  * when it is not. Other programs of the computer are the kernel's business, as before. All from the
  * loop's thread. */
 #ifndef HOST_LINUX_CPU_SHARE_H
