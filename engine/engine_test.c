@@ -207,7 +207,7 @@ static void the_engine_waits(void **state) {
 
 static void the_map_is_listened_to(void **state) {
 	static uint8_t page[4096];
-	struct mem_region r = {"ram", 0, 4096, MEM_RAM, 0, page, NULL, NULL, false, NULL, 0};
+	struct mem_region r = {"ram", 0, 4096, MEM_RAM, 0, page, NULL, NULL, false, NULL, 0, 0};
 	mem_add(&vm.mem, &r);
 	assert_int_equal(changes, 1);
 	mem_remove(&vm.mem, &r);

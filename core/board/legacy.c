@@ -49,6 +49,7 @@ static void add_rtc(struct board *b) {
 	mc146818_set_memory(&b->rtc, b->low_end, b->config.memory - b->low_end);
 	vm_add_device(b->vm, &mc146818_device_ops, 0, &b->rtc);
 	board_add_port(b, &b->rtc_port, "mc146818", 0x70, 2, &mc146818_ops, &b->rtc);
+	b->rtc_port.latch = 1;
 	b->acpi.rtc = true;
 }
 

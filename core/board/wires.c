@@ -251,6 +251,7 @@ void board_wire_cpus(struct board *b) {
 	vm_add_device(vm, &ioapic_device_ops, 0, &b->ioapic);
 	board_add_mmio(b, &b->ioapic_mem, "ioapic", IOAPIC_DEFAULT_BASE, IOAPIC_SIZE, &ioapic_ops,
 				   &b->ioapic);
+	b->ioapic_mem.latch = 4;
 
 	vm_add_device(vm, &wires_ops, 0, b);
 	kvmclock_init(&b->kvmclock, vm);

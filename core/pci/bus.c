@@ -83,8 +83,8 @@ void pci_bus_init(struct pci_bus *b, struct mem_space *mem, const struct msi_sin
 	b->msi = *msi;
 	for (unsigned i = 0; i < 4; i++)
 		b->intx[i] = intx[i];
-	b->cf8 = (struct port_region){"pci-address", 0xcf8, 4, &cf8_ops, b, false};
-	b->cfc = (struct port_region){"pci-data", 0xcfc, 4, &cfc_ops, b, false};
+	b->cf8 = (struct port_region){"pci-address", 0xcf8, 4, &cf8_ops, b, false, 0};
+	b->cfc = (struct port_region){"pci-data", 0xcfc, 4, &cfc_ops, b, false, 0};
 	port_add(mem, &b->cf8);
 	port_add(mem, &b->cfc);
 	b->ecam = (struct mem_region){.name = "pci-ecam",

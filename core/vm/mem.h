@@ -26,6 +26,12 @@ struct mem_bell {
 	uint32_t val;
 };
 
+/* An index register: a write to it changes nothing but what the next accesses to its device mean.
+ * So an engine may hold such writes back until any vCPU comes out of the guest, and must then do
+ * them first, in their order. `latch` in the two structs below is its size, at the region's begin;
+ * 0: there is none. Registers that share their bytes
+ * with another one are none: PCI's address port has the PC's reset port in it. */
+
 enum mem_kind { MEM_NONE, MEM_RAM, MEM_ROM, MEM_MMIO };
 
 /* Owned by whoever adds it (usually a field of a chip or board), which keeps it alive
@@ -43,6 +49,7 @@ struct mem_region {
 	bool added;
 	const struct mem_bell *bells; /* see mem_set_bells() */
 	unsigned nbells;
+	uint8_t latch; /* bytes, see above */
 };
 
 struct port_region {
@@ -52,6 +59,7 @@ struct port_region {
 	const struct io_ops *ops;
 	void *dev;
 	bool added;
+	uint8_t latch; /* bytes, see above */
 };
 
 /* A maximal run of addresses with one answerer. */

@@ -67,11 +67,12 @@ static int setup(void **state) {
 	changes = rings = 0;
 	written_bytes = 0;
 	m.listener = (struct mem_listener){changed, written, rung, &m};
-	ram = (struct mem_region){"ram", 0, sizeof(ram_bytes), MEM_RAM, 0, ram_bytes, NULL, NULL, 0,
-							  NULL,	 0};
-	rom = (struct mem_region){"rom", 0x4000, 0x2000, MEM_ROM, 1, rom_bytes, NULL, NULL, 0, NULL, 0};
-	mmio =
-		(struct mem_region){"chip", 0x8000, 0x2000, MEM_MMIO, 2, NULL, &any_ops, &chip, 0, NULL, 0};
+	ram = (struct mem_region){
+		"ram", 0, sizeof(ram_bytes), MEM_RAM, 0, ram_bytes, NULL, NULL, 0, NULL, 0, 0};
+	rom = (struct mem_region){"rom", 0x4000, 0x2000, MEM_ROM, 1, rom_bytes,
+							  NULL,	 NULL,	 0,		 NULL,	  0, 0};
+	mmio = (struct mem_region){"chip",	 0x8000, 0x2000, MEM_MMIO, 2, NULL,
+							   &any_ops, &chip,	 0,		 NULL,	   0, 0};
 	mem_add(&m, &ram);
 	mem_add(&m, &rom);
 	mem_add(&m, &mmio);
@@ -188,7 +189,7 @@ static void sizes_are_split_and_widened(void **state) {
 
 static void top_of_the_space_is_safe(void **state) {
 	struct mem_region top = {
-		"top", UINT64_MAX - 0xfff, 0x1000, MEM_MMIO, 2, NULL, &any_ops, &chip, 0, NULL, 0};
+		"top", UINT64_MAX - 0xfff, 0x1000, MEM_MMIO, 2, NULL, &any_ops, &chip, 0, NULL, 0, 0};
 	mem_add(&m, &top);
 	assert_ptr_equal(mem_find(&m, UINT64_MAX - 1).region, &top);
 	mem_io_write(&m, UINT64_MAX - 3, 8, 0);
@@ -200,9 +201,9 @@ static void top_of_the_space_is_safe(void **state) {
 }
 
 static void ports_dispatch(void **state) {
-	struct port_region a = {"a", 0x60, 1, &any_ops, &chip, 0};
-	struct port_region b = {"b", 0x61, 4, &byte_ops, &chip, 0};
-	struct port_region top = {"top", 0xffff, 1, &any_ops, &chip, 0};
+	struct port_region a = {"a", 0x60, 1, &any_ops, &chip, 0, 0};
+	struct port_region b = {"b", 0x61, 4, &byte_ops, &chip, 0, 0};
+	struct port_region top = {"top", 0xffff, 1, &any_ops, &chip, 0, 0};
 	port_add(&m, &a);
 	port_add(&m, &b);
 	port_add(&m, &top);

@@ -20,7 +20,6 @@
 
 #define PIC_PINS 16
 #define CASCADE_GSI 2
-#define IOAPIC_BASE 0xfec00000u
 #define ICW1_IC4 BIT(0)
 #define ICW4_AEOI BIT(1)
 #define ICW4_SFNM BIT(4)
@@ -138,7 +137,7 @@ bool kvm_push_chips(struct kvm_cpu *c) {
 			return failed(c, "take the state of");
 	}
 	k = (struct kvm_irqchip){.chip_id = KVM_IRQCHIP_IOAPIC};
-	k.chip.ioapic.base_address = IOAPIC_BASE;
+	k.chip.ioapic.base_address = KVM_IOAPIC_BASE;
 	k.chip.ioapic.ioregsel = image.ioapic.select;
 	k.chip.ioapic.id = image.ioapic.id;
 	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {

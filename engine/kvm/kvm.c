@@ -217,6 +217,8 @@ static int add_vcpu(void *self, struct vcpu *v, struct err *err) {
 		return err_set(err, errno, "KVM does not tell vCPU %u's registers: %s", v->id,
 					   strerror(errno));
 	c->apic_base = s.apic_base;
+	if (e->ncpus == 1)
+		kvm_late_create(e);
 	int r;
 	if ((r = kvm_dirty_add(c, err)) || (r = kvm_tsc_create(c, err)))
 		return r;
@@ -248,6 +250,7 @@ static void mem_changed(void *self) {
 	if (r)
 		log_line(LOG_ERROR, "KVM refuses a change of the guest's memory map: %s", strerror(-r));
 	kvm_update_bells(self);
+	kvm_update_late(self);
 }
 
 static void bells_changed(void *self) {
@@ -268,6 +271,7 @@ static void stats(void *self, void (*line)(void *out, const char *name, uint64_t
 	line(out, "irq_messages", e->messages);
 	line(out, "irq_pins", e->pins);
 	line(out, "doorbells", e->rings);
+	line(out, "late_writes", e->late_writes);
 	line(out, "dirty_rings", e->dirty_rings);
 }
 

@@ -11,6 +11,7 @@
  *     apic.c   local APICs in the kernel
  *     chips.c  8259s and I/O APIC there, too
  *     bells.c  doorbells without exits
+ *     late.c   writes to index registers without exits, too
  *     cpuid.c  the processor that KVM can show
  *     report.c why KVM could not go on, for people
  *     part.c   parts that can be left out
@@ -29,6 +30,7 @@
 
 #define KVM_SLOTS 64
 #define KVM_WHY 240
+#define KVM_IOAPIC_BASE 0xfec00000u /* of the one that KVM has in tier kernel */
 
 /* Who has the interrupt controllers. */
 enum kvm_irqs {
@@ -61,6 +63,14 @@ struct kvm_bell {
 	uint8_t size;
 };
 
+/* An index register, see late.c. */
+#define KVM_LATCHES 4
+struct kvm_latch {
+	gpa_t gpa;	   /* or port */
+	uint32_t size; /* 0: not in use */
+	bool port;
+};
+
 struct kvm_cpu;
 
 struct kvm_engine {
@@ -83,6 +93,11 @@ struct kvm_engine {
 	pthread_t bells_thread;
 	int bells_epoll, bells_wake;
 	uint64_t rings; /* counter */
+
+	struct kvm_coalesced_mmio_ring *late; /* in the first vCPU's page; NULL: not used */
+	bool late_ports;					  /* KVM can do so for ports, too */
+	struct kvm_latch latches[KVM_LATCHES];
+	uint64_t late_writes; /* counter */
 };
 
 /* In the vCPU's engine area. */
@@ -184,8 +199,13 @@ void kvm_bells_enter(struct kvm_engine *e);
 void kvm_bells_leave(struct kvm_engine *e);
 void kvm_bells_destroy(struct kvm_engine *e);
 
+/* late.c: once the first vCPU is there; with the VM lock held; and without, on a vCPU's thread. */
+void kvm_late_create(struct kvm_engine *e);
+void kvm_update_late(struct kvm_engine *e);
+void kvm_serve_late(struct kvm_engine *e);
+
 /* part.c: may this part of KVM be used? */
-enum kvm_part { KVM_PART_IOEVENTFD, KVM_PART_DIRTY_RING, KVM_PARTS };
+enum kvm_part { KVM_PART_IOEVENTFD, KVM_PART_DIRTY_RING, KVM_PART_COALESCED, KVM_PARTS };
 bool kvm_part(enum kvm_part part);
 
 /* cpuid.c */

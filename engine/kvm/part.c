@@ -10,6 +10,7 @@ bool kvm_part(enum kvm_part part) {
 	static const char *const names[KVM_PARTS] = {
 		[KVM_PART_IOEVENTFD] = "ioeventfd",
 		[KVM_PART_DIRTY_RING] = "dirty-ring",
+		[KVM_PART_COALESCED] = "coalesced",
 	};
 	const char *s = getenv("JOIST_KVM_OFF");
 	size_t len = strlen(names[part]);

@@ -167,6 +167,7 @@ static bool enter(struct kvm_cpu *c) {
 	int code = errno;
 	c->stale = true;
 	c->unfinished = false;
+	kvm_serve_late(c->e);
 	c->ready = run->ready_for_interrupt_injection;
 	if (c->e->irqs == KVM_IRQS_OFF && run->cr8 != c->cr8) {
 		c->cr8 = (uint8_t)run->cr8;

@@ -63,7 +63,7 @@ case("guests", GUESTS + "--tier split hello32 hello64 real segments paging32 tas
      "features apic smc smp2 triple nowhere spin holes poke off resets", None)
 case("privileged", "/privileged --explained /explained.txt --count 4000", None)
 case("parts", "/dirty --tier kvm --rounds 60; JOIST_KVM_OFF=dirty-ring /dirty --tier kvm --rounds 60; "
-     "/bells --rounds 60", None)
+     "/bells --rounds 60; /late --rounds 60; JOIST_KVM_OFF=coalesced /late --rounds 60", None)
 case("boot-auto", joist_run(engine=""),
      never(wants(r"^joist-guest: up ", r"^joist-guest: status 0", r"^kvm_entries +[1-9]"),
            r"engine: soft"))
@@ -211,7 +211,7 @@ def main():
             make = Bochs if args.intel else Level1
             programs = {"joist": "joist", "guest-tests": "test/guest/guest-tests",
                         "two-vms": "test/guest/two-vms", "dirty": "test/insn/dirty",
-                        "bells": "test/insn/bells", "hold": "test/nested/hold",
+                        "bells": "test/insn/bells", "late": "test/insn/late", "hold": "test/nested/hold",
                         "privileged": "test/nested/privileged",
                         "joist-move": "test/nested/joist-move"}
             machine = make({n: os.path.join(args.build, p) for n, p in programs.items()}, images,
