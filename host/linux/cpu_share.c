@@ -14,6 +14,7 @@
 #include "core/base/bits.h"
 
 #define IDLE_NS 250000000ull
+#define BUSY_NS (4 * TURNS_PERIOD_NS)
 #define IDLE (TURNS_CPU / 32) /* so little is not looked at closer */
 
 struct cpu_share {
@@ -147,7 +148,7 @@ static void look(void *opaque) {
 		ledger_ring(s->ledger);
 	if (ledger_cpu_met(s->ledger)) {
 		ledger_cpu_look(s->ledger, (unsigned)CPU_COUNT(&s->all), now, &turn);
-		next = !turn.free ? turn.until_ns - now : s->wants > IDLE ? TURNS_PERIOD_NS : IDLE_NS;
+		next = !turn.free ? turn.until_ns - now : s->wants > IDLE ? BUSY_NS : IDLE_NS;
 	}
 	apply(s, &turn, now);
 	loop_timer_set(&s->timer, next);

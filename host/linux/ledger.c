@@ -281,7 +281,7 @@ bool ledger_cpu_met(struct ledger *l) {
 void ledger_cpu_look(struct ledger *l, unsigned cpus, uint64_t now, struct turn *out) {
 	enter(l);
 	turns_look(&l->book->cpus, l->place, cpus, now, out);
-	if (!out->free && now - l->looked_ns > TURNS_PERIOD_NS) {
+	if (!out->free && now - l->looked_ns > TURNS_MOVE_NS) {
 		l->looked_ns = now;
 		clear_dead(l);
 	}
