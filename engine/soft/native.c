@@ -6,6 +6,7 @@
  * happened ([SDM1 11.5]). DEVIATION: after an unmasked overflow or underflow, PE
  * is what the masked instruction reports. */
 #include "core/base/le.h"
+#include "core/x86/decode_table.h"
 #include "core/x86/feature.h"
 #include "engine/soft/fpu.h"
 
@@ -147,17 +148,23 @@ static void fill(struct soft_fpu *f, uint8_t byte, unsigned len) {
 }
 
 /* A masked store touches only some bytes: those that come out the same over zeros and ones. */
-static void masked_store(struct soft_vcpu *c, const struct x86_insn *i, uint64_t off,
-						 unsigned len) {
+static void masked_store(struct soft_vcpu *c, const struct x86_insn *i, uint64_t off, unsigned len,
+						 bool watched) {
 	struct soft_fpu *f = c->fpu;
 	struct thunk_regs in = f->regs;
 	uint8_t zeros[64], ones[64];
 	fill(f, 0, 64);
-	thunk_call(&f->regs);
+	if (watched)
+		run_watched(c, f, false);
+	else
+		thunk_call(&f->regs);
 	fpu_copy(zeros, f->bounce, 64);
 	f->regs = in;
 	fill(f, 0xff, 64);
-	thunk_call(&f->regs);
+	if (watched)
+		run_watched(c, f, false);
+	else
+		thunk_call(&f->regs);
 	fpu_copy(ones, f->bounce, 64);
 	for (unsigned pass = 0; pass < 2; pass++) {
 		for (unsigned n = 0; n < len;) {
@@ -183,7 +190,7 @@ static void run_store(struct soft_vcpu *c, const struct x86_insn *i, const struc
 	struct soft_fpu *f = c->fpu;
 	bool x87 = x86_forms[i->form].cls == X86_CLASS_X87;
 	if (masked) {
-		masked_store(c, i, off, len);
+		masked_store(c, i, off, len, watched);
 		return;
 	}
 	if (x87)
@@ -198,45 +205,160 @@ static void run_store(struct soft_vcpu *c, const struct x86_insn *i, const struc
 
 /* ---- masked loads -------------------------------------------------------------------------- */
 
+/* Instructions that access all of their operand whatever the mask says, which the exception classes
+ * NF of [SDM2 2.8] are: they move elements about, or there is one count for all. */
+static bool ignores_mask(const struct x86_insn *i) {
+	switch (i->op) {
+	case X86_OP_VPACKSSDW:
+	case X86_OP_VPACKSSWB:
+	case X86_OP_VPACKUSDW:
+	case X86_OP_VPACKUSWB:
+	case X86_OP_VPALIGNR:
+	case X86_OP_VPMADDUBSW:
+	case X86_OP_VPMADDWD:
+	case X86_OP_VPSHUFB:
+	case X86_OP_VPSHUFD:
+	case X86_OP_VPSHUFHW:
+	case X86_OP_VPSHUFLW:
+	case X86_OP_VPUNPCKHBW:
+	case X86_OP_VPUNPCKHDQ:
+	case X86_OP_VPUNPCKHQDQ:
+	case X86_OP_VPUNPCKHWD:
+	case X86_OP_VPUNPCKLBW:
+	case X86_OP_VPUNPCKLDQ:
+	case X86_OP_VPUNPCKLQDQ:
+	case X86_OP_VPUNPCKLWD:
+	case X86_OP_VSHUFPD:
+	case X86_OP_VSHUFPS:
+	case X86_OP_VSHUFF32X4:
+	case X86_OP_VSHUFF64X2:
+	case X86_OP_VSHUFI32X4:
+	case X86_OP_VSHUFI64X2:
+	case X86_OP_VUNPCKHPD:
+	case X86_OP_VUNPCKHPS:
+	case X86_OP_VUNPCKLPD:
+	case X86_OP_VUNPCKLPS:
+	case X86_OP_VALIGND:
+	case X86_OP_VALIGNQ:
+	case X86_OP_VCVTNE2PS2BF16:
+	case X86_OP_VDBPSADBW:
+	case X86_OP_VMOVDDUP:
+	case X86_OP_VMOVSHDUP:
+	case X86_OP_VMOVSLDUP:
+	case X86_OP_VPCONFLICTD:
+	case X86_OP_VPCONFLICTQ:
+	case X86_OP_VPERMB:
+	case X86_OP_VPERMD:
+	case X86_OP_VPERMI2B:
+	case X86_OP_VPERMI2D:
+	case X86_OP_VPERMI2PD:
+	case X86_OP_VPERMI2PS:
+	case X86_OP_VPERMI2Q:
+	case X86_OP_VPERMI2W:
+	case X86_OP_VPERMILPD:
+	case X86_OP_VPERMILPS:
+	case X86_OP_VPERMPD:
+	case X86_OP_VPERMPS:
+	case X86_OP_VPERMQ:
+	case X86_OP_VPERMT2B:
+	case X86_OP_VPERMT2D:
+	case X86_OP_VPERMT2PD:
+	case X86_OP_VPERMT2PS:
+	case X86_OP_VPERMT2Q:
+	case X86_OP_VPERMT2W:
+	case X86_OP_VPERMW:
+	case X86_OP_VPMULTISHIFTQB:
+	case X86_OP_VINSERTF32X4:
+	case X86_OP_VINSERTF32X8:
+	case X86_OP_VINSERTF64X2:
+	case X86_OP_VINSERTF64X4:
+	case X86_OP_VINSERTI32X4:
+	case X86_OP_VINSERTI32X8:
+	case X86_OP_VINSERTI64X2:
+	case X86_OP_VINSERTI64X4:
+		return true;
+	case X86_OP_VPSLLW:
+	case X86_OP_VPSLLD:
+	case X86_OP_VPSLLQ:
+	case X86_OP_VPSRLW:
+	case X86_OP_VPSRLD:
+	case X86_OP_VPSRLQ:
+	case X86_OP_VPSRAW:
+	case X86_OP_VPSRAD:
+	case X86_OP_VPSRAQ:
+		return i->opnd[2].kind == OPND_MEM; /* the count */
+	default:
+		return false;
+	}
+}
+
+static bool name_begins(const struct x86_insn *i, const char *with) {
+	const char *m = x86_forms[i->form].mnemonic;
+	while (*with && *m == *with)
+		m++, with++;
+	return !*with;
+}
+
 /* Bytes of an element of the destination, by the instruction's name: AVX-512 names end so. */
 static unsigned element_size(const struct x86_insn *i) {
 	const char *m = x86_forms[i->form].mnemonic, *e = m;
 	while (*e)
 		e++;
-	bool one = e - m < 2;
-	char last = e[-1], before = one ? 0 : e[-2];
-	if (last == '8' || last == 'b' || last == 'B')
-		return 1;
-	if (last == 'w' || last == 'W' || (last == '6' && before == '1') || last == 'h' || last == 'H')
-		return 2;
-	if ((last == 's' || last == 'S') &&
-		(before == 'p' || before == 's' || before == 'P' || before == 'S'))
+	if (e - m < 3)
 		return 4;
-	return i->rex & 8 ? 8 : 4;
+	char last = e[-1], before = e[-2];
+	if (before == 'x' || (last == '2' && before == '3') || (last == '4' && before == '6'))
+		return i->rex & 8 ? 8 : 4; /* 32x4, 64x2, 32, 64 */
+	if (last == '8' || last == 'b')
+		return 1;
+	if (last == 'w' || last == '6' || last == 'h')
+		return 2;
+	if (last == 'q')
+		return before == 'd' && name_begins(i, "vcvt") ? 4 : 8;
+	return (last == 'd' && before == 'p') || name_begins(i, "vbroadcastsd") ? 8 : 4;
+}
+
+/* Which elements of the memory operand are accessed, and their size. */
+static uint64_t wanted_elements(struct soft_vcpu *c, const struct x86_insn *i, unsigned len,
+								unsigned *size) {
+	const struct x86_dec *dec = &x86_decs[i->form];
+	uint64_t mask = le64_get(fpu_peek(c) + XS_K + (i->evex & 7) * 8);
+	unsigned dest = element_size(i), lanes;
+	*size = len;
+	if (dec->flags & DEC_LIG)
+		return mask & 1;
+	if (i->evex & 0x10) {
+		lanes = (16u << i->vl) / MAX(dest, dec->bcast);
+	} else if (dec->bcast) {
+		*size = dec->bcast;
+		lanes = len / *size;
+	} else {
+		lanes = (16u << i->vl) / dest;
+		*size = name_begins(i, "vbroadcast") || name_begins(i, "vpbroadcast") ? dest : len / lanes;
+	}
+	mask &= ~0ull >> (64 - lanes);
+	if (name_begins(i, "vexpand") || name_begins(i, "vpexpand")) { /* as many as are wanted */
+		unsigned n = (unsigned)__builtin_popcountll(mask);
+		return n ? ~0ull >> (64 - n) : 0;
+	}
+	uint64_t on = 0; /* a broadcast has fewer than lanes */
+	for (unsigned n = 0; n < lanes; n++)
+		on |= (mask >> n & 1) << n % (len / *size);
+	return on;
 }
 
 /* Lanes that the mask leaves out are not accessed and cannot fault ([SDM2 2.7.4]). */
 static void masked_load(struct soft_vcpu *c, const struct x86_insn *i, uint64_t off, unsigned len) {
 	struct soft_fpu *f = c->fpu;
-	gva_t gva = fast_linear(c, i->seg, off, len, ACCESS_READ);
-	const uint8_t *p = fast_host(c, gva, len, ACCESS_READ, fast_user(c));
-	if (likely(p != NULL)) {
-		copy_piece(f->bounce, p, len);
+	if (ignores_mask(i)) {
+		native_read(c, i->seg, off, f->bounce, len);
 		return;
 	}
-	uint64_t mask = le64_get(fpu_peek(c) + XS_K + (i->evex & 7) * 8);
-	unsigned lanes = (16u << i->vl) / element_size(i);
-	if (i->evex & 0x10) { /* broadcast: one element for all lanes */
-		if (mask & (lanes >= 64 ? ~0ull : BIT(lanes) - 1))
-			native_read(c, i->seg, off, f->bounce, len);
-		return;
-	}
-	if (!lanes || len < lanes)
-		lanes = 1; /* scalar */
-	unsigned size = len / lanes;
+	unsigned size;
+	uint64_t on = wanted_elements(c, i, len, &size);
 	fill(f, 0, 64);
-	for (unsigned n = 0; n < lanes; n++) {
-		if (!(mask & BIT(n)))
+	for (unsigned n = 0; n < len / size; n++) {
+		if (!(on & BIT(n)))
 			continue;
 		uint8_t lane[64] __attribute__((aligned(8)));
 		native_read(c, i->seg, off + n * size, lane, size);
@@ -327,7 +449,10 @@ static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 		 * also for SS. */
 		if (align && c->mode == X86_MODE_64 && unlikely(linear64(c, i->seg, off) & (len - 1)))
 			soft_gp(c, 0);
-		gva_t gva = fast_linear(c, i->seg, off, MAX(len, 1), kind);
+		/* An address that is not canonical is a fault of the lanes that are accessed. */
+		bool lanes = masked && !align && c->mode == X86_MODE_64 && !ignores_mask(i);
+		gva_t gva =
+			lanes ? linear64(c, i->seg, off) : fast_linear(c, i->seg, off, MAX(len, 1), kind);
 		if (align && unlikely(gva & (len - 1)))
 			soft_gp(c, 0);
 		/* Mostly it is RAM in one page, and the instruction may have it as it is. 64 bytes,
