@@ -67,3 +67,35 @@ void gen_bytes(uint8_t *b, bool long_mode) {
 		b[n++] = 0xd8 + gen_below(8);
 	}
 }
+
+void gen_avx512(uint8_t *b, bool long_mode) {
+	for (unsigned k = 0; k < 16; k++)
+		b[k] = (uint8_t)gen_rnd();
+	if (gen_below(8) == 0) {
+		b[0] = gen_below(2) ? 0xc5 : 0xc4;
+		uint8_t *op = b + (b[0] == 0xc5 ? 2 : 3);
+		*op = (uint8_t)((gen_below(2) ? 0x40 : 0x90) + gen_below(16));
+		if (b[0] == 0xc4) {
+			bool shift = gen_below(4) == 0;
+			b[1] = (uint8_t)((b[1] & 0xe0) | (shift ? 3 : 1));
+			if (shift)
+				*op = (uint8_t)(0x30 + gen_below(4));
+		}
+		if (gen_below(2)) /* no vvvv */
+			op[-1] |= 0x78;
+		return;
+	}
+	b[0] = 0x62;
+	b[1] = (uint8_t)((b[1] & 0xf0) | (gen_below(16) ? 1 + gen_below(3) : 5 + gen_below(2)));
+	b[2] |= 4;
+	if (gen_below(2)) { /* neither vvvv nor its fifth bit */
+		b[2] |= 0x78;
+		b[3] |= 8;
+	}
+	if (gen_below(3) == 0) /* no mask */
+		b[3] &= 0x78;
+	if (gen_below(2)) /* no broadcast or rounding */
+		b[3] &= 0xef;
+	if (!long_mode) /* or it is BOUND */
+		b[1] |= 0xc0;
+}

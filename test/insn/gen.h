@@ -14,4 +14,7 @@ uint64_t gen_edgy(void);		/* finds edges more often than a random number does */
  * decoded. `long_mode`: with REX prefixes. */
 void gen_bytes(uint8_t *b, bool long_mode);
 
+/* The same for EVEX's encodings and the opmask instructions of VEX's. */
+void gen_avx512(uint8_t *b, bool long_mode);
+
 #endif

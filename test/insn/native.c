@@ -2,7 +2,10 @@
  * state; registers, flags, memory, vector state and faults must come out the same.
  *
  * Usage: native [--tier interp] [--count CASES] [--seed N] [--op MNEMONIC] [--mode 32|64]
- *        [--verbose]
+ *        [--avx512] [--explained FILE] [--verbose]
+ *
+ * --avx512: only AVX-512's forms. FILE has lines "MNEMONIC: WHAT -- reason": differences of this
+ * form whose text begins with WHAT are the host's (an emulator's), and only counted.
  *
  * The host side is a forked child that lives in its signal handlers: each case is put into the
  * ucontext and started by returning from the handler; the INT3 behind the instruction (or its
@@ -11,6 +14,7 @@
  *
  * Instructions are random bytes that decode to a form marked NATIVE in the table; each form gets
  * the same share. Flags that the table calls undefined are masked, nothing else is. */
+#include <cpuid.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -34,7 +38,7 @@
 #define DATA 0x10010000ull /* four pages, writable; before and behind: nothing */
 #define DATA_SIZE 0x4000ull
 #define RODATA 0x10020000ull /* one page, read-only */
-#define XSTATE 832			 /* legacy, header, AVX */
+#define XSTATE 2688			 /* legacy, header, AVX, AVX-512 where Intel's CPUs have it */
 
 struct cpu {
 	uint64_t gpr[16], rip, rflags;
@@ -60,6 +64,13 @@ static struct arena *shared; /* BATCH of them */
 
 /* What the cases are written in: 64-bit code, or 32-bit code in compatibility mode. */
 static enum x86_mode code_mode = X86_MODE_64;
+
+/* Components of AVX-512 by number: where they are in the guest's image, and in the host's. */
+static const struct part {
+	uint16_t at, size;
+} parts[8] = {[5] = {1088, 64}, [6] = {1152, 512}, [7] = {1664, 1024}};
+static uint32_t host_at[8];
+static bool have512; /* both sides have it */
 
 static unsigned cursor, batch_len;
 static volatile uint32_t *go; /* [0]: 1 = run the batch; [1]: its length */
@@ -88,6 +99,10 @@ static void start_case(ucontext_t *uc, struct arena *a) {
 	memcpy(fp + 576, a->before.x + 576, 256);
 	uint64_t *bv = (uint64_t *)(fp + 512);
 	*bv |= 7;
+	for (unsigned n = 5; n < 8 && have512; n++)
+		memcpy(fp + host_at[n], a->before.x + parts[n].at, parts[n].size);
+	if (have512)
+		*bv |= XCR0_AVX512;
 }
 
 static void end_case(const ucontext_t *uc, struct arena *a) {
@@ -103,7 +118,9 @@ static void end_case(const ucontext_t *uc, struct arena *a) {
 	a->after.error = (uint32_t)g[REG_ERR];
 	a->after.cr2 = (uint64_t)g[REG_CR2];
 	const uint8_t *fp = (const uint8_t *)uc->uc_mcontext.fpregs;
-	memcpy(a->after.x, fp, XSTATE);
+	memcpy(a->after.x, fp, 832);
+	for (unsigned n = 5; n < 8 && have512; n++)
+		memcpy(a->after.x + parts[n].at, fp + host_at[n], parts[n].size);
 	memcpy(a->data_after, (void *)DATA, DATA_SIZE);
 }
 
@@ -253,7 +270,7 @@ static void guest_run(struct arena *a, struct cpu *out) {
 	s->cr3 = G_PML4;
 	s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
 	s->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
-	s->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX;
+	s->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX | (have512 ? XCR0_AVX512 : 0);
 	for (unsigned n = 0; n < 6; n++)
 		s->seg[n] = (struct x86_segment){0x2b, 0xc0f3, 0xffffffff, 0};
 	s->seg[SEG_CS] = code_mode == X86_MODE_64 ? (struct x86_segment){0x33, 0xa0fb, 0xffffffff, 0}
@@ -266,7 +283,7 @@ static void guest_run(struct arena *a, struct cpu *out) {
 	s->rflags = a->before.rflags;
 	memcpy(s->xsave, a->before.x, XSTATE);
 	memset(s->xsave + 512, 0, 64);
-	s->xsave[512] = 7;
+	s->xsave[512] = (uint8_t)s->xcr0;
 	s->cr2 = 0;
 	enum vm_exit_kind kind = bench_vm_run(&vm);
 	memset(out, 0, sizeof(*out));
@@ -297,8 +314,34 @@ static struct form_protos {
 	uint8_t bytes[PROTOS][16];
 } * protos;
 
+static bool only512; /* --avx512 */
+
+/* Bochs 2.7 refuses some instructions whose W the manual ignores, with W set, and takes EVEX.X for
+ * a fifth bit of a general register's number. */
+static bool bochs_takes(const struct x86_insn *i) {
+	struct x86_insn other;
+	uint8_t b[16];
+	memcpy(b, i->raw, 16);
+	if (!(i->prefix & X86_PFX_EVEX))
+		return true;
+	unsigned at = i->modrm_off - 5u;
+	if (b[at + 2] & 0x80) {
+		b[at + 2] &= 0x7f;
+		if (x86_decode(&other, b, i->len, code_mode) == i->len && other.form == i->form)
+			return false;
+	}
+	for (unsigned n = 0; n < i->nopnds; n++)
+		if (i->opnd[n].kind == OPND_GPR && i->modrm >= 0xc0 && !(b[at + 1] & 0x40))
+			return false;
+	return true;
+}
+
 static bool usable(const struct x86_insn *i, const struct cpuid_policy *p) {
 	const struct x86_form *f = &x86_forms[i->form];
+	if (only512 && f->cls != X86_CLASS_AVX512)
+		return false;
+	if (only512 && !bochs_takes(i))
+		return false;
 	if (!(f->attr & X86_ATTR_NATIVE) || (f->feature && !cpuid_has(p, f->feature)))
 		return false;
 	if (i->seg_prefix == SEG_FS || i->seg_prefix == SEG_GS)
@@ -313,10 +356,13 @@ static bool usable(const struct x86_insn *i, const struct cpuid_policy *p) {
 
 static void collect(const struct cpuid_policy *p, const char *only) {
 	protos = calloc(X86_FORM_COUNT, sizeof(*protos));
-	for (unsigned k = 0; k < 12000000; k++) {
+	for (unsigned k = 0; k < (only512 ? 400000 : 12000000); k++) {
 		uint8_t b[16];
 		struct x86_insn i;
-		gen_bytes(b, code_mode == X86_MODE_64);
+		if (only512 || (have512 && gen_below(4) == 0))
+			gen_avx512(b, code_mode == X86_MODE_64);
+		else
+			gen_bytes(b, code_mode == X86_MODE_64);
 		int len = x86_decode(&i, b, 15, code_mode);
 		if (len <= 0 || !usable(&i, p))
 			continue;
@@ -377,40 +423,60 @@ static gva_t target(unsigned size) {
 	}
 }
 
+/* 64 bits of a vector: small floats and doubles, specials, random bits. */
+static uint64_t lanes(void) {
+	uint64_t v;
+	switch (gen_below(5)) {
+	case 0: {
+		double d = (double)(int64_t)(gen_rnd() % 2000) - 1000.5;
+		memcpy(&v, &d, 8);
+		return v;
+	}
+	case 1: {
+		float f[2] = {(float)gen_below(1000) / 7, -(float)gen_below(100)};
+		memcpy(&v, f, 8);
+		return v;
+	}
+	case 2:
+		return (uint64_t[]){0,
+							1ull << 63,
+							0x7ff0000000000000,
+							0x7ff8000000000000,
+							0x7ff0000000000001,
+							0x0000000000000001,
+							0x7f8000017f800000,
+							0xff80000000000001}[gen_below(8)];
+	default:
+		return gen_rnd();
+	}
+}
+
+/* Masks: all, none, a few, some. `index`: not 0: vectors of small indices of this size instead. */
+static void make_avx512(uint8_t *x, unsigned index) {
+	for (unsigned k = 0; k < 8; k++) {
+		uint64_t v = gen_below(4) ? gen_rnd() : gen_below(2) ? ~0ull : gen_below(8);
+		memcpy(x + parts[5].at + k * 8, &v, 8);
+	}
+	for (unsigned n = 0; n < 512 + 1024; n += 8) {
+		uint64_t v = lanes();
+		memcpy(x + parts[6].at + n, &v, 8);
+	}
+	for (unsigned n = 0; index && n < XSTATE; n += 8) {
+		uint64_t v = gen_below(64) | (index == 4 ? (uint64_t)gen_below(64) << 32 : 0);
+		if ((n >= 160 && n < 416) || (n >= 576 && n < 832) || n >= parts[6].at)
+			memcpy(x + n, &v, 8);
+	}
+}
+
 static void make_fpu(uint8_t *x) {
-	for (unsigned n = 0; n < XSTATE; n += 8) {
+	for (unsigned n = 0; n < 832; n += 8) {
 		uint64_t v = gen_rnd();
 		memcpy(x + n, &v, 8);
 	}
-	/* Vectors: random bits, small floats and doubles, specials. */
 	for (unsigned r = 0; r < 16; r++)
 		for (unsigned k = 0; k < 4; k++) {
 			uint8_t *at = x + (k < 2 ? 160 : 576 - 16) + r * 16 + k * 8;
-			uint64_t v;
-			switch (gen_below(5)) {
-			case 0: {
-				double d = (double)(int64_t)(gen_rnd() % 2000) - 1000.5;
-				memcpy(&v, &d, 8);
-				break;
-			}
-			case 1: {
-				float f[2] = {(float)gen_below(1000) / 7, -(float)gen_below(100)};
-				memcpy(&v, f, 8);
-				break;
-			}
-			case 2:
-				v = (uint64_t[]){0,
-								 1ull << 63,
-								 0x7ff0000000000000,
-								 0x7ff8000000000000,
-								 0x7ff0000000000001,
-								 0x0000000000000001,
-								 0x7f8000017f800000,
-								 0xff80000000000001}[gen_below(8)];
-				break;
-			default:
-				v = gen_rnd();
-			}
+			uint64_t v = lanes();
 			memcpy(at, &v, 8);
 		}
 	uint16_t fcw =
@@ -516,6 +582,11 @@ static bool make_case(struct arena *a, unsigned form) {
 	if (gen_below(4) == 0)
 		b->rflags |= RFLAGS_DF;
 	make_fpu(b->x);
+	if (have512) {
+		bool indices = x86_forms[form].cls == X86_CLASS_AVX512 &&
+					   (x86_forms[form].attr & X86_ATTR_VSIB) && gen_below(4);
+		make_avx512(b->x, !indices ? 0 : i.raw[i.modrm_off - 1] & 1 ? 8 : 4);
+	}
 	memset(a->code, 0xcc, sizeof(a->code));
 	memcpy(a->code, bytes, i.len);
 	return true;
@@ -537,6 +608,10 @@ static bool same_fpu(const uint8_t *x, const uint8_t *y, const char **what) {
 		return *what = "xmm", false;
 	if (memcmp(x + 576, y + 576, 256) != 0)
 		return *what = "ymm", false;
+	static const char *const names[8] = {[5] = "mask", [6] = "zmm", [7] = "zmm16-31"};
+	for (unsigned n = 5; n < 8; n++)
+		if (memcmp(x + parts[n].at, y + parts[n].at, parts[n].size) != 0)
+			return *what = names[n], false;
 	return true;
 }
 
@@ -546,6 +621,9 @@ static void normalise(struct cpu *c) {
 	memcpy(&bv, c->x + 512, 8);
 	if (!(bv & 4))
 		memset(c->x + 576, 0, 256);
+	for (unsigned n = 5; n < 8; n++)
+		if (!(bv >> n & 1))
+			memset(c->x + parts[n].at, 0, parts[n].size);
 	if (!(bv & 2)) {
 		memset(c->x + 160, 0, 256);
 	}
@@ -570,12 +648,18 @@ static unsigned size_of_case(const struct arena *a) {
 	return size;
 }
 
+/* EVEX: the order in which lanes are accessed is the CPU's own. */
+static bool has_lanes(const struct arena *a) {
+	struct x86_insn i;
+	return x86_decode(&i, a->code, 15, code_mode) > 0 && i.prefix & X86_PFX_EVEX;
+}
+
 static unsigned long lost_flags, wrapped_pe, over_the_end, partial_popa;
 
 /* `undefined`: flags of the table that are; `lost`: flags that the instruction overwrites, which
  * the translator does not keep for an instruction that faults (engine/soft/README.md). */
 static const char *compare(struct arena *a, struct cpu *g, uint16_t undefined, uint16_t lost,
-						   unsigned size, const char *name) {
+						   unsigned size, bool lanes, const char *name) {
 	static char why[160];
 	struct cpu *h = &a->after;
 	const char *what;
@@ -603,6 +687,9 @@ static const char *compare(struct arena *a, struct cpu *g, uint16_t undefined, u
 	uint32_t bits = h->cr2 >> 47 || h->cr2 >> 21 == G_SYS >> 21 ? 0x1e : 0x1f;
 	/* A CPU moves an x87 environment in pieces of its own choice: only the page is defined. */
 	uint64_t cr2_mask = size > 32 ? ~0xfffull : ~0ull;
+	/* Nor is the order in which lanes are accessed. */
+	if (lanes && h->cr2 - g->cr2 + 64 < 128)
+		h->cr2 = g->cr2;
 	if (g->vector == 14 && (((h->cr2 ^ g->cr2) & cr2_mask) || ((h->error ^ g->error) & bits))) {
 		snprintf(why, sizeof(why), "#PF: host %lx/%x engine %lx/%x", h->cr2, h->error, g->cr2,
 				 g->error);
@@ -662,6 +749,64 @@ static const char *compare(struct arena *a, struct cpu *g, uint16_t undefined, u
 	return NULL;
 }
 
+/* ---- what is the host's fault ------------------------------------------------------------ */
+
+static struct explanation {
+	char name[24], what[64];
+	unsigned long times;
+} explanations[64];
+static unsigned nexplained;
+
+static void explained_read(const char *path) {
+	char line[256];
+	FILE *f = fopen(path, "r");
+	if (!f) {
+		perror(path);
+		exit(1);
+	}
+	while (fgets(line, sizeof(line), f)) {
+		struct explanation e = {.times = 0};
+		char *why = strstr(line, " -- ");
+		if (line[0] == '#' || line[0] == '\n')
+			continue;
+		if (why)
+			*why = 0;
+		if (!why || sscanf(line, "%23[^:]: %63[^\n]", e.name, e.what) != 2 ||
+			nexplained == sizeof(explanations) / sizeof(*explanations)) {
+			fprintf(stderr, "%s: no \"MNEMONIC: WHAT -- reason\", or too many: %s\n", path, line);
+			exit(1);
+		}
+		explanations[nexplained++] = e;
+	}
+	fclose(f);
+}
+
+static bool explained(const char *name, const char *why) {
+	for (unsigned n = 0; n < nexplained; n++)
+		if (!strcmp(name, explanations[n].name) &&
+			!strncmp(why, explanations[n].what, strlen(explanations[n].what)))
+			return ++explanations[n].times;
+	return false;
+}
+
+/* ---- the engine's own crashes ------------------------------------------------------------- */
+
+static const struct arena *current;
+
+static void on_crash(int sig, siginfo_t *si, void *ctx) {
+	const ucontext_t *u = ctx;
+	const uint8_t *at = (const uint8_t *)u->uc_mcontext.gregs[REG_RIP];
+	printf("# the engine got signal %d at %p, address %p:", sig, (const void *)at, si->si_addr);
+	for (unsigned n = 0; n < 16; n++)
+		printf(" %02x", at[n]);
+	printf("\n# the guest's instruction:");
+	for (unsigned n = 0; n < 16; n++)
+		printf(" %02x", current->code[n]);
+	printf("\n1..1\nnot ok 1 - native\n");
+	fflush(stdout);
+	_exit(1);
+}
+
 int main(int argc, char **argv) {
 #ifdef __SANITIZE_ADDRESS__
 	/* Its shadow memory answers where the guest has nothing. */
@@ -682,6 +827,10 @@ int main(int argc, char **argv) {
 			only = argv[++n];
 		else if (!strcmp(argv[n], "--mode") && n + 1 < argc)
 			code_mode = strcmp(argv[++n], "32") ? X86_MODE_64 : X86_MODE_32;
+		else if (!strcmp(argv[n], "--avx512"))
+			only512 = true;
+		else if (!strcmp(argv[n], "--explained") && n + 1 < argc)
+			explained_read(argv[++n]);
 		else if (!strcmp(argv[n], "--verbose"))
 			verbose = true;
 	}
@@ -690,7 +839,19 @@ int main(int argc, char **argv) {
 	shared = mmap(NULL, sizeof(*shared) * BATCH, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 				  -1, 0);
 	go = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	/* Before the engine's own handler, which passes on what is not its. */
+	struct sigaction sa = {.sa_sigaction = on_crash, .sa_flags = SA_SIGINFO};
+	sigaction(SIGSEGV, &sa, NULL);
+	sigaction(SIGILL, &sa, NULL);
+	sigaction(SIGFPE, &sa, NULL);
 	guest_create(tier);
+	have512 = cpuid_has(vm.cpuid, X86_FEAT_AVX512F);
+	if (only512 && !have512)
+		return printf("1..0 # SKIP native: this CPU has no AVX-512\n"), 0;
+	for (unsigned n = 5; n < 8 && have512; n++) {
+		unsigned size, c, d;
+		__cpuid_count(0xd, n, size, host_at[n], c, d);
+	}
 	collect(vm.cpuid, only);
 	go[0] = 1;
 	start_child();
@@ -703,7 +864,8 @@ int main(int argc, char **argv) {
 	for (unsigned f = 0; f < X86_FORM_COUNT; f++) {
 		const struct x86_form *form = &x86_forms[f];
 		if (!(form->attr & X86_ATTR_NATIVE) ||
-			(form->feature && !cpuid_has(vm.cpuid, form->feature)))
+			(form->feature && !cpuid_has(vm.cpuid, form->feature)) ||
+			(only512 && form->cls != X86_CLASS_AVX512))
 			continue;
 		native_forms++;
 		if (protos[f].n)
@@ -737,11 +899,13 @@ int main(int argc, char **argv) {
 				killed++;
 				continue;
 			}
+			current = &shared[k];
 			guest_run(&shared[k], &g);
-			const char *why = compare(&shared[k], &g, x86_forms[of[k]].flags_undefined,
-									  translated ? x86_forms[of[k]].flags_written : 0,
-									  size_of_case(&shared[k]), x86_forms[of[k]].mnemonic);
-			if (!why)
+			const char *why =
+				compare(&shared[k], &g, x86_forms[of[k]].flags_undefined,
+						translated ? x86_forms[of[k]].flags_written : 0, size_of_case(&shared[k]),
+						has_lanes(&shared[k]), x86_forms[of[k]].mnemonic);
+			if (!why || explained(x86_forms[of[k]].mnemonic, why))
 				continue;
 			failures++;
 			if (fails[of[k]]++ < (verbose ? 10 : 1) && failures < 2000) {
@@ -763,9 +927,12 @@ int main(int argc, char **argv) {
 	if (code_mode != X86_MODE_64)
 		printf("# %lu operands over the end of 4 GiB, %lu faulting POPAs not compared\n",
 			   over_the_end, partial_popa);
+	for (unsigned n = 0; n < nexplained; n++)
+		printf("# explained, %lu times: %s: %s\n", explanations[n].times, explanations[n].name,
+			   explanations[n].what);
 	if (translated)
 		printf("# %lu faults with flags that the instruction would have overwritten\n", lost_flags);
-	printf("1..1\n%s 1 - native%s/%s (%lu of %lu differ)\n", failures ? "not ok" : "ok",
-		   code_mode == X86_MODE_64 ? "" : "32", tier, failures, cases);
+	printf("1..1\n%s 1 - native%s%s/%s (%lu of %lu differ)\n", failures ? "not ok" : "ok",
+		   code_mode == X86_MODE_64 ? "" : "32", only512 ? "-avx512" : "", tier, failures, cases);
 	return failures != 0;
 }

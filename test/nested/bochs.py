@@ -1,5 +1,5 @@
-"""Level 1 in Bochs: the only processor with VMX and EPT for machines without one, for kvm-intel. One
-CPU, about a tenth of QEMU's speed; packages bochs, bochsbios, grub-pc-bin, grub-common, xorriso, mtools.
+"""Level 1 in Bochs: the only processor with VMX and EPT for machines without one, for kvm-intel, and
+the only one with AVX-512. One CPU, about a tenth of QEMU's speed; packages bochs, bochsbios, grub-pc-bin, grub-common, xorriso, mtools.
 """
 import glob
 import os
@@ -11,7 +11,7 @@ from level1 import APPEND, Level1, Missing, guest_file, make_initrd
 CONFIG = """
 config_interface: textconfig
 display_library: rfb, options="timeout=0"
-cpu: model=corei7_haswell_4770, count=1, ips=60000000, reset_on_triple_fault=0
+cpu: model={model}, count=1, ips=60000000, reset_on_triple_fault=0
 megs: 1024
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
@@ -29,7 +29,8 @@ debug: action=ignore
 
 
 class Bochs(Level1):
-    def __init__(self, programs, images, cases, scratch, limit=900, factor=1):
+    def __init__(self, programs, images, cases, scratch, limit=900, factor=1,
+                 model="corei7_haswell_4770", module="kvm-intel.ko", append=""):
         self.bochs = shutil.which("bochs")
         plugins = glob.glob("/usr/lib/*/bochs/plugins")
         if not self.bochs or not plugins or not os.path.exists("/usr/share/bochs/BIOS-bochs-latest"):
@@ -43,17 +44,17 @@ class Bochs(Level1):
         self.env = dict(os.environ, LTDL_LIBRARY_PATH=plugins[0])
         tree, iso = os.path.join(scratch, "iso"), os.path.join(scratch, "level1.iso")
         os.makedirs(os.path.join(tree, "boot/grub"))
-        make_initrd(os.path.join(tree, "initrd"), programs, images, cases, "kvm-intel.ko")
+        make_initrd(os.path.join(tree, "initrd"), programs, images, cases, module)
         shutil.copyfile(guest_file("vmlinuz-cloud"), os.path.join(tree, "vmlinuz"))
         with open(os.path.join(tree, "boot/grub/grub.cfg"), "w", encoding="ascii") as f:
-            f.write(f"linux /vmlinuz {APPEND}\ninitrd /initrd\nboot\n")
+            f.write(f"linux /vmlinuz {APPEND} {append}\ninitrd /initrd\nboot\n")
         subprocess.run(["grub-mkrescue", "-d", "/usr/lib/grub/i386-pc", "-o", iso, tree],
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
         self.console = os.path.join(scratch, "console")
         os.mkfifo(self.console)
         config, go = os.path.join(scratch, "bochsrc"), os.path.join(scratch, "go")
         with open(config, "w", encoding="ascii") as f:
-            f.write(CONFIG.format(iso=iso, console=self.console, log=os.path.join(scratch, "log")))
+            f.write(CONFIG.format(model=model, iso=iso, console=self.console, log=os.path.join(scratch, "log")))
         with open(go, "w", encoding="ascii") as f:
             f.write("c\n")  # it is built with its debugger
         self.command = [self.bochs, "-q", "-f", config, "-rc", go]

@@ -21,6 +21,9 @@ GUEST = os.environ.get("JOIST_CACHE", os.path.join(os.getcwd(), "build/guest"))
 # that KVM knows is not the guest's. For the same reason nested kernels are told "noxsave".
 CPU = "max,avx=off,avx2=off,f16c=off,fma=off,vaes=off,vpclmulqdq=off"
 
+INSMOD = """insmod /kvm/irqbypass.ko && insmod /kvm/kvm.ko && insmod /kvm/%s
+ls -l /dev/kvm
+"""
 INIT = """#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run
 /bin/busybox mount -t proc proc /proc
@@ -30,8 +33,6 @@ INIT = """#!/bin/busybox sh
 exec </dev/console >/dev/console 2>&1
 export PATH=/bin HOME=/ XDG_RUNTIME_DIR=/run
 echo 1 >/proc/sys/kernel/printk
-insmod /kvm/irqbypass.ko && insmod /kvm/kvm.ko && insmod /kvm/%(module)s
-ls -l /dev/kvm
 %(setup)s
 for f in $(cat /cases/list); do
 	echo "nested: begin $f"
@@ -114,12 +115,13 @@ BREAK = b"\x01b"  # on a console with QEMU's multiplexer
 
 
 def make_initrd(path, programs, images, cases, module, setup=""):
-    """What level 1 boots into; `cases` is {name: script}; `setup`, a line of shell, runs first."""
+    """What level 1 boots into; `cases` is {name: script}; `module`: KVM's, or None for no KVM;
+    `setup`, a line of shell, runs first."""
     a = Archive()
     a.add("dev/console", b"", 0o020600)
     a.add_file("bin/busybox", guest_file("busybox"))
-    a.add("init", (INIT % {"module": module, "setup": setup}).encode())
-    for m in ("irqbypass.ko", "kvm.ko", module):
+    a.add("init", (INIT % {"setup": (INSMOD % module if module else "") + setup}).encode())
+    for m in ("irqbypass.ko", "kvm.ko", module) if module else ():
         a.add_file("kvm/" + m, guest_file("kvm-cloud/" + m))
     for name, program in programs.items():
         a.add_program(name, program)
