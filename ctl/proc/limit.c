@@ -145,6 +145,8 @@ void limit_attach(struct limit *l, struct machine *m, struct err *e) {
 const char *limit_set_cpu(struct limit *l, unsigned percent) {
 	char text[64];
 	l->percent = percent;
+	if (l->machine)
+		machine_set_cpu_limit(l->machine, percent);
 	if (l->group[0]) {
 		if (percent)
 			snprintf(text, sizeof(text), "%u %u\n", percent * (CGROUP_PERIOD_US / 100),

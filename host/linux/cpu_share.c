@@ -34,6 +34,7 @@ struct cpu_share {
 	uint64_t at_ns, cpu_ns, wanted_ns; /* wanted_ns 0: threads were not looked at */
 	uint64_t held_ns;				   /* stood still since */
 	uint64_t wants, posted_ns;
+	uint64_t most; /* that it may want */
 };
 
 static uint64_t clock_ns(clockid_t id) {
@@ -86,7 +87,8 @@ static void sample(struct cpu_share *s, uint64_t now) {
 		if (s->wanted_ns && wanted > s->wanted_ns)
 			wants = MAX(used, (wanted - s->wanted_ns) * TURNS_CPU / span);
 	}
-	s->wants = (s->wants + wants) / 2;
+	/* Under a limit of its own its threads still stand in line while they may run. */
+	s->wants = (s->wants + MIN(wants, s->most)) / 2;
 	s->at_ns = now;
 	s->cpu_ns = cpu;
 	s->wanted_ns = wanted;
@@ -172,6 +174,7 @@ struct cpu_share *cpu_share_create(struct loop *loop, struct ledger *l,
 							.hold = hold,
 							.opaque = opaque,
 							.turn = {.free = true},
+							.most = UINT64_MAX,
 							.bell = {.fd = ledger_bell(l), .ready = on_bell, .opaque = s},
 							.at_ns = clock_ns(CLOCK_MONOTONIC),
 							.cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID)};
@@ -198,4 +201,9 @@ void cpu_share_destroy(struct cpu_share *s) {
 	loop_remove(s->loop, &s->bell);
 	close(s->bell.fd);
 	free(s);
+}
+
+void cpu_share_set_limit(struct cpu_share *s, unsigned percent) {
+	if (s)
+		s->most = percent ? (uint64_t)percent * TURNS_CPU / 100 : UINT64_MAX;
 }

@@ -25,5 +25,8 @@ struct cpu_share;
 struct cpu_share *cpu_share_create(struct loop *loop, struct ledger *l,
 								   void (*hold)(void *opaque, bool on), void *opaque);
 void cpu_share_destroy(struct cpu_share *s);
+/* It wants no more than that, in percent of a CPU; 0: no limit. What enforces it is the caller's.
+ */
+void cpu_share_set_limit(struct cpu_share *s, unsigned percent);
 
 #endif

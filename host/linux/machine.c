@@ -620,6 +620,7 @@ int machine_start(struct machine *m, struct err *e) {
 		return r; /* machine_destroy() joins those that were made */
 	release(m);
 	m->cpu_share = cpu_share_create(m->loop, m->ledger, hold_for_others, m);
+	cpu_share_set_limit(m->cpu_share, m->cpu_limit);
 	return 0;
 }
 
@@ -642,6 +643,11 @@ uint64_t machine_untouched(void *machine, const uint8_t *at, uint64_t len) {
 bool machine_set_cpu_shares(struct machine *m, unsigned weight) {
 	ledger_set_cpu_weight(m->ledger, weight);
 	return m->cpu_share != NULL;
+}
+
+void machine_set_cpu_limit(struct machine *m, unsigned percent) {
+	m->cpu_limit = percent;
+	cpu_share_set_limit(m->cpu_share, percent);
 }
 
 bool machine_set_disk_shares(struct machine *m, unsigned weight) {

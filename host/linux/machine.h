@@ -119,6 +119,8 @@ void machine_memory(struct machine *m, uint64_t *usable, uint64_t *reported);
 struct host_disk *machine_disk(struct machine *m, unsigned i);
 /* Other weights than those it was made with. false: there is nothing to share here. */
 bool machine_set_cpu_shares(struct machine *m, unsigned weight); /* once started */
+/* Not enforced: what others may count on that it leaves them. 0: nothing. */
+void machine_set_cpu_limit(struct machine *m, unsigned percent);
 bool machine_set_disk_shares(struct machine *m, unsigned weight);
 bool machine_set_net_shares(struct machine *m, unsigned weight);
 /* What network card `i` is plugged into, to look at and to change while the VM runs; NULL:

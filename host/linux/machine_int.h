@@ -58,7 +58,8 @@ struct machine {
 	unsigned hold, parked;
 	struct ledger *ledger; /* shares with the user's other VMs; NULL: none */
 	struct cpu_share *cpu_share;
-	unsigned pauses; /* machine_pause() without its resume; loop's thread only */
+	unsigned cpu_limit; /* in percent, see machine_set_cpu_limit() */
+	unsigned pauses;	/* machine_pause() without its resume; loop's thread only */
 	bool quit;
 	bool stop_asked, escaped, power_asked, failed;
 	enum vm_power power;
