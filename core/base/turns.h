@@ -24,8 +24,8 @@
 #define TURNS_WEIGHT 100
 #define TURNS_CPU 1024u				 /* one CPU */
 #define TURNS_GRAIN (TURNS_CPU / 16) /* borders between parts are multiples of it */
-#define TURNS_PERIOD_NS 32000000ull
-#define TURNS_MOVE_NS (32 * TURNS_PERIOD_NS)
+#define TURNS_PERIOD_NS 64000000ull
+#define TURNS_MOVE_NS (16 * TURNS_PERIOD_NS)
 #define TURNS_FRESH_NS 2000000000ull /* who posts nothing for so long is gone */
 
 struct turns_user {

@@ -14,7 +14,7 @@
 #include "core/base/bits.h"
 
 #define IDLE_NS 250000000ull
-#define BUSY_NS (4 * TURNS_PERIOD_NS)
+#define BUSY_NS (2 * TURNS_PERIOD_NS)
 #define IDLE (TURNS_CPU / 32) /* so little is not looked at closer */
 
 struct cpu_share {

@@ -8,7 +8,7 @@
  *
  * A VM that is alone does nothing for this: a descriptor tells when another one comes. Beside
  * others it has a look four times a second when it is idle, eight times when it is not, and once or
- * twice in a period (32 ms) while it keeps to its part. Other programs of the computer are the
+ * twice in a period (64 ms) while it keeps to its part. Other programs of the computer are the
  * kernel's business, as before: what they leave is divided. Left out: VMs that their user has bound
  * to different CPUs are divided as if these were the same, and a thread that somebody has
  * bound by itself loses that when its VM has to keep to its part. All from the loop's thread. */
