@@ -65,8 +65,10 @@ static inline unsigned rex_bits(bool w, unsigned reg, unsigned index, unsigned b
 		   (base != NOREG && base & 8 ? 1 : 0);
 }
 
-/* ModRM, SIB and displacement for [base + index << scale + disp]; `reg` is modrm.reg. */
-static inline void e_modrm_mem(struct emit *e, unsigned reg, const struct emem *m) {
+/* ModRM, SIB and displacement for [base + index << scale + disp]; `reg` is modrm.reg. `short_disp`:
+ * a displacement may have 8 bits, which EVEX would scale. */
+static inline void e_modrm_mem(struct emit *e, unsigned reg, const struct emem *m,
+							   bool short_disp) {
 	unsigned r = (reg & 7) << 3, sib = m->scale << 6 | (m->index == NOREG ? 4 : m->index & 7) << 3;
 	if (m->base == NOREG) { /* [index << scale + disp32] */
 		e_bytes(e, 2, r | 4 | (sib | 5) << 8);
@@ -74,7 +76,10 @@ static inline void e_modrm_mem(struct emit *e, unsigned reg, const struct emem *
 		return;
 	}
 	unsigned b = m->base & 7;
-	unsigned mod = m->disp == 0 && b != 5 ? 0 : m->disp == (int8_t)m->disp ? 1 : 2;
+	unsigned mod = m->disp == 0 && b != 5					  ? 0
+				   : m->disp == 0							  ? 1
+				   : short_disp && m->disp == (int8_t)m->disp ? 1
+															  : 2;
 	if (m->index == NOREG && b != 4)
 		e8(e, mod << 6 | r | b);
 	else
@@ -92,7 +97,7 @@ static inline void e_rex_op(struct emit *e, unsigned rex, unsigned op) {
 static inline void e_op_mem(struct emit *e, bool w, unsigned op, unsigned reg,
 							const struct emem *m) {
 	e_rex_op(e, rex_bits(w, reg, m->index, m->base), op);
-	e_modrm_mem(e, reg, m);
+	e_modrm_mem(e, reg, m, true);
 }
 
 static inline void e_lea(struct emit *e, unsigned reg, unsigned base, unsigned index,

@@ -230,7 +230,7 @@ static uint32_t current_key(struct soft_vcpu *c) {
 		return key;
 	if ((s->cr4 & CR4_OSXSAVE) && (s->xcr0 & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX) &&
 		!(legacy && !soft_protected(c)))
-		key |= JIT_KEY_AVX;
+		key |= JIT_KEY_AVX | ((s->xcr0 & XCR0_AVX512) == XCR0_AVX512 ? JIT_KEY_AVX512 : 0);
 	return key | JIT_KEY_FPU;
 }
 

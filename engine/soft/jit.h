@@ -73,6 +73,7 @@ struct jit_block {
 #define JIT_KEY_SEGS 0x20u	  /* legacy: DS, ES and SS are not all flat */
 #define JIT_KEY_STACK16 0x40u /* legacy: the stack pointer is SP */
 #define JIT_KEY_CS64K 0x80u	  /* legacy: CS ends at 64 KiB, else at 4 GiB */
+#define JIT_KEY_AVX512 0x100u
 #define JIT_KEY_LEGACY (JIT_KEY_32 | JIT_KEY_16)
 
 /* A line of 64 bytes whose code was rewritten of late (self.c). */
@@ -169,6 +170,8 @@ enum jit_code {
 	CODE_SHARED /* but maybe slots for writing to lines that are not code */
 };
 
+#define JIT_SIZES 8 /* of accesses: 1, 2, 4, 8, 10, 16, 32, 64 */
+
 /* Emitted code has two addresses: written at `rw`, executed at rw + jit->exec. */
 struct jit {
 	struct soft *soft;
@@ -192,7 +195,8 @@ struct jit {
 	const uint8_t *quick[JIT_QUICKS];
 	const uint8_t *slot_fill;
 	const uint8_t *slot_turn[2][2][JIT_SLOT_CLASSES]; /* [user][write][class] */
-	const uint8_t *enter, *exit_code, *exit_saved, *call, *call_saved, *step_saved, *fill[2][7];
+	const uint8_t *enter, *exit_code, *exit_saved, *call, *call_saved, *step_saved,
+		*fill[2][JIT_SIZES];
 	const uint8_t *miss[2], *ret_miss[2], *far_miss; /* [user] */
 	bool crc;										 /* the host has CRC32: the better hash */
 	struct jit_far *far_hash;						 /* far targets and their slots, see jumps.c */
@@ -242,6 +246,7 @@ void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 #define JIT_OFF_X87 0x0100u	   /* x87 and MMX */
 #define JIT_OFF_SSE 0x0200u
 #define JIT_OFF_AVX 0x0400u
+#define JIT_OFF_AVX512 0x20000000u
 #define JIT_OFF_BLOCK 0x0800u	  /* more than one instruction in a block */
 #define JIT_OFF_TLB 0x1000u		  /* more than one entry in the TLB */
 #define JIT_OFF_CACHE 0x2000u	  /* what was translated is kept */

@@ -89,7 +89,21 @@ static bool copies(const struct x86_insn *i) {
 }
 
 static bool is_vector_class(const struct x86_form *f) {
-	return f->cls >= X86_CLASS_X87 && f->cls <= X86_CLASS_AVX;
+	return f->cls >= X86_CLASS_X87 && f->cls <= X86_CLASS_AVX512;
+}
+
+/* Whether the mode lets the class run as itself. AVX-512 of legacy code is left to handlers: some
+ * bits of its encodings are ignored there. */
+static bool class_runs(const struct tx *t, const struct x86_form *f) {
+	uint32_t need = f->cls == X86_CLASS_AVX512 ? JIT_KEY_FPU | JIT_KEY_AVX | JIT_KEY_AVX512
+					: f->cls == X86_CLASS_AVX  ? JIT_KEY_FPU | JIT_KEY_AVX
+											   : JIT_KEY_FPU;
+	return (t->key & need) == need && !(f->cls == X86_CLASS_AVX512 && tx_legacy(t));
+}
+
+/* With a mask, lanes that are left out are not accessed and cannot fault: the handler's. */
+static bool is_masked_access(const struct x86_insn *i) {
+	return i->prefix & X86_PFX_EVEX && i->evex & 7 && tx_memory_operand(i);
 }
 
 /* A switch says so (README.md). */
@@ -110,6 +124,8 @@ static bool switched_off(uint32_t off, const struct x86_insn *i, const struct x8
 		return off & JIT_OFF_SSE;
 	case X86_CLASS_AVX:
 		return off & JIT_OFF_AVX;
+	case X86_CLASS_AVX512:
+		return off & JIT_OFF_AVX512;
 	default:
 		return false;
 	}
@@ -122,7 +138,7 @@ bool tx_needs_call(const struct tx *t, const struct x86_insn *i) {
 		return true;
 	if (f->feature && !soft_has_feature(t->c, f->feature))
 		return true;
-	if (i->prefix & X86_PFX_EVEX || f->attr & X86_ATTR_VSIB)
+	if (is_masked_access(i) || f->attr & X86_ATTR_VSIB)
 		return true;
 	if (tx_legacy(t) && tx_legacy_needs_call(t, i))
 		return true;
@@ -132,7 +148,7 @@ bool tx_needs_call(const struct tx *t, const struct x86_insn *i) {
 			(i->addrsize != 8 || (i->seg_prefix != X86_REG_NONE && i->seg < SEG_FS)))
 			return true;
 		if (m->size != 1 && m->size != 2 && m->size != 4 && m->size != 8 && m->size != 10 &&
-			m->size != 16 && m->size != 32)
+			m->size != 16 && m->size != 32 && m->size != 64)
 			return i->op != X86_OP_LEA && i->op != X86_OP_NOP && i->op != X86_OP_PREFETCH;
 	}
 	if (jit_quick(t->j, t->key, i) >= 0)
@@ -164,7 +180,7 @@ bool tx_needs_call(const struct tx *t, const struct x86_insn *i) {
 		break;
 	}
 	if (is_vector_class(f)) {
-		if (!(t->key & JIT_KEY_FPU) || (f->cls == X86_CLASS_AVX && !(t->key & JIT_KEY_AVX)))
+		if (!class_runs(t, f))
 			return true;
 		return soft_handlers[i->op] != NULL;
 	}

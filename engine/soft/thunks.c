@@ -3,10 +3,10 @@
 #include "core/base/check.h"
 #include "engine/soft/emit.h"
 
-static const uint8_t sizes[7] = {1, 2, 4, 8, 10, 16, 32};
+static const uint8_t sizes[JIT_SIZES] = {1, 2, 4, 8, 10, 16, 32, 64};
 
 uint32_t jit_size_class(unsigned size) {
-	for (uint32_t n = 0; n < 7; n++)
+	for (uint32_t n = 0; n < JIT_SIZES; n++)
 		if (sizes[n] == size)
 			return n;
 	unreachable();
@@ -339,7 +339,7 @@ void jit_emit_thunks(struct jit *j) {
 	call_handler(e, (uintptr_t)jit_step);
 
 	for (unsigned write = 0; write < 2; write++)
-		for (unsigned n = 0; n < 7; n++) {
+		for (unsigned n = 0; n < JIT_SIZES; n++) {
 			j->fill[write][n] = e->at + x;
 			spill(e, true);
 			e_store_gs(e, T1, GS_STATE(rip));

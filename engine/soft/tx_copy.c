@@ -35,8 +35,18 @@ static void emit_copy(struct emit *e, const struct x86_insn *i, const struct fie
 					  const struct emem *m) {
 	const uint8_t *raw = i->raw;
 	unsigned at = 0, rex = rex_of(i, f, m);
-	bool vex = i->prefix & X86_PFX_VEX;
-	if (vex) {
+	bool evex = i->prefix & X86_PFX_EVEX;
+	if (evex) {
+		while (raw[at] != 0x62)
+			at++;
+		unsigned p0 = raw[at + 1]; /* R, X and B, inverted; below them R' and the map */
+		unsigned rxb = (~rex & 7) << 5;
+		if (!m && f->rm == NOREG) /* X is the top bit of the vector register */
+			rxb = (rxb & 0xa0) | (p0 & 0x40);
+		e_bytes(e, 4,
+				0x62 | (rxb | (p0 & 0x1f)) << 8 | raw[at + 2] << 16 | (uint32_t)raw[at + 3] << 24);
+		at += 4;
+	} else if (i->prefix & X86_PFX_VEX) {
 		while (raw[at] != 0xc4 && raw[at] != 0xc5)
 			at++;
 		bool three = raw[at] == 0xc4;
@@ -77,7 +87,7 @@ static void emit_copy(struct emit *e, const struct x86_insn *i, const struct fie
 	}
 	if (i->modrm_off) {
 		if (m)
-			e_modrm_mem(e, reg_field(i, f), m);
+			e_modrm_mem(e, reg_field(i, f), m, !evex);
 		else
 			e8(e, 0xc0 | (reg_field(i, f) & 7) << 3 | (rm_field(i, f) & 7));
 	}

@@ -252,7 +252,7 @@ static int8_t operand_group(struct scan *s, unsigned n) {
 	const struct x86_opnd *o = tx_memory_operand(i);
 	struct tx_group g = {.base = NOREG, .index = NOREG, .seg = NOREG, .first = n};
 	int64_t off;
-	if (!o || !o->size || o->size > 32 || x86_forms[i->form].attr & X86_ATTR_NOMEM_FAULT ||
+	if (!o || !o->size || o->size > 64 || x86_forms[i->form].attr & X86_ATTR_NOMEM_FAULT ||
 		i->op == X86_OP_LEA || i->op == X86_OP_NOP || i->op == X86_OP_PREFETCH)
 		return -1;
 	g.exact = tx_legacy(t) && !tx_legacy_plain(t, i);

@@ -337,7 +337,7 @@ static void load(struct emit *e, unsigned size, unsigned reg, const struct emem 
 		e8(e, 0x40 | rex);
 	e8(e, 0x0f);
 	e8(e, 0xb7);
-	e_modrm_mem(e, reg, m);
+	e_modrm_mem(e, reg, m, true);
 }
 
 static void push_imm(struct tx *t, unsigned n, unsigned size, uint64_t val) {

@@ -676,9 +676,9 @@ static bool vector_refused(unsigned op) {
 
 static bool listed(const struct x86_insn *i) {
 	const struct x86_form *f = &x86_forms[i->form];
-	if (f->attr & (X86_ATTR_PRIV | X86_ATTR_STACK | X86_ATTR_VSIB) || i->prefix & X86_PFX_EVEX)
+	if (f->attr & (X86_ATTR_PRIV | X86_ATTR_STACK | X86_ATTR_VSIB))
 		return false;
-	if (f->cls >= X86_CLASS_X87 && f->cls <= X86_CLASS_AVX)
+	if (f->cls >= X86_CLASS_X87 && f->cls <= X86_CLASS_AVX512)
 		return !vector_refused(i->op);
 	return integer_allowed(i->op);
 }
@@ -973,8 +973,8 @@ static bool leaves(struct verifier *v, const uint8_t *target) {
 		return call_argument(v) || refuse(v, "calls a handler with a wrong R11");
 	if (op == X86_OP_CALL && target == j->step_saved)
 		return (const_in(v, &c) && in_guest_code(v, c)) || refuse(v, "steps with a wrong R11");
-	for (unsigned n = 0; op == X86_OP_CALL && n < 14; n++)
-		if (target == j->fill[n / 7][n % 7])
+	for (unsigned n = 0; op == X86_OP_CALL && n < 2 * JIT_SIZES; n++)
+		if (target == j->fill[n / JIT_SIZES][n % JIT_SIZES])
 			return (const_in(v, &c) && in_guest_code(v, c)) || refuse(v, "fills with a wrong R11");
 	unsigned write, size;
 	if (op == X86_OP_CALL && target == j->slot_fill)

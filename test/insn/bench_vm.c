@@ -106,6 +106,17 @@ void bench_vm_create_like(struct bench_vm *b, uint64_t ram_size, const char *tie
 	}
 }
 
+void bench_vm_show_avx512(struct bench_vm *b) {
+	static const uint8_t some[] = {
+		X86_FEAT_AVX512F,		  X86_FEAT_AVX512BW,		  X86_FEAT_AVX512CD,
+		X86_FEAT_AVX512DQ,		  X86_FEAT_AVX512VL,		  X86_FEAT_AVX512IFMA,
+		X86_FEAT_AVX512VBMI,	  X86_FEAT_AVX512VBMI2,		  X86_FEAT_AVX512VNNI,
+		X86_FEAT_AVX512FP16,	  X86_FEAT_AVX512BITALG,	  X86_FEAT_AVX512BF16,
+		X86_FEAT_AVX512VPOPCNTDQ, X86_FEAT_AVX512VP2INTERSECT};
+	for (unsigned n = 0; n < sizeof(some) / sizeof(some[0]); n++)
+		b->cpuid->features[some[n] / 64] |= 1ull << some[n] % 64;
+}
+
 void bench_vm_destroy(struct bench_vm *b) {
 	kicked = NULL; /* a test's alarm may still come */
 	engine_destroy(&b->engine);

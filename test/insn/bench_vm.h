@@ -28,6 +28,8 @@ struct bench_vm {
 void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier);
 void bench_vm_create_like(struct bench_vm *b, uint64_t ram_size, const char *tier,
 						  const struct cpuid_policy *like);
+/* Shows the guest AVX-512 even if the host has none, for code that is translated and never run. */
+void bench_vm_show_avx512(struct bench_vm *b);
 void bench_vm_destroy(struct bench_vm *b);
 
 /* The vCPU in 64-bit kernel mode at rip, with page tables at `tables`, which the caller writes. */

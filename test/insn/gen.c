@@ -1,6 +1,8 @@
 /* See gen.h. */
 #include "test/insn/gen.h"
 
+#include <string.h>
+
 uint64_t gen_seed;
 
 uint64_t gen_rnd(void) { /* xorshift64* */
@@ -98,4 +100,25 @@ void gen_avx512(uint8_t *b, bool long_mode) {
 		b[3] &= 0xef;
 	if (!long_mode) /* or it is BOUND */
 		b[1] |= 0xc0;
+}
+
+bool gen_bochs_takes(const struct x86_insn *i) {
+	struct x86_insn other;
+	uint8_t b[16];
+	bool evex = i->prefix & X86_PFX_EVEX;
+	unsigned w = i->opcode_off - (evex ? 2u : 1u);
+	memcpy(b, i->raw, 16);
+	if (!evex && (!(i->prefix & X86_PFX_VEX) || b[i->opcode_off - 3] != 0xc4))
+		return true;
+	if (b[w] & 0x80) {
+		b[w] &= 0x7f;
+		if (x86_decode(&other, b, i->len, i->mode) == i->len && other.form == i->form)
+			return false;
+	}
+	if (i->op == X86_OP_VPINSRB && evex && i->disp_len == 1)
+		return false;
+	for (unsigned n = 0; evex && n < i->nopnds; n++)
+		if (i->opnd[n].kind == OPND_GPR && i->modrm >= 0xc0 && !(b[w - 1] & 0x40))
+			return false;
+	return true;
 }

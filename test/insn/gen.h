@@ -3,6 +3,7 @@
 #define TEST_INSN_GEN_H
 
 #include "core/base/types.h"
+#include "core/x86/insn.h"
 
 extern uint64_t gen_seed; /* not 0 */
 
@@ -16,5 +17,10 @@ void gen_bytes(uint8_t *b, bool long_mode);
 
 /* The same for EVEX's encodings and the opmask instructions of VEX's. */
 void gen_avx512(uint8_t *b, bool long_mode);
+
+/* Bochs 2.7 refuses some instructions whose W the manual ignores, with W set, takes EVEX.X for a
+ * fifth bit of a general register's number, and doubles VPINSRB's short displacements, which
+ * [SDM2 2.7.5] scales by 1. */
+bool gen_bochs_takes(const struct x86_insn *i);
 
 #endif

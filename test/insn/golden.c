@@ -118,6 +118,22 @@ static const char *const forms[] = {
 	"c5fe7f03",
 	"c5fcc2c100",
 	"660f38dcc1",
+	"62f17e486f03", /* AVX-512: unmasked as themselves, masked accesses by their handler */
+	"62f17e486f4301",
+	"62f17e487f03",
+	"62f17d486f03",
+	"62f16c4858c8",
+	"62f16c495808",
+	"62f16c5858cb",
+	"62f16c585803",
+	"62c17d487b00",
+	"62527d487cc3",
+	"62d17f082af2",
+	"c5fb92c8",
+	"c57893d1",
+	"c5ec41d9",
+	"c5f898d9",
+	"c5f89003",
 	"d9e8", /* x87 */
 	"dd03",
 	"dd1b",
@@ -218,7 +234,7 @@ static const struct {
 	uint64_t rip;
 	uint32_t key;
 } places[] = {
-	[X86_MODE_64] = {0x401000, JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_AVX},
+	[X86_MODE_64] = {0x401000, JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_AVX | JIT_KEY_AVX512},
 	[X86_MODE_32] = {0x401000, JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_AVX | JIT_KEY_32},
 	[X86_MODE_16] = {0x400000001000, JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_16 | JIT_KEY_SEGS |
 										 JIT_KEY_STACK16 | JIT_KEY_CS64K},
@@ -301,6 +317,7 @@ int main(int argc, char **argv) {
 	}
 	unsetenv("JOIST_SOFT_OFF");
 	bench_vm_create(&vm, 1 << 20, "jit");
+	bench_vm_show_avx512(&vm);
 	printf("1..%zu\n", FORMS);
 	if (update)
 		fprintf(f, "# Made by `golden FILE --update`, see golden.c.\n"

@@ -149,7 +149,8 @@ static void load_point(struct bench_vm *b, const struct point *p) {
 	s->shadow = 0;
 	s->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
 	s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
-	s->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX;
+	s->xcr0 =
+		XCR0_X87 | XCR0_SSE | XCR0_AVX | (cpuid_has(b->cpuid, X86_FEAT_AVX512F) ? XCR0_AVX512 : 0);
 	load_segments(s);
 	memcpy(s->gpr, p->cpu.gpr, sizeof(s->gpr));
 	s->rip = p->cpu.rip;
@@ -157,14 +158,18 @@ static void load_point(struct bench_vm *b, const struct point *p) {
 	s->cr2 = 0;
 	memcpy(s->xsave, p->cpu.x, XSTATE);
 	memset(s->xsave + 512, 0, 64);
-	s->xsave[512] = 7;
+	s->xsave[512] = (uint8_t)s->xcr0;
 }
 
 static void normalise(struct cpu *c) {
 	uint64_t bv;
 	memcpy(&bv, c->x + 512, 8);
-	if (!(bv & 4))
-		memset(c->x + 576, 0, 256);
+	static const uint16_t parts[8][2] = {
+		[2] = {576, 256}, [5] = {1088, 64}, [6] = {1152, 512}, [7] = {1664, 1024}};
+	for (unsigned n = 2; n < 8; n++)
+		if (!(bv >> n & 1))
+			memset(c->x + parts[n][0], 0, parts[n][1]);
+	memset(c->x + 832, 0, 1088 - 832);
 	if (!(bv & 2))
 		memset(c->x + 160, 0, 256);
 	if (!(bv & 1)) {
@@ -451,6 +456,18 @@ static bool run_stream(bool verbose) {
 	return true;
 }
 
+/* What is no fault of the guest's: the host's, mostly an emulator that refuses an instruction. */
+static void on_crash(int sig, siginfo_t *si, void *ctx) {
+	const uint8_t *at = si->si_addr;
+	printf("# the %s got signal %d at %p", running ? "translator" : "interpreter", sig,
+		   si->si_addr);
+	for (unsigned n = 0; sig == SIGILL && n < 16; n++)
+		printf(" %02x", at[n]);
+	printf("\nBail out!\n");
+	fflush(stdout);
+	_exit(1);
+}
+
 int main(int argc, char **argv) {
 	static const struct {
 		const char *off;
@@ -506,6 +523,9 @@ int main(int argc, char **argv) {
 	if (!stream_mode->name)
 		return fprintf(stderr, "no mode %s; see stream.c\n", mode), 2;
 	signal(SIGALRM, on_alarm);
+	/* Before the engine's own handler, which passes on what is not its. */
+	struct sigaction sa = {.sa_sigaction = on_crash, .sa_flags = SA_SIGINFO};
+	sigaction(SIGILL, &sa, NULL);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	setenv("JOIST_SOFT_VERIFY", "1", 0);
 	gen_seed = seed * 0x9e3779b97f4a7c15ull + 1;

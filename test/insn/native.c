@@ -316,31 +316,11 @@ static struct form_protos {
 
 static bool only512; /* --avx512 */
 
-/* Bochs 2.7 refuses some instructions whose W the manual ignores, with W set, and takes EVEX.X for
- * a fifth bit of a general register's number. */
-static bool bochs_takes(const struct x86_insn *i) {
-	struct x86_insn other;
-	uint8_t b[16];
-	memcpy(b, i->raw, 16);
-	if (!(i->prefix & X86_PFX_EVEX))
-		return true;
-	unsigned at = i->modrm_off - 5u;
-	if (b[at + 2] & 0x80) {
-		b[at + 2] &= 0x7f;
-		if (x86_decode(&other, b, i->len, code_mode) == i->len && other.form == i->form)
-			return false;
-	}
-	for (unsigned n = 0; n < i->nopnds; n++)
-		if (i->opnd[n].kind == OPND_GPR && i->modrm >= 0xc0 && !(b[at + 1] & 0x40))
-			return false;
-	return true;
-}
-
 static bool usable(const struct x86_insn *i, const struct cpuid_policy *p) {
 	const struct x86_form *f = &x86_forms[i->form];
 	if (only512 && f->cls != X86_CLASS_AVX512)
 		return false;
-	if (only512 && !bochs_takes(i))
+	if (only512 && !gen_bochs_takes(i))
 		return false;
 	if (!(f->attr & X86_ATTR_NATIVE) || (f->feature && !cpuid_has(p, f->feature)))
 		return false;
@@ -654,7 +634,7 @@ static bool has_lanes(const struct arena *a) {
 	return x86_decode(&i, a->code, 15, code_mode) > 0 && i.prefix & X86_PFX_EVEX;
 }
 
-static unsigned long lost_flags, wrapped_pe, over_the_end, partial_popa;
+static unsigned long lost_flags, wrapped_pe, over_the_end, partial_popa, zero_fma;
 
 /* `undefined`: flags of the table that are; `lost`: flags that the instruction overwrites, which
  * the translator does not keep for an instruction that faults (engine/soft/README.md). */
@@ -679,8 +659,20 @@ static const char *compare(struct arena *a, struct cpu *g, uint16_t undefined, u
 		partial_popa++;
 		return NULL;
 	}
+	uint32_t m[2];
+	memcpy(&m[0], a->before.x + 24, 4);
+	memcpy(&m[1], g->x + 24, 4);
+	/* Bochs returns the addend of a product that is 0 without a look at it. A
+	 * denormal one is tiny, which is an underflow where that is unmasked. */
+	bool fma = only512 && (!strncmp(name, "vfm", 3) || !strncmp(name, "vfn", 3)) &&
+			   g->vector == 19 && m[1] & 0x10 && !(m[1] & 0x800);
+	if (fma && h->vector == 3 && (m[1] & ~(m[1] >> 7) & 0x3f) == 0x10) {
+		zero_fma++;
+		return NULL;
+	}
 	if (h->vector != g->vector) {
-		snprintf(why, sizeof(why), "vector: host %d engine %d", h->vector, g->vector);
+		snprintf(why, sizeof(why), "vector: host %d engine %d (mxcsr before %x engine %x)",
+				 h->vector, g->vector, m[0], m[1]);
 		return why;
 	}
 	/* Pages that only one side has for its own ends: the host's kernel, our G_SYS. */
@@ -733,17 +725,17 @@ static const char *compare(struct arena *a, struct cpu *g, uint16_t undefined, u
 	memcpy(&mg, g->x + 24, 4);
 	/* So too for the dot products, which are several operations in one: CPUs stop at the first. */
 	bool dot = strstr(name, "dpp") != NULL && g->vector == 19 && !((mh ^ mg) & ~0x3fu);
+	if (fma && (mh ^ mg) == 0x10) {
+		zero_fma++;
+		memcpy(g->x + 24, &mh, 4);
+	}
 	if (dot || ((mh ^ mg) == 0x20 && (mh & 0x18 & ~(mh >> 7)))) {
 		wrapped_pe++;
 		memcpy(g->x + 24, &mh, 4);
 	}
 	if (!same_fpu(h->x, g->x, &what)) {
-		uint32_t m[3];
-		memcpy(&m[0], a->before.x + 24, 4);
-		memcpy(&m[1], h->x + 24, 4);
-		memcpy(&m[2], g->x + 24, 4);
 		snprintf(why, sizeof(why), "fpu state: %s (mxcsr before %x host %x engine %x)", what, m[0],
-				 m[1], m[2]);
+				 mh, mg);
 		return why;
 	}
 	return NULL;
@@ -923,6 +915,8 @@ int main(int argc, char **argv) {
 	go[0] = 2;
 	printf("# %lu cases, %u of %u forms reached, %lu cases killed the host process\n", cases,
 		   covered, native_forms, killed);
+	if (only512)
+		printf("# %lu times an FMA of 0 and a denormal had no underflow\n", zero_fma);
 	printf("# %lu times flags beside an unmasked SSE exception differed\n", wrapped_pe);
 	if (code_mode != X86_MODE_64)
 		printf("# %lu operands over the end of 4 GiB, %lu faulting POPAs not compared\n",

@@ -26,12 +26,14 @@ static struct form_protos {
 	unsigned n;
 	uint8_t bytes[PROTOS][16];
 } * protos;
+static bool has_avx512;
 static unsigned int_forms[X86_FORM_COUNT], n_int, all_forms[X86_FORM_COUNT], n_all;
+static unsigned forms512[X86_FORM_COUNT], n_512;
 
 static bool usable(const struct x86_insn *i, const struct cpuid_policy *p) {
 	const struct x86_form *f = &x86_forms[i->form];
 	if (!(f->attr & X86_ATTR_NATIVE) || (f->feature && !cpuid_has(p, f->feature)) ||
-		f->attr & X86_ATTR_VSIB || f->cls == X86_CLASS_AVX512 || i->prefix & X86_PFX_EVEX)
+		f->attr & X86_ATTR_VSIB || (has_avx512 && !gen_bochs_takes(i)))
 		return false;
 	switch (i->op) { /* host addresses in memory; control words from anywhere */
 	case X86_OP_FNSTENV:
@@ -51,11 +53,15 @@ static bool usable(const struct x86_insn *i, const struct cpuid_policy *p) {
 void stream_collect(const struct cpuid_policy *p) {
 	free(protos);
 	protos = calloc(X86_FORM_COUNT, sizeof(*protos));
-	n_all = n_int = 0;
-	for (unsigned k = 0; k < 2500000; k++) {
+	n_all = n_int = n_512 = 0;
+	has_avx512 = cpuid_has(p, X86_FEAT_AVX512F);
+	for (unsigned k = 0; k < (has_avx512 ? 600000 : 2500000); k++) { /* see avx512.py: it is slow */
 		uint8_t b[16];
 		struct x86_insn i;
-		gen_bytes(b, stream_mode->mode == X86_MODE_64);
+		if (has_avx512 && gen_below(2))
+			gen_avx512(b, stream_mode->mode == X86_MODE_64);
+		else
+			gen_bytes(b, stream_mode->mode == X86_MODE_64);
 		if (x86_decode(&i, b, 15, stream_mode->mode) <= 0 || !usable(&i, p))
 			continue;
 		struct form_protos *fp = &protos[i.form];
@@ -67,6 +73,8 @@ void stream_collect(const struct cpuid_policy *p) {
 		all_forms[n_all++] = f;
 		if (x86_forms[f].cls == X86_CLASS_INT)
 			int_forms[n_int++] = f;
+		if (x86_forms[f].cls == X86_CLASS_AVX512)
+			forms512[n_512++] = f;
 	}
 }
 
@@ -251,6 +259,8 @@ static void emit_patch(void) {
 
 static void emit_random(void) {
 	unsigned form = gen_below(10) < 6 ? int_forms[gen_below(n_int)] : all_forms[gen_below(n_all)];
+	if (n_512 && gen_below(2))
+		form = forms512[gen_below(n_512)];
 	const struct form_protos *fp = &protos[form];
 	uint8_t b[16];
 	struct x86_insn i;
@@ -360,7 +370,7 @@ void stream_make(struct stream_start *p) {
 	p->rip = CODE - stream_mode->code_base + start;
 	p->rflags = (gen_rnd() & RFLAGS_ARITH) | RFLAGS_FIXED | RFLAGS_IF;
 	uint8_t *x = p->x;
-	for (unsigned k = 160; k < XSTATE; k += 8) {
+	for (unsigned k = 160; k < (has_avx512 ? XSTATE : 832); k += 8) {
 		double d = (double)(int64_t)(gen_rnd() % 4000) - 2000.25;
 		uint64_t v = gen_rnd();
 		memcpy(x + k, gen_below(2) ? (void *)&d : (void *)&v, 8);

@@ -40,6 +40,11 @@ static const struct {
 	CODE(0xf0, 0x48, 0x0f, 0xb1, 0x16, 0x0f, 0xa2),
 	/* cmp rax,rbx; mov [rdi],ecx; jl; with the flags alive over the store */
 	CODE(0x48, 0x39, 0xd8, 0x89, 0x0f, 0x7c, 0x05),
+	/* vmovdqu64 zmm16,[rdx+64]; vaddps zmm17,zmm1,dword [rsi+rcx*4+4]{1to16}; kmovq k1,[rdi];
+	 * vmovups [r10-128],zmm16; kmovd r11d,k1; kortestb k1,k1; jz */
+	CODE(0x62, 0xe1, 0xfe, 0x48, 0x6f, 0x42, 0x01, 0x62, 0xe1, 0x74, 0x58, 0x58, 0x4c, 0x8e, 0x01,
+		 0xc4, 0xe1, 0xf8, 0x90, 0x0f, 0x62, 0xc1, 0x7c, 0x48, 0x11, 0x42, 0xfe, 0xc5, 0x7b, 0x93,
+		 0xd9, 0xc5, 0xf9, 0x98, 0xc9, 0x74, 0x05),
 	/* call [rax+rbx]; */
 	CODE(0xff, 0x14, 0x18),
 	/* vmovdqu ymm1,[rdx]; mov byte [rdx+31],1; lea r10,[r11+rsp]; cli */
@@ -124,47 +129,51 @@ static const char *const damage_names[DAMAGES] = {
 static const struct {
 	uint8_t len, bytes[10];
 } forbidden[] = {
-	{1, {0xcc}},							/* int3 */
-	{1, {0xf4}},							/* hlt */
-	{1, {0x50}},							/* push */
-	{1, {0x58}},							/* pop */
-	{3, {0xc2, 0x08, 0}},					/* ret 8 */
-	{2, {0xf3, 0xc3}},						/* rep ret */
-	{1, {0xa4}},							/* movsb */
-	{1, {0xec}},							/* in */
-	{1, {0xfd}},							/* std */
-	{1, {0x9d}},							/* popf */
-	{1, {0xd7}},							/* xlat */
-	{1, {0xc9}},							/* leave */
-	{2, {0x0f, 0x05}},						/* syscall */
-	{2, {0x0f, 0x34}},						/* sysenter */
-	{2, {0xcd, 0x80}},						/* int 0x80 */
-	{2, {0x8e, 0xe8}},						/* mov gs,eax */
-	{2, {0x0f, 0x0b}},						/* ud2 */
-	{2, {0x0f, 0x30}},						/* wrmsr */
-	{2, {0x0f, 0x31}},						/* rdtsc */
-	{2, {0xff, 0xe0}},						/* jmp rax */
-	{2, {0xff, 0xd0}},						/* call rax */
-	{2, {0x89, 0x00}},						/* mov [rax],eax */
-	{2, {0x8b, 0x00}},						/* mov eax,[rax] */
-	{2, {0xf7, 0xf1}},						/* div ecx */
-	{3, {0x48, 0x89, 0xc4}},				/* mov rsp,rax */
-	{3, {0x48, 0x89, 0xe0}},				/* mov rax,rsp */
-	{3, {0x0f, 0xf7, 0xc1}},				/* maskmovq */
-	{4, {0x48, 0x8b, 0x04, 0x24}},			/* mov rax,[rsp] */
-	{4, {0x8b, 0x04, 0x10, 0x90}},			/* mov eax,[rax+rdx] */
-	{4, {0x66, 0x0f, 0xf7, 0xc1}},			/* maskmovdqu */
-	{4, {0x48, 0x83, 0xc4, 0x08}},			/* add rsp,8 */
-	{5, {0xf3, 0x48, 0x0f, 0xae, 0xd8}},	/* wrgsbase rax */
-	{3, {0x0f, 0xae, 0x10}},				/* ldmxcsr [rax] */
-	{3, {0x64, 0x8b, 0x00}},				/* mov eax,fs:[rax] */
-	{4, {0x41, 0x8b, 0x01, 0x90}},			/* mov eax,[r9] */
-	{6, {0x8b, 0x05, 0x00, 0x10, 0, 0}},	/* mov eax,[rip+0x1000] */
-	{8, {0x8b, 0x04, 0x25, 0, 0, 0x40, 0}}, /* mov eax,[0x400000] */
+	{1, {0xcc}},									 /* int3 */
+	{1, {0xf4}},									 /* hlt */
+	{1, {0x50}},									 /* push */
+	{1, {0x58}},									 /* pop */
+	{3, {0xc2, 0x08, 0}},							 /* ret 8 */
+	{2, {0xf3, 0xc3}},								 /* rep ret */
+	{1, {0xa4}},									 /* movsb */
+	{1, {0xec}},									 /* in */
+	{1, {0xfd}},									 /* std */
+	{1, {0x9d}},									 /* popf */
+	{1, {0xd7}},									 /* xlat */
+	{1, {0xc9}},									 /* leave */
+	{2, {0x0f, 0x05}},								 /* syscall */
+	{2, {0x0f, 0x34}},								 /* sysenter */
+	{2, {0xcd, 0x80}},								 /* int 0x80 */
+	{2, {0x8e, 0xe8}},								 /* mov gs,eax */
+	{2, {0x0f, 0x0b}},								 /* ud2 */
+	{2, {0x0f, 0x30}},								 /* wrmsr */
+	{2, {0x0f, 0x31}},								 /* rdtsc */
+	{2, {0xff, 0xe0}},								 /* jmp rax */
+	{2, {0xff, 0xd0}},								 /* call rax */
+	{2, {0x89, 0x00}},								 /* mov [rax],eax */
+	{2, {0x8b, 0x00}},								 /* mov eax,[rax] */
+	{2, {0xf7, 0xf1}},								 /* div ecx */
+	{3, {0x48, 0x89, 0xc4}},						 /* mov rsp,rax */
+	{3, {0x48, 0x89, 0xe0}},						 /* mov rax,rsp */
+	{3, {0x0f, 0xf7, 0xc1}},						 /* maskmovq */
+	{4, {0x48, 0x8b, 0x04, 0x24}},					 /* mov rax,[rsp] */
+	{4, {0x8b, 0x04, 0x10, 0x90}},					 /* mov eax,[rax+rdx] */
+	{4, {0x66, 0x0f, 0xf7, 0xc1}},					 /* maskmovdqu */
+	{6, {0x62, 0xf1, 0x7c, 0x48, 0x11, 0x00}},		 /* vmovups [rax],zmm0 */
+	{6, {0x62, 0xf1, 0x7c, 0x48, 0x10, 0x00}},		 /* vmovups zmm0,[rax] */
+	{7, {0x62, 0xf2, 0x7d, 0x49, 0x90, 0x04, 0x08}}, /* vpgatherdd zmm0{k1},[rax+zmm1] */
+	{4, {0x48, 0x83, 0xc4, 0x08}},					 /* add rsp,8 */
+	{5, {0xf3, 0x48, 0x0f, 0xae, 0xd8}},			 /* wrgsbase rax */
+	{3, {0x0f, 0xae, 0x10}},						 /* ldmxcsr [rax] */
+	{3, {0x64, 0x8b, 0x00}},						 /* mov eax,fs:[rax] */
+	{4, {0x41, 0x8b, 0x01, 0x90}},					 /* mov eax,[r9] */
+	{6, {0x8b, 0x05, 0x00, 0x10, 0, 0}},			 /* mov eax,[rip+0x1000] */
+	{8, {0x8b, 0x04, 0x25, 0, 0, 0x40, 0}},			 /* mov eax,[0x400000] */
 };
 #define FORBIDDEN_N (sizeof(forbidden) / sizeof(forbidden[0]))
 
-static const uint32_t keys[] = {0, JIT_KEY_USER, JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_AVX};
+static const uint32_t keys[] = {0, JIT_KEY_USER,
+								JIT_KEY_USER | JIT_KEY_FPU | JIT_KEY_AVX | JIT_KEY_AVX512};
 #define KEYS (sizeof(keys) / sizeof(keys[0]))
 /* The same of 32- and 16-bit code. */
 static const uint32_t legacy_keys[2][KEYS] = {
@@ -414,6 +423,7 @@ int main(int argc, char **argv) {
 		flips = strtoul(argv[2], NULL, 0);
 	setenv("JOIST_SOFT_VERIFY", "1", 1);
 	bench_vm_create(&vm, 1 << 20, "jit");
+	bench_vm_show_avx512(&vm);
 	struct soft_vcpu *c = vm.cpu->engine;
 	j = c->soft->jit;
 	for (sample = 0; sample < SAMPLES; sample++)
