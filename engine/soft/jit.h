@@ -57,6 +57,7 @@ struct jit_block {
 	/* Of a self-checking block (self.c), else NULL: the guest code that it is for; the first and
 	 * the next one of its versions; the way to that. */
 	const uint8_t *bytes;
+	uint64_t loose; /* those of them that it loads instead of comparing */
 	struct jit_block *first_version, *next_version;
 	struct jit_link *changed;
 	uint16_t misses; /* of the first version: times that none fitted and there were enough */
@@ -114,9 +115,10 @@ void jit_serve_writes(struct soft_vcpu *c);
  * under the mode `key`; NULL: nothing there can be translated. jit->lock held. (translate.c) */
 struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const uint8_t *next_page,
 								uint64_t rip, uint32_t key, bool hot);
-/* The same for a self-checking block that is made from the JIT_SELF_BYTES bytes at `bytes`. */
+/* The same for a self-checking block that is made from the JIT_SELF_BYTES bytes at `bytes`.
+ * `loose`: any immediates will do that tx_self_loads() knows. */
 struct jit_block *jit_translate_self(struct soft_vcpu *c, const uint8_t *bytes, const uint8_t *host,
-									 uint64_t rip, uint32_t key);
+									 uint64_t rip, uint32_t key, bool loose);
 
 /* ---- the code cache, for translate.c ----------------------------------------------------- */
 

@@ -12,7 +12,8 @@
  * Several versions of one block are chained, oldest first: where one finds other bytes it goes to
  * the next one, the last one to C, which makes one more. If there are enough, the code is
  * interpreted an instruction at a time, and once in a while the versions are thrown away: they may
- * be of times long past.
+ * be of times long past. From then on the immediates of MOV and of arithmetic are loaded from the
+ * code, and not compared: where they never repeat, one version will do.
  *
  * All of it with jit->lock held or the world stopped. */
 #include "core/base/check.h"
@@ -69,7 +70,12 @@ bool jit_self_wanted(const struct jit *j, const uint8_t *host) {
 }
 
 bool jit_self_fits(const struct jit_block *b) {
-	return !b->bytes || memcmp(b->bytes, b->host, b->len) == 0;
+	if (!b->bytes || !b->loose)
+		return !b->bytes || memcmp(b->bytes, b->host, b->len) == 0;
+	for (unsigned n = 0; n < b->len; n++)
+		if (!(b->loose >> n & 1) && b->bytes[n] != b->host[n])
+			return false;
+	return true;
 }
 
 struct jit_block *jit_self_make(struct soft_vcpu *c, const uint8_t *host, uint64_t rip,
@@ -81,7 +87,9 @@ struct jit_block *jit_self_make(struct soft_vcpu *c, const uint8_t *host, uint64
 		return NULL;
 	/* Others may be writing: what is translated is what will be compared. */
 	fast_copy(bytes, host, len);
-	struct jit_block *b = jit_translate_self(c, bytes, host, rip, key);
+	const struct jit_restless *r = entry_of(j, line_of(host));
+	bool loose = r->line == line_of(host) && r->restarts;
+	struct jit_block *b = jit_translate_self(c, bytes, host, rip, key, loose);
 	if (!b)
 		return NULL;
 	check(b->len <= len && b->changed);

@@ -212,6 +212,8 @@ static void decode_block(struct tx *t) {
 		if (len <= 0 || (n && !t->b->bytes && jit_restless(t->j, t->b->host + at, (unsigned)len)))
 			break;
 		t->call[n] = tx_needs_call(t, i);
+		if (!t->call[n] && tx_self_loads(t, i))
+			t->b->loose |= ((1ull << i->imm_len) - 1) << (at + i->imm_off);
 		t->label[n] = t->follow[n] = false;
 		t->target[n] = -1;
 		at += (unsigned)len;
@@ -325,6 +327,8 @@ static struct jit_block *translate(struct soft_vcpu *c, struct jit_block *draft)
 	t->code = draft->bytes ? draft->bytes : draft->host;
 	t->n = t->ncold = 0;
 	t->saved = t->crossing = t->failed = t->again = false;
+	t->loose = draft->loose;
+	draft->loose = 0;
 	t->e = (struct emit){j->hot, j->hot_end};
 	decode_block(t);
 	if (t->n)
@@ -386,8 +390,12 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const 
 }
 
 struct jit_block *jit_translate_self(struct soft_vcpu *c, const uint8_t *bytes, const uint8_t *host,
-									 uint64_t rip, uint32_t key) {
-	struct jit_block draft = {
-		.host = host, .bytes = bytes, .rip = rip, .key = key, .peek_from = PAGE_SIZE};
+									 uint64_t rip, uint32_t key, bool loose) {
+	struct jit_block draft = {.host = host,
+							  .bytes = bytes,
+							  .loose = loose,
+							  .rip = rip,
+							  .key = key,
+							  .peek_from = PAGE_SIZE};
 	return translate(c, &draft);
 }

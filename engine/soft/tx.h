@@ -105,6 +105,7 @@ struct tx {
 	 * host being spoilt by a probe) in jit.flags_ax until somebody wants them. */
 	bool saved;
 	bool crossing; /* the block's one instruction reaches into the next page */
+	bool loose;	   /* a self-checking block that loads its immediates */
 	int fresh;	 /* the group whose addend is in T0, at the first access of an instruction; or -1 */
 	bool failed; /* no room */
 	bool again;	 /* an instruction turned out to need its handler */
@@ -256,6 +257,9 @@ void tx_expect(struct emit *e, uint64_t address, const uint8_t *other, intptr_t 
 bool tx_self_ends(const struct tx *t, unsigned n);
 /* The way into such a block; sets its entry. */
 void tx_self_entry(struct tx *t);
+/* Whether the block loads the instruction's immediate from the code; does that. */
+bool tx_self_loads(const struct tx *t, const struct x86_insn *i);
+void tx_self_load(struct tx *t, unsigned n);
 
 /* ---- tx_legacy.c: for code outside of 64-bit mode ---- */
 /* Whether an instruction whose kind can run as itself is left to its handler all the same. */

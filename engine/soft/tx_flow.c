@@ -452,6 +452,10 @@ enum tx_emitted tx_special(struct tx *t, unsigned n) {
 		if (r != TX_NOT_SPECIAL)
 			return r;
 	}
+	if (tx_self_loads(t, i)) {
+		tx_self_load(t, n);
+		return EMIT_OK;
+	}
 	switch (i->op) {
 	case X86_OP_NOP:
 	case X86_OP_PREFETCH:

@@ -9,9 +9,9 @@ shares of everything. Alone, beside and limited take turns, N rounds; each figur
 rounds, and what is kept the median of each round's own ratio, so that a host whose load changes
 slowly does not count.
 
-What the quiet one's share is: of the CPUs, half of what both together got (the servers that they
-talk to belong to neither), or the one CPU that it can use if that is less; of the network, too, since
-its round trips fill no link: there it should keep what it has alone.
+What the quiet one's share is: of the CPUs, half of what all others than the two VMs leave (the servers
+that they talk to are others), or the one CPU that it can use if that is less; of the network, too,
+since its round trips fill no link: there it should keep what it has alone.
 Its disk's reads follow each other without a pause, so that alone it has the disk all the time, and
 its share is half of that. The last figure, kept of the share, should be 90 % or more. TAP with a
 line for each of CPU, disk and network; the figures go to FILE. Nothing passes or fails by them.
@@ -71,13 +71,20 @@ def account(pids):
 
 
 def accounts(groups):
-    return time.monotonic(), {name: account(pids()) for name, pids in groups.items()}
+    with open("/proc/stat", encoding="ascii") as f:
+        n = [int(x) for x in f.readline().split()[1:]]
+    # All but what is idle, waits for a disk, or is a guest's (which is in the user's already).
+    busy = (sum(n[:3]) + sum(n[5:8])) / os.sysconf("SC_CLK_TCK")
+    return time.monotonic(), {name: account(pids()) for name, pids in groups.items()}, busy
 
 
 def between(a, b):
     """Who had how many CPUs, and stood in line for how many, from one to the other."""
-    return {key: {name: round((b[1][name][i] - a[1][name][i]) / (b[0] - a[0]), 3) for name in a[1]}
-            for i, key in enumerate(("cpus", "in_line"))}
+    got = {key: {name: round((b[1][name][i] - a[1][name][i]) / (b[0] - a[0]), 3) for name in a[1]}
+           for i, key in enumerate(("cpus", "in_line"))}
+    vms = sum(cpus for name, cpus in got["cpus"].items() if name != "servers")
+    got["others_cpus"] = round(max((b[2] - a[2]) / (b[0] - a[0]) - vms, 0), 3)
+    return got
 
 
 def disk(folder, name, size=256 << 20):
@@ -148,7 +155,7 @@ def measure(args, servers):
                 r["kept"] = r["per_s"] / got["alone"][mode]["per_s"]
                 share = SHARE[mode]
                 if mode == "cpu" and "hog" in r["cpus"]:
-                    share = min(share, (r["cpus"]["quiet"] + r["cpus"]["hog"]) / 2)
+                    share = min(share, max(os.cpu_count() - r["others_cpus"], 0.1) / 2)
                 r["kept_of_share"] = min(r["kept"] / share, 1.0)
         rounds.append(got)
     return medians(rounds), cache
@@ -191,6 +198,7 @@ def main():
         for name in result:
             r = result[name][mode]
             print(f"# {mode} {name}: CPUs had " + ", ".join(f"{k} {v:.2f}" for k, v in r["cpus"].items()) +
+                  f", all others {r['others_cpus']:.2f}" +
                   "; in line for " + ", ".join(f"{k} {v:.2f}" for k, v in r["in_line"].items()))
         alone = result["alone"][mode]
         text = f"alone {alone['per_s']:.0f}/s p99 {alone['p99_us']:.0f} us"

@@ -31,6 +31,16 @@ __asm__(".pushsection .rodata\n"
 		"count_code: 1: mov %ecx, 2f+2(%rip)\n"
 		"2:	.byte 0x48, 0x05, 0, 0, 0, 0; dec %ecx; jnz 1b; hlt\n"
 		"count_end: .balign 64\n"
+		/* The same of MOV, and of CMP with a register that lives in memory. */
+		"load_code: mov %ecx, %r10d\n"
+		"1:	mov %r10d, 2f+2(%rip); mov %r10d, 3f+3(%rip); mov %r10d, 4f+3(%rip)\n"
+		"2:	.byte 0x41, 0xbb, 0, 0, 0, 0\n"		  /* mov $.., %r11d */
+		"3:	.byte 0x49, 0x81, 0xfb, 0, 0, 0, 0\n" /* cmp $.., %r11 */
+		"	jne 5f\n"
+		"4:	.byte 0x48, 0xc7, 0xc2, 0, 0, 0, 0\n" /* mov $.., %rdx */
+		"	add %rdx, %rax; dec %r10d; jnz 1b; hlt\n"
+		"5:	ud2\n"
+		"load_end: .balign 64\n"
 		/* A call that is turned to one of two functions, and flags that live across it. */
 		"calls_code: 1: mov %ecx, %edx; and $1, %edx; shl $4, %edx; add $4f-3f, %edx\n"
 		"	mov %edx, 2f+1(%rip); cmp $77, %edx; stc\n"
@@ -53,8 +63,8 @@ __asm__(".pushsection .rodata\n"
 		"3:	.quad 0\n"
 		"data_end:\n"
 		".popsection\n");
-extern const uint8_t forms_code[], forms_end[], count_code[], count_end[], calls_code[],
-	calls_end[], flags_code[], flags_end[], data_code[], data_end[];
+extern const uint8_t forms_code[], forms_end[], count_code[], count_end[], load_code[], load_end[],
+	calls_code[], calls_end[], flags_code[], flags_end[], data_code[], data_end[];
 
 static struct counters { uint64_t blocks, killed, self, misses; } counted;
 
@@ -129,6 +139,7 @@ int main(void) {
 	uint64_t sum = (uint64_t)ROUNDS * (ROUNDS + 1) / 2;
 	test("four forms", forms_code, forms_end, ROUNDS / 4 * 6, 100);
 	test("always another", count_code, count_end, sum, ROUNDS / 50);
+	test("always another loaded", load_code, load_end, sum, ROUNDS / 50);
 	test("calls", calls_code, calls_end, ROUNDS / 2 * 101, 100);
 	test("flags", flags_code, flags_end, ROUNDS / 2, 100);
 	test("data beside code", data_code, data_end, ROUNDS, 0);

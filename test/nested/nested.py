@@ -3,10 +3,12 @@
 
 usage: nested.py --build BUILD [--long] [--intel] [--show] [CASE]...
 
---intel: with kvm-intel in Bochs instead, see bochs.py; without CASE those of INTEL. --show copies the machine's console to stderr as it comes.
+--intel: with kvm-intel in Bochs instead, see bochs.py; without CASE the doctor and the cases for it.
+--show copies the machine's console to stderr as it comes.
 
 One level-1 machine runs all cases; each line "ok" or "not ok" of guest-tests counts by itself. See
-level1.py for the machine, stuck.py for when it hangs; explained.txt has what this KVM or TCG does differently, and why.
+level1.py for the machine, stuck.py for when it hangs; explained.txt has what this KVM or TCG does
+differently, and why.
 """
 import argparse
 import os
@@ -24,6 +26,7 @@ cases = {}
 
 
 def case(name, script, check, long=False):
+    """`long`: False for `make test`, True for --long, "intel" for --intel."""
     assert name not in cases, name
     cases[name] = (script, check, long)
 
@@ -59,19 +62,20 @@ def never(check, pattern):
 case("doctor", "/joist doctor", wants(r"^ok +engine kvm +usable", r"lock cmpxchg16b: works",
                                       r"^engine: kvm"))
 GUESTS = ("/guest-tests /images --engine kvm --explained /explained.txt --patience 4 ")
-case("guests", GUESTS + "--tier split hello32 hello64 real segments paging32 task v86 paging64 longmode exceptions "
-     "features apic smc smp2 triple nowhere spin holes poke off resets", None)
+case("guests", GUESTS + "--tier split hello32 hello64 real segments paging32 task v86 paging64 "
+     "longmode exceptions features apic smc smp2 triple nowhere spin holes poke off resets", None)
 case("privileged", "/privileged --explained /explained.txt --count 4000", None)
-case("parts", "/dirty --tier kvm --rounds 60; JOIST_KVM_OFF=dirty-ring /dirty --tier kvm --rounds 60; "
-     "/bells --rounds 60; /late --rounds 60; JOIST_KVM_OFF=coalesced /late --rounds 60", None)
+case("parts", "/dirty --tier kvm --rounds 60; "
+     "JOIST_KVM_OFF=dirty-ring /dirty --tier kvm --rounds 60; /bells --rounds 60; "
+     "/late --rounds 60; JOIST_KVM_OFF=coalesced /late --rounds 60", None)
 case("boot-auto", joist_run(engine=""),
      never(wants(r"^joist-guest: up ", r"^joist-guest: status 0", r"^kvm_entries +[1-9]"),
            r"engine: soft"))
 
 # ---- the rest -----------------------------------------------------------------------------------
 
-# All guest tests but codegen and codegen4, which load a translator, and smp8, which takes too long on two
-# emulated processors; in pieces of some minutes each.
+# All guest tests but codegen and codegen4, which load a translator, and smp8, which takes too long
+# on two emulated processors; in pieces of some minutes each.
 PIECES = {
     "cpu": "hello32 hello64 real segments paging32 task v86 paging64 longmode exceptions features "
            "features-base features-v2 features-v3 smc",
@@ -126,7 +130,8 @@ for board in ("pc", "micro"):
                           f"dd if=/dev/vda of=/dev/null bs=4k count={READS}; md5sum </dev/vda")
     case(f"doorbells-{board}", "test -e /disk || dd if=/dev/urandom of=/disk bs=1M count=4\n"
          f"md5sum </disk\nJOIST_KVM_OFF=ioeventfd {again}{again}", fewer_exits, long=True)
-case("privileged-intel", "/privileged --explained /explained.txt --count 300 --verbose", None, long="intel")
+case("privileged-intel", "/privileged --explained /explained.txt --count 300 --verbose", None,
+     long="intel")
 case("guests-intel", GUESTS + "--tier split hello32 hello64 real segments paging32 task v86 "
      "paging64 longmode exceptions features smc apic triple off", None,
      long="intel")
@@ -141,10 +146,6 @@ case("no-permission",
      "mkdir -p /etc; echo 'u:x:1000:1000::/:/bin/sh' >/etc/passwd; chmod 0 /dev/kvm\n"
      "su u -c '/joist doctor' 2>&1 | grep 'engine'; chmod 600 /dev/kvm",
      wants(r"may not be opened: add yourself to group kvm", r"^engine: soft"), long=True)
-
-
-INTEL = ("doctor", "privileged-intel", "guests-intel", "boot-intel-split", "boot-intel-kernel",
-         "boot-intel-off")
 
 
 def tap_lines(name, lines):
@@ -209,8 +210,8 @@ def main():
     ap.add_argument("cases", nargs="*")
     args = ap.parse_args()
     todo = {n: c[0] for n, c in cases.items()
-            if (n in args.cases if args.cases else n in INTEL if args.intel else
-                c[2] == args.long)}
+            if (n in args.cases if args.cases else
+                n == "doctor" or c[2] == "intel" if args.intel else c[2] == args.long)}
     report = Report({n: cases[n][1] for n in todo})
     guest = os.path.join(args.build, "test", "guest")
     with tempfile.TemporaryDirectory(prefix="joist-nested-") as scratch:
@@ -224,11 +225,13 @@ def main():
             make = Bochs if args.intel else Level1
             programs = {"joist": "joist", "guest-tests": "test/guest/guest-tests",
                         "two-vms": "test/guest/two-vms", "dirty": "test/insn/dirty",
-                        "bells": "test/insn/bells", "late": "test/insn/late", "hold": "test/nested/hold",
+                        "bells": "test/insn/bells", "late": "test/insn/late",
+                        "hold": "test/nested/hold",
                         "privileged": "test/nested/privileged",
                         "joist-move": "test/nested/joist-move"}
             machine = make({n: os.path.join(args.build, p) for n, p in programs.items()}, images,
-                           todo, scratch, limit=3600 if args.long else 2400 if args.intel else 900, factor=args.factor)
+                           todo, scratch, factor=args.factor,
+                           limit=3600 if args.long else 2400 if args.intel else 900)
         except Missing as e:
             print(f"1..0 # SKIP {e}")
             return 0
