@@ -81,6 +81,7 @@ struct jit_block {
 struct jit_restless {
 	const uint8_t *line; /* in RAM */
 	uint64_t blocks;	 /* that were made when it was rewritten last */
+	uint64_t stored;	 /* its bytes that were rewritten: a bit for each */
 	uint8_t kills, restarts;
 };
 #define JIT_RESTLESS 4096

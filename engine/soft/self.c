@@ -2,12 +2,12 @@
  * counted up, inline caches of JIT compilers, code and data that take turns in a line).
  *
  * Usually a store into code stops the world and kills the blocks that it touches; the code is
- * made into blocks anew. Where that has happened some times to a line of 64 bytes, with few other
- * blocks made meanwhile, the line is `restless`: no other block depends on it, and what begins
- * there is made self-checking. Such a block compares the bytes that it was made from with those in
- * memory each time it is entered. So it need not be told of stores, from wherever they come. It
- * ends behind what may store, and is no longer than JIT_SELF_BYTES: it never runs on past its own
- * change, and another vCPU's is seen at the next block.
+ * made into blocks anew. Where that has happened some times to the same bytes of a line of 64, with
+ * few other blocks made meanwhile, the line is `restless`: no other block depends on it, and what
+ * begins there is made self-checking. Such a block compares the bytes that it was made from with
+ * those in memory each time it is entered. So it need not be told of stores, from wherever they
+ * come. It ends behind what may store, and is no longer than JIT_SELF_BYTES: it never runs on past
+ * its own change, and another vCPU's is seen at the next block.
  *
  * Several versions of one block are chained, oldest first: where one finds other bytes it goes to
  * the next one, the last one to C, which makes one more. If there are enough, the code is
@@ -42,13 +42,18 @@ void jit_self_note_kill(struct jit *j, const uint8_t *host, uint64_t len) {
 		return;
 	for (const uint8_t *line = line_of(host); line < host + len; line += 64) {
 		struct jit_restless *r = entry_of(j, line);
+		unsigned from = host > line ? (unsigned)(host - line) : 0;
+		unsigned to = (unsigned)MIN((uint64_t)(host + len - line), 64u);
+		uint64_t bytes = ~0ull >> (64 - (to - from)) << from;
 		if (r->line != line)
 			*r = (struct jit_restless){.line = line};
 		else if (j->blocks - r->blocks > FEW_BLOCKS)
-			r->kills = 0;
+			*r = (struct jit_restless){.line = line, .restarts = r->restarts};
 		r->blocks = j->blocks;
-		if (r->kills < KILLS)
+		/* A kernel patches each place of its code once while it boots: that is no unrest. */
+		if (r->kills < KILLS && r->stored & bytes)
 			r->kills++;
+		r->stored |= bytes;
 	}
 }
 
