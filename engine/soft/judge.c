@@ -170,8 +170,8 @@ bool tx_needs_call(const struct tx *t, const struct x86_insn *i) {
 	case X86_OP_PUSH:
 	case X86_OP_LEAVE:
 		return !tx_legacy(t) && i->opsize != 8;
-	case X86_OP_MOV_SEG: /* to a register, whose upper half is written */
-		return i->opnd[0].kind != OPND_GPR || i->opnd[0].size == 2;
+	case X86_OP_MOV_SEG: /* to memory, or to a register, whose upper half is written */
+		return i->opnd[0].kind != OPND_MEM && (i->opnd[0].kind != OPND_GPR || i->opnd[0].size == 2);
 	case X86_OP_POP:
 		return (!tx_legacy(t) && i->opsize != 8) || tx_memory_operand(i) != NULL;
 	case X86_OP_FLDCW:

@@ -426,19 +426,30 @@ static void lea(struct tx *t, unsigned n) {
 		e_store_gs(e, T0, GS_GPR(d));
 }
 
-/* A selector into a register. */
+/* movzx host, word gs:[selector] */
+static void load_selector(struct emit *e, unsigned host, unsigned seg) {
+	e8(e, 0x65);
+	if (host & 8)
+		e8(e, 0x44);
+	e_bytes(e, 2, 0xb70f);
+	e_bytes(e, 2, (host & 7) << 3 | 0x2504);
+	e32(e, GS_STATE(seg[seg].sel));
+}
+
+/* A selector into a register or memory. */
 static void mov_from_segment(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
 	struct emit *e = &t->e;
 	unsigned d = i->opnd[0].reg, host = tx_resident(d) ? T0 : tx_host_reg(d);
-	e8(e, 0x65); /* movzx r32, word gs:[..] */
-	if (host & 8)
-		e8(e, 0x44);
-	e8(e, 0x0f);
-	e8(e, 0xb7);
-	e8(e, (host & 7) << 3 | 4);
-	e8(e, 0x25);
-	e32(e, GS_STATE(seg[i->opnd[1].reg].sel));
+	if (i->opnd[0].kind == OPND_MEM) {
+		struct emem m;
+		tx_access(t, n, &m);
+		load_selector(e, T1, i->opnd[1].reg);
+		e8(e, 0x66);
+		e_op_mem(e, false, 0x89, T1, &m);
+		return;
+	}
+	load_selector(e, host, i->opnd[1].reg);
 	if (tx_resident(d))
 		e_store_gs(e, T0, GS_GPR(d));
 }

@@ -147,7 +147,8 @@ static void execute(struct scan *s, unsigned n) {
 		renew_all(s);
 		break;
 	case X86_OP_MOV_SEG:
-		renew(s, i->opnd[0].reg);
+		if (i->opnd[0].kind == OPND_GPR)
+			renew(s, i->opnd[0].reg);
 		break;
 	case X86_OP_LOOP:
 	case X86_OP_LOOPE:

@@ -146,6 +146,7 @@ static const char *const forms[] = {
 	"fa",
 	"eb10", /* ends of blocks */
 	"7410",
+	"8c1b",
 	"e310",
 	"67e310",
 	"e210",
