@@ -171,6 +171,16 @@ static inline void e_call(struct emit *e, const uint8_t *to, intptr_t exec) {
 	e_rel32(e, to, exec);
 }
 
+/* A jump of two bytes forward (7x, E3 or EB), to where e_lands() is called with what it gives. */
+static inline uint8_t *e_jump_short(struct emit *e, unsigned op) {
+	e_bytes(e, 2, op);
+	return e->at - 1;
+}
+
+static inline void e_lands(struct emit *e, uint8_t *at) {
+	*at = (uint8_t)(e->at - at - 1);
+}
+
 static inline void e_jcc(struct emit *e, unsigned cond, const uint8_t *to, intptr_t exec) {
 	e_bytes(e, 2, 0x800f | cond << 8);
 	e_rel32(e, to, exec);

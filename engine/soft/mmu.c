@@ -349,7 +349,8 @@ void soft_tlb_purge_writes(struct soft_vcpu *c, const uint8_t *host) {
 struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_access kind,
 									  bool user) {
 	gva_t page = gva & ~PAGE_MASK;
-	struct soft_tlb_entry *e = &c->tlb[user][(gva >> 12) & (SOFT_TLB - 1)];
+	unsigned index = (gva >> 12) & (SOFT_TLB - 1);
+	struct soft_tlb_entry *e = &c->tlb[user][index];
 	if ((e->tag[kind] & ~TAG_SLOW) == page) {
 		/* The code that made it slow may be gone: then it is a page like any other. */
 		if (kind == ACCESS_WRITE && e->code && !is_code(c, e->gpa)) {
@@ -374,19 +375,19 @@ struct soft_tlb_entry *soft_translate(struct soft_vcpu *c, gva_t gva, enum soft_
 	/* The translator's TLB has nothing that is not here: soft_tlb_purge_writes() looks here only.
 	 */
 	for (unsigned write = 0; write < 2; write++) {
-		struct jit_tlb_entry *t = &c->jit.tlb[user][write][(gva >> 12) & (SOFT_TLB - 1)];
+		struct jit_tlb_entry *t = &c->jit.tlb[user][write][index];
 		if (t->tag != page)
 			t->tag = SOFT_TLB_INVALID;
 	}
 	e->gpa = gpa;
 	e->global = w.global;
 	if (!w.global && c->nlocal < SOFT_LOCAL)
-		c->local[c->nlocal++] = (uint16_t)(user * SOFT_TLB + ((gva >> 12) & (SOFT_TLB - 1)));
+		c->local[c->nlocal++] = (uint16_t)(user * SOFT_TLB + index);
 	e->shift = w.shift;
 	if (w.shift > 12)
 		note_large(c, gva, w.shift, w.global);
 	e->host = mem == MEM_RAM || mem == MEM_ROM ? r.region->host + (gpa - r.region->base) : NULL;
-	c->tlb_frame[user][(gva >> 12) & (SOFT_TLB - 1)] = frame_of(e->host);
+	c->tlb_frame[user][index] = frame_of(e->host);
 	gva_t slow = c->data_breakpoints || !e->host ? TAG_SLOW : 0;
 	e->tag[ACCESS_READ] = page | slow;
 	e->code = mem == MEM_RAM && is_code(c, gpa);

@@ -142,6 +142,13 @@ static bool x87_stored(const struct soft_fpu *f, unsigned len) {
 	return false;
 }
 
+static void run_thunk(struct soft_vcpu *c, struct soft_fpu *f, bool watched, bool mmx) {
+	if (watched)
+		run_watched(c, f, mmx);
+	else
+		thunk_call(&f->regs);
+}
+
 static void fill(struct soft_fpu *f, uint8_t byte, unsigned len) {
 	for (unsigned n = 0; n < len; n += 8)
 		*(uint64_t *)(f->bounce + n) = byte * 0x0101010101010101ull;
@@ -154,17 +161,11 @@ static void masked_store(struct soft_vcpu *c, const struct x86_insn *i, uint64_t
 	struct thunk_regs in = f->regs;
 	uint8_t zeros[64], ones[64];
 	fill(f, 0, 64);
-	if (watched)
-		run_watched(c, f, false);
-	else
-		thunk_call(&f->regs);
+	run_thunk(c, f, watched, false);
 	fpu_copy(zeros, f->bounce, 64);
 	f->regs = in;
 	fill(f, 0xff, 64);
-	if (watched)
-		run_watched(c, f, false);
-	else
-		thunk_call(&f->regs);
+	run_thunk(c, f, watched, false);
 	fpu_copy(ones, f->bounce, 64);
 	for (unsigned pass = 0; pass < 2; pass++) {
 		for (unsigned n = 0; n < len;) {
@@ -195,10 +196,7 @@ static void run_store(struct soft_vcpu *c, const struct x86_insn *i, const struc
 	}
 	if (x87)
 		fill(f, UNTOUCHED, 16);
-	if (watched)
-		run_watched(c, f, false);
-	else
-		thunk_call(&f->regs);
+	run_thunk(c, f, watched, false);
 	if (!x87 || (t->flags & THUNK_CONTROL) || x87_stored(f, len))
 		native_write(c, i->seg, off, f->bounce, len);
 }
@@ -488,10 +486,7 @@ static void run(struct soft_vcpu *c, const struct x86_insn *i) {
 		note_x87(c, f, i, off);
 
 	if (likely(!store || direct)) {
-		if (watched)
-			run_watched(c, f, mmx_operand);
-		else
-			thunk_call(&f->regs);
+		run_thunk(c, f, watched, mmx_operand);
 		if (store)
 			fast_note_store(c, direct);
 	} else {

@@ -148,16 +148,6 @@ static void shift(struct emit *e, bool w, unsigned n, unsigned reg, unsigned by)
 #define SHR 5
 #define SAR 7
 
-static uint8_t *jump_short(struct emit *e, unsigned op) {
-	e8(e, op);
-	e8(e, 0);
-	return e->at - 1;
-}
-
-static void lands(struct emit *e, uint8_t *at) {
-	*at = (uint8_t)(e->at - at - 1);
-}
-
 static void ret(struct emit *e) {
 	e8(e, 0xc3);
 }
@@ -167,7 +157,7 @@ static void finish(struct emit *e, uint8_t *const *fails, unsigned n) {
 	e_op_reg(e, false, 0x33, T0, T0); /* xor r10d, r10d */
 	ret(e);
 	for (unsigned k = 0; k < n; k++)
-		lands(e, fails[k]);
+		e_lands(e, fails[k]);
 	e_mov_imm(e, T0, 1);
 	ret(e);
 }
@@ -180,7 +170,7 @@ static void emit_flag(struct emit *e, bool set, uint32_t flag) {
 /* No events wait: then the shadow of STI hides nothing. */
 static void emit_sti(struct emit *e) {
 	op_gs_imm(e, CMP, (uint32_t)offsetof(struct vcpu, events), 0);
-	uint8_t *fail = jump_short(e, JNE);
+	uint8_t *fail = e_jump_short(e, JNE);
 	op_gs_imm(e, OR, GS_STATE(rflags), RFLAGS_IF);
 	finish(e, &fail, 1);
 }
@@ -226,7 +216,7 @@ static void emit_rdtsc(struct emit *e, bool aux) {
 	e8(e, 0x25);
 	e32(e, GS_STATE(cr4));
 	e32(e, (uint32_t)CR4_TSD);
-	fail = jump_short(e, JNE);
+	fail = e_jump_short(e, JNE);
 	for (unsigned n = 0; n < sizeof(lost); n++)
 		e_store_gs(e, lost[n], GS_GPR(lost[n]));
 	e_store_gs(e, 4, GS_JIT(shadow_rsp));
@@ -255,14 +245,14 @@ static void emit_divide(struct emit *e, bool wide, bool is_signed, bool flags) {
 		e_op_reg(e, wide, 0x8b, T0, RAX);
 		shift(e, wide, SAR, T0, wide ? 63 : 31);
 		e_op_reg(e, wide, 0x3b, T0, RDX);
-		fails[n++] = jump_short(e, JNE);
+		fails[n++] = e_jump_short(e, JNE);
 		struct emem m = {T1, NOREG, 0, 1};
 		e_op_mem(e, wide, 0x8d, T0, &m);
 		op_imm8(e, wide, CMP, T0, 1);
-		fails[n++] = jump_short(e, JBE);
+		fails[n++] = e_jump_short(e, JBE);
 	} else {
 		e_op_reg(e, wide, 0x3b, RDX, T1);
-		fails[n++] = jump_short(e, JAE);
+		fails[n++] = e_jump_short(e, JAE);
 	}
 	if (flags) { /* what a division makes of them, the host's CPU knows */
 		e_mov(e, T0, RAX);
@@ -296,13 +286,13 @@ static void emit_base(struct emit *e, unsigned seg, bool write) {
 	e8(e, 0x25);
 	e32(e, GS_STATE(cr4));
 	e32(e, (uint32_t)CR4_FSGSBASE);
-	fails[n++] = jump_short(e, JE);
+	fails[n++] = e_jump_short(e, JE);
 	if (write) {
 		e_mov(e, T0, T1);
 		shift(e, true, SAR, T0, 47);
 		op_imm8(e, true, ADD, T0, 1);
 		op_imm8(e, true, CMP, T0, 1);
-		fails[n++] = jump_short(e, 0x77); /* ja: not canonical */
+		fails[n++] = e_jump_short(e, 0x77); /* ja: not canonical */
 		e_store_gs(e, T1, GS_SEG(seg));
 	} else {
 		e_load_gs(e, T1, GS_SEG(seg));

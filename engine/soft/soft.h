@@ -104,7 +104,7 @@ struct soft_vcpu {
 	bool delivering_ext;	 /* the EXT bit of error codes made during delivery */
 
 	struct soft_tlb_entry tlb[2][SOFT_TLB];
-	uint32_t tlb_frame[2][SOFT_TLB]; /* tlb_frame() of what each entry shows, to be found by */
+	uint32_t tlb_frame[2][SOFT_TLB]; /* bits of each entry's `host`, to find it by */
 	/* Entries made since the last flush that are not global; full: any may be. */
 	uint16_t local[SOFT_LOCAL];
 	unsigned nlocal;

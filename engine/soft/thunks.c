@@ -114,16 +114,14 @@ static void emit_miss(struct jit *j, struct emit *e, unsigned user) {
 	e8(e, 0xe0 | (T1 & 7));
 	e32(e, (JIT_TARGETS - 1) * 16);
 	e_op_gs_index(e, 0x3b, T0, T1, targets + offsetof(struct jit_target, rip));
-	e8(e, 0x75); /* jne */
-	uint8_t *out = e->at;
-	e8(e, 0);
+	uint8_t *out = e_jump_short(e, 0x75); /* jne */
 	e_op_gs_index(e, 0x8b, T1, T1, targets + offsetof(struct jit_target, entry));
 	flags_in(e);
 	e_load_gs(e, RAX, GS_JIT(save_rax));
 	e8(e, 0x41); /* jmp r11 */
 	e8(e, 0xff);
 	e8(e, 0xe3);
-	*out = (uint8_t)(e->at - out - 1);
+	e_lands(e, out);
 	e_load_gs(e, RAX, GS_JIT(save_rax));
 	e_store_gs(e, T0, GS_STATE(rip));
 	e_mov_imm(e, T1, JIT_EXIT_DISPATCH);
@@ -180,13 +178,6 @@ static uint32_t slot_field(size_t field) {
 	return GS_JIT(slots) + (uint32_t)field;
 }
 
-/* mov byte gs:[r11 + off], v */
-static void set_slot_byte(struct emit *e, uint32_t off, unsigned v) {
-	e_bytes(e, 4, 0x83c64165);
-	e32(e, off);
-	e8(e, v);
-}
-
 /* The page of address T0 becomes the run of slot T1, which holds none, if the TLB has it: as
  * jit_slot_fill() does. RAX and RCX are lost; *fails: where it goes if not. */
 static void emit_slot_page(struct emit *e, uint32_t tlb, unsigned size, uint8_t *fails[2]) {
@@ -199,14 +190,12 @@ static void emit_slot_page(struct emit *e, uint32_t tlb, unsigned size, uint8_t 
 	e_bytes(e, 3, 0xe18148); /* and rcx, -4096 */
 	e32(e, 0xfffff000u);
 	e_op_gs_index(e, 0x3b, RCX, RAX, tlb + offsetof(struct jit_tlb_entry, tag));
-	e_bytes(e, 2, 0x75); /* jne */
-	fails[0] = e->at - 1;
+	fails[0] = e_jump_short(e, 0x75); /* jne */
 	e_op_reg(e, true, 0x2b, T0, RCX);
 	e_bytes(e, 3, 0xfa8141); /* cmp r10d, .. */
 	e32(e, last);
-	e_lea(e, T0, T0, RCX, 0, 0); /* the address again */
-	e_bytes(e, 2, 0x77);		 /* ja */
-	fails[1] = e->at - 1;
+	e_lea(e, T0, T0, RCX, 0, 0);	  /* the address again */
+	fails[1] = e_jump_short(e, 0x77); /* ja */
 	e_op_gs_index(e, 0x89, RCX, T1, slot_field(offsetof(struct jit_slot, lo)));
 	e_bytes(e, 4, 0x83c74965); /* mov qword gs:[r11 + lim], .. */
 	e32(e, slot_field(offsetof(struct jit_slot, lim)));
@@ -216,9 +205,10 @@ static void emit_slot_page(struct emit *e, uint32_t tlb, unsigned size, uint8_t 
 	e_bytes(e, 4, 0xbb804165); /* cmp byte gs:[r11 + listed], 0 */
 	e32(e, slot_field(offsetof(struct jit_slot, listed)));
 	e8(e, 0);
-	set_slot_byte(e, slot_field(offsetof(struct jit_slot, listed)), SLOT_LOCAL);
-	e_bytes(e, 2, 0x75); /* jne: it is in the list */
-	uint8_t *listed = e->at - 1;
+	e_bytes(e, 4, 0x83c64165); /* mov byte gs:[r11 + listed], .. */
+	e32(e, slot_field(offsetof(struct jit_slot, listed)));
+	e8(e, SLOT_LOCAL);
+	uint8_t *listed = e_jump_short(e, 0x75); /* jne: it is in the list */
 	_Static_assert(sizeof(struct jit_slot) == 64, "the shift");
 	e_op_reg(e, false, 0x8b, RCX, T1);
 	e_bytes(e, 3, 0x06e9c1); /* shr ecx, 6 */
@@ -228,7 +218,7 @@ static void emit_slot_page(struct emit *e, uint32_t tlb, unsigned size, uint8_t 
 	e32(e, GS_JIT(slot_list));
 	e_bytes(e, 4, 0x2504ff65); /* inc dword gs:[nslots] */
 	e32(e, GS_JIT(nslots));
-	*listed = (uint8_t)(e->at - listed - 1);
+	e_lands(e, listed);
 }
 
 /* A check has missed slot T1; T0: the address less the slot's lo. If its other run has the address
@@ -243,7 +233,7 @@ static void emit_slot_turn(struct jit *j, struct emit *e, unsigned user, unsigne
 		{offsetof(struct jit_slot, addend), offsetof(struct jit_slot, addend2)}};
 	uint32_t tlb =
 		GS_JIT(tlb) + (uint32_t)sizeof(struct jit_tlb_entry) * JIT_TLB * (2 * user + write);
-	uint8_t *other, *holds, *fails[2];
+	uint8_t *fails[2];
 	j->slot_turn[user][write][class] = e->at + j->exec;
 	e_op_gs_index(e, 0x03, T0, T1, slot_field(fields[0][0])); /* add */
 	e_store_gs(e, RAX, GS_JIT(save_rax));
@@ -251,8 +241,7 @@ static void emit_slot_turn(struct jit *j, struct emit *e, unsigned user, unsigne
 	e_mov(e, RAX, T0);
 	e_op_gs_index(e, 0x2b, RAX, T1, slot_field(fields[0][1])); /* sub */
 	e_op_gs_index(e, 0x3b, RAX, T1, slot_field(fields[1][1])); /* cmp */
-	e_bytes(e, 2, 0x73);									   /* jae */
-	other = e->at - 1;
+	uint8_t *other = e_jump_short(e, 0x73);					   /* jae */
 	for (unsigned n = 0; n < 3; n++) {
 		e_op_gs_index(e, 0x8b, RAX, T1, slot_field(fields[n][0]));
 		e_op_gs_index(e, 0x8b, RCX, T1, slot_field(fields[n][1]));
@@ -264,18 +253,18 @@ static void emit_slot_turn(struct jit *j, struct emit *e, unsigned user, unsigne
 	e_load_gs(e, RCX, GS_JIT(save_rcx));
 	e_bytes(e, 3, 0xd23145); /* xor r10d, r10d */
 	e8(e, 0xc3);
-	*other = (uint8_t)(e->at - other - 1);
+	e_lands(e, other);
 	e_bytes(e, 4, 0xbb834965); /* cmp qword gs:[r11 + lim], 0 */
 	e32(e, slot_field(fields[1][0]));
 	e8(e, 0);
 	e_bytes(e, 2, 0x850f); /* jne */
-	holds = e->at;
+	uint8_t *holds = e->at;
 	e32(e, 0);
 	emit_slot_page(e, tlb, jit_slot_size(class), fails);
 	e_jmp(e, done, j->exec);
 	jit_put_rel32(holds, e->at, 0);
 	for (unsigned n = 0; n < 2; n++)
-		*fails[n] = (uint8_t)(e->at - fails[n] - 1);
+		e_lands(e, fails[n]);
 	e_load_gs(e, RAX, GS_JIT(save_rax));
 	e_load_gs(e, RCX, GS_JIT(save_rcx));
 	e_bytes(e, 4, 0xab834165); /* sub dword gs:[r11 + credit], 1 */
@@ -306,13 +295,11 @@ void jit_emit_thunks(struct jit *j) {
 
 	j->exit_saved = e->at + x;
 	e_store_gs(e, RAX, GS_GPR(RAX));
-	e8(e, 0xeb); /* over the flags */
-	uint8_t *skip = e->at;
-	e8(e, 0);
+	uint8_t *skip = e_jump_short(e, 0xeb); /* over the flags */
 	j->exit_code = e->at + x;
 	e_store_gs(e, RAX, GS_GPR(RAX));
 	flags_out(e);
-	*skip = (uint8_t)(e->at - skip - 1);
+	e_lands(e, skip);
 	spill(e, false);
 	e_mov(e, RAX, T1);
 	leave_c(e);
@@ -326,13 +313,11 @@ void jit_emit_thunks(struct jit *j) {
 
 	j->call_saved = e->at + x; /* flags are in jit.flags_ax already */
 	e_store_gs(e, RAX, GS_GPR(RAX));
-	e8(e, 0xeb);
-	skip = e->at;
-	e8(e, 0);
+	skip = e_jump_short(e, 0xeb);
 	j->call = e->at + x;
 	e_store_gs(e, RAX, GS_GPR(RAX));
 	flags_out(e);
-	*skip = (uint8_t)(e->at - skip - 1);
+	e_lands(e, skip);
 	call_handler(e, (uintptr_t)jit_call);
 	j->step_saved = e->at + x;
 	e_store_gs(e, RAX, GS_GPR(RAX));

@@ -28,23 +28,20 @@ static void go_plain(struct tx *t, struct emit *e, uint64_t rip) {
 static void slot_missed(struct tx *t, struct emit *e, const struct tx_cold *k) {
 	const struct tx_group *g = k->group;
 	if (!g->shared) {
-		unsigned class = 0;
-		while (jit_slot_size(class) != g->size)
-			class ++;
 		e_mov_imm(e, T1, g->slot);
-		e_call(e, t->j->slot_turn[tx_user(t)][g->write][class], t->j->exec);
+		e_call(e, t->j->slot_turn[tx_user(t)][g->write][g->class], t->j->exec);
 		e_op_reg(e, false, 0x85, T0, T0);  /* test */
 		e_jcc(e, 4, k->retry, t->j->exec); /* jz */
 		return;
 	}
 	e_bytes(e, 4, 0x252c8365); /* sub dword gs:[credit], 1 */
 	e32(e, GS_JIT(slots) + g->slot + (uint32_t)offsetof(struct jit_slot, credit));
-	e_bytes(e, 3, 0x7901); /* jns over the call */
-	uint8_t *over = e->at - 1;
+	e8(e, 1);
+	uint8_t *over = e_jump_short(e, 0x79); /* jns */
 	tx_group_address(t, e, g);
 	e_mov_imm(e, T1, g->slot);
 	e_call(e, t->j->slot_fill, t->j->exec);
-	*over = (uint8_t)(e->at - over - 1);
+	e_lands(e, over);
 }
 
 static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
@@ -315,7 +312,7 @@ static void emit_insns(struct tx *t) {
 	t->saved = false;
 }
 
-static struct jit_block *translate(struct soft_vcpu *c, struct jit_block *draft) {
+static struct jit_block *translate(struct soft_vcpu *c, struct jit_block *draft, bool loose) {
 	struct jit *j = c->soft->jit;
 	static __thread struct tx tx;
 	struct tx *t = &tx;
@@ -327,8 +324,7 @@ static struct jit_block *translate(struct soft_vcpu *c, struct jit_block *draft)
 	t->code = draft->bytes ? draft->bytes : draft->host;
 	t->n = t->ncold = 0;
 	t->saved = t->crossing = t->failed = t->again = false;
-	t->loose = draft->loose;
-	draft->loose = 0;
+	t->loose = loose;
 	t->e = (struct emit){j->hot, j->hot_end};
 	decode_block(t);
 	if (t->n)
@@ -386,16 +382,12 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const 
 							  .second = hot};
 	if (hot && key & (JIT_KEY_16 | JIT_KEY_SEGS)) /* not worth it */
 		return NULL;
-	return translate(c, &draft);
+	return translate(c, &draft, false);
 }
 
 struct jit_block *jit_translate_self(struct soft_vcpu *c, const uint8_t *bytes, const uint8_t *host,
 									 uint64_t rip, uint32_t key, bool loose) {
-	struct jit_block draft = {.host = host,
-							  .bytes = bytes,
-							  .loose = loose,
-							  .rip = rip,
-							  .key = key,
-							  .peek_from = PAGE_SIZE};
-	return translate(c, &draft);
+	struct jit_block draft = {
+		.host = host, .bytes = bytes, .rip = rip, .key = key, .peek_from = PAGE_SIZE};
+	return translate(c, &draft, loose);
 }

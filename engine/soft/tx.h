@@ -69,13 +69,13 @@ struct tx_group {
 	unsigned first;	   /* instruction that needs it */
 	unsigned check_at; /* where it is checked: there, or earlier where no flags are needed */
 	unsigned naccesses;
-	bool late;	   /* not to be checked before the instruction that needs it */
-	bool outside;  /* check_at is a loop's head, and the check stands before the loop */
-	bool probe;	   /* slots do no good here: each time by the TLB */
-	bool shared;   /* its slot is another group's, too */
-	int held;	   /* ... whose addend is kept in jit.held[], or -1: it is used at once */
-	uint32_t slot; /* distance of its struct jit_slot from jit.slots */
-	unsigned size; /* that the slot checks, at least max - min */
+	bool late;		/* not to be checked before the instruction that needs it */
+	bool outside;	/* check_at is a loop's head, and the check stands before the loop */
+	bool probe;		/* slots do no good here: each time by the TLB */
+	bool shared;	/* its slot is another group's, too */
+	int held;		/* ... whose addend is kept in jit.held[], or -1: it is used at once */
+	uint32_t slot;	/* distance of its struct jit_slot from jit.slots */
+	unsigned class; /* of slots: of the size that it checks, at least max - min */
 };
 
 struct tx {

@@ -297,16 +297,6 @@ static void xchg_rcx_t0(struct emit *e) {
 	e_bytes(e, 3, 0xca8749);
 }
 
-/* A jump of two bytes forward, over what comes until land(). */
-static uint8_t *short_jump(struct emit *e, unsigned op) {
-	e_bytes(e, 2, op);
-	return e->at - 1;
-}
-
-static void land(struct emit *e, uint8_t *rel8) {
-	*rel8 = (uint8_t)(e->at - rel8 - 1);
-}
-
 /* Where branch n goes, on condition `how` or TX_JUMP_ASIDE. */
 static void go(struct tx *t, unsigned n, unsigned how) {
 	if (t->target[n] < 0)
@@ -339,20 +329,20 @@ static void count_and_jump(struct tx *t, unsigned n) {
 	}
 	if (!loop && i->addrsize == 4)
 		e8(e, 0x67);
-	uint8_t *zero = short_jump(e, 0xe3), *end = NULL;
+	uint8_t *zero = e_jump_short(e, 0xe3), *end = NULL;
 	if (word)
 		xchg_rcx_t0(e);
 	if (loop)
 		go(t, n, how);
 	if (!loop || word)
-		end = short_jump(e, 0xeb);
-	land(e, zero);
+		end = e_jump_short(e, 0xeb);
+	e_lands(e, zero);
 	if (word)
 		xchg_rcx_t0(e);
 	if (!loop)
 		go(t, n, how);
 	if (end)
-		land(e, end);
+		e_lands(e, end);
 }
 
 /* A call of the thunk that executes the instruction. */

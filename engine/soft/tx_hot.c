@@ -355,9 +355,8 @@ static bool place(struct tx *t, struct tx_group *g, unsigned era_start, const st
 			g->check_at = n;
 			g->outside = true;
 		}
-	unsigned class = g->max - g->min <= 16 ? 0 : g->max - g->min <= 64 ? 1 : 2;
-	g->size = jit_slot_size(class);
-	g->slot = jit_slot_pick(t->j, t->b, t->rip[g->first], g->write, class,
+	g->class = g->max - g->min <= 16 ? 0 : g->max - g->min <= 64 ? 1 : 2;
+	g->slot = jit_slot_pick(t->j, t->b, t->rip[g->first], g->write, g->class,
 							g->base == RSP && g->index == NOREG);
 	return true;
 }
@@ -422,8 +421,9 @@ unsigned tx_find_groups(struct tx *t) {
 		if (!place(t, &t->group[k], era_start[t->group[k].first], loops, &held))
 			end = MIN(end, t->group[k].first);
 	for (unsigned k = 0; k < t->ngroups; k++)
-		for (unsigned m = 0; m < t->ngroups; m++)
-			t->group[k].shared |= k != m && t->group[m].slot == t->group[k].slot;
+		for (unsigned m = k + 1; m < t->ngroups; m++)
+			if (t->group[m].slot == t->group[k].slot)
+				t->group[k].shared = t->group[m].shared = true;
 	for (unsigned n = 0; n < end; n++)
 		if (left_out(t, n))
 			end = n;

@@ -959,6 +959,15 @@ static bool call_argument(const struct verifier *v) {
 		   (uint16_t)(op->rip - v->b->rip) + op->insn.len <= v->b->len;
 }
 
+/* The thunk for missed slots at an executable address: class << 1 | write; -1: it is none. */
+static int slot_turn(const struct verifier *v, const uint8_t *target) {
+	unsigned user = v->b->key & JIT_KEY_USER ? 1 : 0;
+	for (int n = 0; n < 2 * JIT_SLOT_CLASSES; n++)
+		if (target == v->j->slot_turn[user][n & 1][n >> 1])
+			return n;
+	return -1;
+}
+
 /* A jump that leaves the block: to thunks that take this kind of it. */
 static bool leaves(struct verifier *v, const uint8_t *target) {
 	const struct jit *j = v->j;
@@ -981,12 +990,12 @@ static bool leaves(struct verifier *v, const uint8_t *target) {
 		return (const_in(v, &c) && c <= UINT32_MAX &&
 				jit_slot_valid((uint32_t)c, user, &write, &size)) ||
 			   refuse(v, "fills a slot that is none");
-	for (unsigned n = 0; op == X86_OP_CALL && n < 2 * JIT_SLOT_CLASSES; n++)
-		if (target == j->slot_turn[user][n & 1][n >> 1])
-			return (const_in(v, &c) && c <= UINT32_MAX &&
-					jit_slot_valid((uint32_t)c, user, &write, &size) && write == (n & 1) &&
-					size == 16u << 2 * (n >> 1)) ||
-				   refuse(v, "fills a slot that is none of the kind");
+	int turn = op == X86_OP_CALL ? slot_turn(v, target) : -1;
+	if (turn >= 0)
+		return (const_in(v, &c) && c <= UINT32_MAX &&
+				jit_slot_valid((uint32_t)c, user, &write, &size) && write == (turn & 1) &&
+				size == 16u << 2 * (turn >> 1)) ||
+			   refuse(v, "fills a slot that is none of the kind");
 	for (unsigned n = 0; op == X86_OP_CALL && n < JIT_QUICKS; n++)
 		if (target == j->quick[n])
 			return true;
@@ -1103,10 +1112,8 @@ static bool missed_slot(struct verifier *v, size_t at, size_t back, uint32_t *sl
 		return false;
 	memcpy(slot, p + 2, 4);
 	memcpy(&rel, p + 7, 4);
-	for (unsigned n = 0; n < 2 * JIT_SLOT_CLASSES; n++)
-		if (p + 11 + rel + v->j->exec == v->j->slot_turn[user][n & 1][n >> 1])
-			return jit_slot_valid(*slot, user, &write, &size);
-	return false;
+	return slot_turn(v, p + 11 + rel + v->j->exec) >= 0 &&
+		   jit_slot_valid(*slot, user, &write, &size);
 }
 
 /* Once all labels are known. */
