@@ -1,6 +1,7 @@
 /* See bench_vm.h. */
 #include "test/insn/bench_vm.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,6 +125,40 @@ void bench_vm_destroy(struct bench_vm *b) {
 	for (unsigned n = 0; n < b->nallocs; n++)
 		free(b->allocs[n]);
 	free(b->cpuid);
+}
+
+void bench_vm_put64(struct bench_vm *b, uint64_t at, uint64_t v) {
+	memcpy(b->ram + at, &v, 8);
+}
+
+void bench_vm_map_large(struct bench_vm *b, uint64_t tables, unsigned n) {
+	bench_vm_put64(b, tables, (tables + 0x1000) | 3);
+	bench_vm_put64(b, tables + 0x1000, (tables + 0x2000) | 3);
+	for (unsigned k = 0; k < n; k++)
+		bench_vm_put64(b, tables + 0x2000 + 8 * k, k * (2u << 20) | 0x83);
+}
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void take(void *opaque) {
+	pthread_mutex_lock(&lock);
+}
+
+static void give(void *opaque) {
+	pthread_mutex_unlock(&lock);
+}
+
+void bench_vm_lock(struct bench_vm *b) {
+	b->host.lock = take;
+	b->host.unlock = give;
+}
+
+bool bench_vm_has_kvm(void) {
+	struct engine_probe p = {0};
+	engine_kvm.probe(&p, true);
+	if (p.nfindings < 3)
+		printf("1..0 # SKIP %s\n", p.why);
+	return p.nfindings >= 3;
 }
 
 void bench_vm_long_mode(struct bench_vm *b, uint64_t tables, uint64_t rip) {

@@ -32,6 +32,15 @@ void bench_vm_create_like(struct bench_vm *b, uint64_t ram_size, const char *tie
 void bench_vm_show_avx512(struct bench_vm *b);
 void bench_vm_destroy(struct bench_vm *b);
 
+/* Writes 8 bytes into RAM. */
+void bench_vm_put64(struct bench_vm *b, uint64_t at, uint64_t v);
+/* Page tables in three pages at `tables` that map the first n pages of 2 MiB to themselves. */
+void bench_vm_map_large(struct bench_vm *b, uint64_t tables, unsigned n);
+/* Makes the VM lock a real one, for engines with threads of their own. One VM at a time. */
+void bench_vm_lock(struct bench_vm *b);
+/* Whether this host's KVM runs instructions at all; if not, says so as TAP wants it. */
+bool bench_vm_has_kvm(void);
+
 /* The vCPU in 64-bit kernel mode at rip, with page tables at `tables`, which the caller writes. */
 void bench_vm_long_mode(struct bench_vm *b, uint64_t tables, uint64_t rip);
 

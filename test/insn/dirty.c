@@ -5,14 +5,13 @@
  * tracking is switched off, and on again while translations are warm. Prints TAP.
  *
  *     dirty [--tier jit|interp|kvm] [--rounds N] [--seed N] */
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "core/x86/regs.h"
-#include "test/insn/bench_vm.h"
+#include "test/insn/kicks.h"
 
 #define CODE 0x1000u
 #define TABLES 0x10000u /* PML4, PDPT, PD, three PTs */
@@ -48,7 +47,7 @@ extern const uint8_t guest_code[], guest_end[];
 static struct bench_vm b;
 static uint8_t copy[RAM], bitmap[PAGES / 8];
 static uint64_t seed = 1;
-static int stop, armed;
+static struct kicks kicks = {.b = &b, .name = "dirty", .least_us = 20, .more_us = 400};
 
 static uint64_t rng(void) {
 	seed ^= seed << 13;
@@ -57,29 +56,15 @@ static uint64_t rng(void) {
 	return seed;
 }
 
-static void *kicker(void *arg) {
-	unsigned s = 1;
-	while (!__atomic_load_n(&stop, __ATOMIC_ACQUIRE)) {
-		usleep(20 + rand_r(&s) % 400);
-		if (__atomic_load_n(&armed, __ATOMIC_ACQUIRE))
-			vcpu_post(b.cpu, EVENT_KICK);
-	}
-	return arg;
-}
-
-static void put64(uint32_t at, uint64_t v) {
-	memcpy(b.ram + at, &v, 8);
-}
-
 static void prepare(void) {
 	struct x86_state *s = &b.cpu->state;
 	memcpy(b.ram + CODE, guest_code, (size_t)(guest_end - guest_code));
-	put64(TABLES, (TABLES + 0x1000) | 3);
-	put64(TABLES + 0x1000, (TABLES + 0x2000) | 3);
+	bench_vm_put64(&b, TABLES, (TABLES + 0x1000) | 3);
+	bench_vm_put64(&b, TABLES + 0x1000, (TABLES + 0x2000) | 3);
 	for (unsigned n = 0; n < 3; n++)
-		put64(TABLES + 0x2000 + 8 * n, (TABLES + 0x3000 + n * 0x1000) | 3);
+		bench_vm_put64(&b, TABLES + 0x2000 + 8 * n, (TABLES + 0x3000 + n * 0x1000) | 3);
 	for (unsigned n = 0; n < PAGES; n++)
-		put64(TABLES + 0x3000 + 8 * n, n * PAGE_SIZE | 3);
+		bench_vm_put64(&b, TABLES + 0x3000 + 8 * n, n * PAGE_SIZE | 3);
 	bench_vm_long_mode(&b, TABLES, CODE);
 	s->gpr[RBX] = seed | 1;
 }
@@ -97,14 +82,7 @@ static void run(void) {
 	}
 	if (rng() % 8 == 0)
 		mem_track(&b.vm.mem, b.vm.mem.dirty, PAGES); /* changes nothing */
-	__atomic_store_n(&armed, 1, __ATOMIC_RELEASE);
-	enum vm_exit_kind kind;
-	while ((kind = bench_vm_run(&b)) != EXIT_PREEMPTED)
-		if (kind == EXIT_FAILED) {
-			printf("1..1\nnot ok 1 - dirty\n# the guest does not run: %s\n", b.why);
-			exit(1);
-		}
-	__atomic_store_n(&armed, 0, __ATOMIC_RELEASE);
+	kicks_run(&kicks);
 }
 
 /* Brings the copy up to date; the pages that changed unseen. */
@@ -126,7 +104,6 @@ static unsigned harvest(unsigned *seen) {
 int main(int argc, char **argv) {
 	const char *tier = "jit";
 	unsigned rounds = 300, missed = 0, seen = 0, idle = 0, again = 0, seen_again = 0;
-	pthread_t thread;
 	for (int i = 1; i + 1 < argc; i += 2) {
 		if (!strcmp(argv[i], "--tier"))
 			tier = argv[i + 1];
@@ -135,19 +112,13 @@ int main(int argc, char **argv) {
 		else if (!strcmp(argv[i], "--seed"))
 			seed = strtoull(argv[i + 1], NULL, 0) | 1;
 	}
-	if (!strcmp(tier, "kvm")) { /* whatever its KVM cannot do, this it must */
-		struct engine_probe p = {0};
-		engine_kvm.probe(&p, true);
-		if (p.nfindings < 3) {
-			printf("1..0 # SKIP %s\n", p.why);
-			return 0;
-		}
-	}
+	/* Whatever its KVM cannot do, this it must. */
+	if (!strcmp(tier, "kvm") && !bench_vm_has_kvm())
+		return 0;
 	bench_vm_create(&b, RAM, tier);
 	prepare();
 	b.cpu->state.gpr[RBP] = DATA;
-	if (pthread_create(&thread, NULL, kicker, NULL))
-		return 2;
+	kicks_start(&kicks);
 	run(); /* warm */
 	memcpy(copy, b.ram, RAM);
 	mem_track(&b.vm.mem, bitmap, PAGES);
@@ -166,8 +137,7 @@ int main(int argc, char **argv) {
 		run();
 		again += harvest(&seen_again);
 	}
-	__atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
-	pthread_join(thread, NULL);
+	kicks_stop(&kicks);
 	bench_vm_destroy(&b);
 	/* A round writes a window of 16 pages, its code and its tables: not nearly everything. */
 	bool few = seen && seen / rounds < PAGES / 8;

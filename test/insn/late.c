@@ -4,14 +4,13 @@
  * over. Each access by index and data is one exit, without this part of KVM two. Prints TAP.
  *
  *     late [--rounds N] */
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "core/x86/regs.h"
-#include "test/insn/bench_vm.h"
+#include "test/insn/kicks.h"
 
 #define CODE 0x1000u
 #define TABLES 0x10000u
@@ -40,18 +39,9 @@ __asm__(".pushsection .rodata\n"
 extern const uint8_t late_code[], late_end[];
 
 static struct bench_vm b;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct kicks kicks = {.b = &b, .name = "late", .least_us = 50, .more_us = 1000};
 static uint64_t index_writes, data_writes, strange;
 static uint8_t indices[2]; /* the port's, the page's */
-static int stop, armed;
-
-static void take(void *opaque) {
-	pthread_mutex_lock(&lock);
-}
-
-static void give(void *opaque) {
-	pthread_mutex_unlock(&lock);
-}
 
 static uint64_t count(unsigned n) {
 	return __atomic_load_n((uint64_t *)(void *)(b.ram + COUNTS + 8 * n), __ATOMIC_RELAXED);
@@ -95,45 +85,16 @@ static struct mem_region page = {.name = "page",
 								 .ops = &page_ops,
 								 .latch = 4};
 
-static void *kicker(void *arg) {
-	unsigned s = 1;
-	while (!__atomic_load_n(&stop, __ATOMIC_ACQUIRE)) {
-		usleep(50 + rand_r(&s) % 1000);
-		if (__atomic_load_n(&armed, __ATOMIC_ACQUIRE))
-			vcpu_post(b.cpu, EVENT_KICK);
-	}
-	return arg;
-}
-
-static void put64(uint32_t at, uint64_t v) {
-	memcpy(b.ram + at, &v, 8);
-}
-
 static void prepare(void) {
 	struct x86_state *s = &b.cpu->state;
 	memcpy(b.ram + CODE, late_code, (size_t)(late_end - late_code));
-	put64(TABLES, (TABLES + 0x1000) | 3);
-	put64(TABLES + 0x1000, (TABLES + 0x2000) | 3);
-	for (unsigned n = 0; n < 2; n++)
-		put64(TABLES + 0x2000 + 8 * n, n * (2u << 20) | 0x83);
+	bench_vm_map_large(&b, TABLES, 2);
 	bench_vm_long_mode(&b, TABLES, CODE);
 	s->gpr[RBX] = COUNTS;
 	s->gpr[RBP] = DEVICE;
-	b.host.lock = take;
-	b.host.unlock = give;
+	bench_vm_lock(&b);
 	port_add(&b.vm.mem, &port);
 	mem_add(&b.vm.mem, &page);
-}
-
-static void run(void) {
-	__atomic_store_n(&armed, 1, __ATOMIC_RELEASE);
-	enum vm_exit_kind kind;
-	while ((kind = bench_vm_run(&b)) != EXIT_PREEMPTED)
-		if (kind == EXIT_FAILED) {
-			printf("1..1\nnot ok 1 - late\n# the guest does not run: %s\n", b.why);
-			exit(1);
-		}
-	__atomic_store_n(&armed, 0, __ATOMIC_RELEASE);
 }
 
 /* Of the accesses so far: what the guest found wrong, and how many exits they took. */
@@ -146,27 +107,20 @@ int main(int argc, char **argv) {
 	const char *without = getenv("JOIST_KVM_OFF");
 	bool off = without && strstr(without, "coalesced");
 	unsigned late = 0;
-	struct engine_probe p = {0};
-	pthread_t thread;
-	engine_kvm.probe(&p, true);
-	if (p.nfindings < 3) {
-		printf("1..0 # SKIP %s\n", p.why);
+	if (!bench_vm_has_kvm())
 		return 0;
-	}
 	bench_vm_create(&b, RAM, "kvm");
 	prepare();
-	if (pthread_create(&thread, NULL, kicker, NULL))
-		return 2;
+	kicks_start(&kicks);
 	/* A slow processor does little in a round. */
 	for (unsigned n = 0; n < rounds || (n < 100 * rounds && !count(2)); n++) {
-		run();
+		kicks_run(&kicks);
 		uint64_t before = index_writes;
 		usleep(100);
 		/* Of a pair that has been begun the first half may be done. */
 		late += index_writes != before || index_writes < count(0);
 	}
-	__atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
-	pthread_join(thread, NULL);
+	kicks_stop(&kicks);
 	uint64_t pairs = count(0), wrong = count(1) + strange, both = count(2), took = exits();
 	/* A turn through the odd widths: two reads, the wide write and the look at what it did; of the
 	 * writes in between, none or two. Kicks can come between the halves of an access. */

@@ -76,21 +76,17 @@ struct point {
 static struct bench_vm vms[2]; /* 0: interpreter, 1: translator */
 static unsigned running;
 
-static void put64(struct bench_vm *b, uint32_t gpa, uint64_t v) {
-	memcpy(b->ram + gpa, &v, 8);
-}
-
 static void map_page(struct bench_vm *b, gva_t va, uint32_t gpa, uint64_t bits) {
-	put64(b, G_PT + (uint32_t)(va >> 12 & 511) * 8, gpa | bits);
+	bench_vm_put64(b, G_PT + (uint32_t)(va >> 12 & 511) * 8, gpa | bits);
 }
 
 static void machine_create(struct bench_vm *b, const char *tier) {
 	uint64_t user = PTE_P | PTE_W | PTE_U | PTE_A | PTE_D;
 	bench_vm_create(b, RAM_SIZE, tier);
-	put64(b, G_PML4, G_PDPT | user);
-	put64(b, G_PDPT, G_PD | user);
-	put64(b, G_PD + (CODE >> 21 & 511) * 8, G_PT | user);
-	put64(b, G_PD + (G_SYS >> 21 & 511) * 8, 0 | PTE_P | PTE_W | PTE_A | PTE_D | PTE_PS);
+	bench_vm_put64(b, G_PML4, G_PDPT | user);
+	bench_vm_put64(b, G_PDPT, G_PD | user);
+	bench_vm_put64(b, G_PD + (CODE >> 21 & 511) * 8, G_PT | user);
+	bench_vm_put64(b, G_PD + (G_SYS >> 21 & 511) * 8, 0 | PTE_P | PTE_W | PTE_A | PTE_D | PTE_PS);
 	for (unsigned n = 0; n < 2; n++)
 		map_page(b, CODE + n * 4096, G_CODE + n * 4096, user);
 	for (unsigned n = 0; n < DATA_SIZE / 4096; n++)
@@ -99,24 +95,24 @@ static void machine_create(struct bench_vm *b, const char *tier) {
 	map_page(b, COUNTER, G_COUNTER, user | PTE_NX);
 	memset(b->ram + G_RO, 0xaa, 4096);
 	memset(b->ram + G_HLT, 0xf4, 256);
-	put64(b, G_GDT + 0x08, 0x00209a0000000000ull);
-	put64(b, G_GDT + 0x10, 0x0000920000000000ull);
+	bench_vm_put64(b, G_GDT + 0x08, 0x00209a0000000000ull);
+	bench_vm_put64(b, G_GDT + 0x10, 0x0000920000000000ull);
 	for (unsigned n = 0; n < 256; n++) {
 		uint64_t at = G_SYS + G_HLT + n;
-		put64(b, G_IDT + n * 16,
-			  (at & 0xffff) | 8ull << 16 | 0xeeull << 40 | (at >> 16 & 0xffff) << 48);
-		put64(b, G_IDT + n * 16 + 8, at >> 32);
+		bench_vm_put64(b, G_IDT + n * 16,
+					   (at & 0xffff) | 8ull << 16 | 0xeeull << 40 | (at >> 16 & 0xffff) << 48);
+		bench_vm_put64(b, G_IDT + n * 16 + 8, at >> 32);
 	}
-	put64(b, G_TSS + 4, G_SYS + G_STACK);
-	put64(b, G_PDPT32, G_PD | PTE_P);
-	put64(b, G_GDT32 + 0x08, 0x00cf9a000000ffffull);
-	put64(b, G_GDT32 + 0x10, 0x00cf92000000ffffull);
+	bench_vm_put64(b, G_TSS + 4, G_SYS + G_STACK);
+	bench_vm_put64(b, G_PDPT32, G_PD | PTE_P);
+	bench_vm_put64(b, G_GDT32 + 0x08, 0x00cf9a000000ffffull);
+	bench_vm_put64(b, G_GDT32 + 0x10, 0x00cf92000000ffffull);
 	for (unsigned n = 0; n < 256; n++) {
 		uint64_t at = G_SYS + G_HLT + n;
-		put64(b, G_IDT32 + n * 8,
-			  (at & 0xffff) | 8ull << 16 | 0xeeull << 40 | (at >> 16 & 0xffff) << 48);
+		bench_vm_put64(b, G_IDT32 + n * 8,
+					   (at & 0xffff) | 8ull << 16 | 0xeeull << 40 | (at >> 16 & 0xffff) << 48);
 	}
-	put64(b, G_TSS32 + 4, (G_SYS + G_STACK) | 0x10ull << 32); /* ESP0, SS0 */
+	bench_vm_put64(b, G_TSS32 + 4, (G_SYS + G_STACK) | 0x10ull << 32); /* ESP0, SS0 */
 }
 
 static void load_segments(struct x86_state *s) {

@@ -80,19 +80,13 @@ static void take(void *out, const char *name, uint64_t val) {
 		c->misses = val;
 }
 
-static void put64(struct bench_vm *b, uint32_t at, uint64_t v) {
-	memcpy(b->ram + at, &v, 8);
-}
-
 /* RAX at the end. */
 static uint64_t run(const uint8_t *code, const uint8_t *end) {
 	struct bench_vm b;
 	bench_vm_create(&b, RAM, "jit");
 	struct x86_state *s = &b.cpu->state;
 	memcpy(b.ram + CODE, code, (size_t)(end - code));
-	put64(&b, TABLES, (TABLES + 0x1000) | 3);
-	put64(&b, TABLES + 0x1000, (TABLES + 0x2000) | 3);
-	put64(&b, TABLES + 0x2000, 0x83); /* 2 MiB */
+	bench_vm_map_large(&b, TABLES, 1);
 	bench_vm_long_mode(&b, TABLES, CODE);
 	s->gpr[RCX] = ROUNDS;
 	s->gpr[RAX] = 0;

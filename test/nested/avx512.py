@@ -3,19 +3,17 @@
 
 usage: avx512.py --build BUILD [--model MODEL] [--show] [CASE]...
 
-Engine soft runs a guest's instruction as itself, so Bochs is host and oracle at once: insn-native compares the
-instruction in the host's user mode with the same in a guest of the engine, lockstep compares the engine's two tiers in streams that are AVX-512
-by half. avx512-explained.txt has what Bochs does otherwise than the manual says. --show: the machine's console to stderr as it comes.
+Engine soft runs a guest's instruction as itself, so Bochs is host and oracle at once: insn-native
+compares the instruction in the host's user mode with the same in a guest of the engine, lockstep
+compares the engine's two tiers in streams that are AVX-512 by half. avx512-explained.txt has what
+Bochs does otherwise than the manual says. --show: the machine's console to stderr as it comes.
 """
-import argparse
 import os
 import sys
-import tempfile
 
 sys.dont_write_bytecode = True  # the source folder stays clean
 from bochs import Bochs  # noqa: E402
-from level1 import Missing  # noqa: E402
-from nested import Report  # noqa: E402
+from nested import Report, arguments  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODEL = "corei7_skylake_x"  # Linux does not boot on "tigerlake", with more of AVX-512
@@ -23,8 +21,9 @@ MODEL = "corei7_skylake_x"  # Linux does not boot on "tigerlake", with more of A
 # finds wrong; then it does without XSAVE.
 APPEND = "mitigations=off clearcpuid=xsavec,xsaves,pku"
 # Bound late, functions are called through ld.so, whose XRSTOR faults there under the translator.
-NATIVE = "LD_BIND_NOW=1 JOIST_SOFT_VERIFY=1 /insn-native --avx512 --explained /explained.txt --count "
-LOCKSTEP = "LD_BIND_NOW=1 JOIST_SOFT_VERIFY=1 /lockstep --count "
+SETTINGS = "LD_BIND_NOW=1 JOIST_SOFT_VERIFY=1 "
+NATIVE = SETTINGS + "/insn-native --avx512 --explained /explained.txt --count "
+LOCKSTEP = SETTINGS + "/lockstep --count "
 CASES = {
     "flags": "grep -o -m1 'avx512[_a-z0-9]*' /proc/cpuinfo | sort -u | tr '\\n' ' '; echo",
     "interp": NATIVE + "2000 --tier interp --seed 1",
@@ -45,31 +44,21 @@ def has_avx512(code, lines):
 
 
 def main():
-    ap = argparse.ArgumentParser()
-    ap.add_argument("--build", required=True)
+    ap = arguments()
     ap.add_argument("--model", default=MODEL)
-    ap.add_argument("--show", action="store_true")
-    ap.add_argument("--factor", type=float, default=float(os.environ.get("TIMEOUT_FACTOR", "1")))
-    ap.add_argument("cases", nargs="*")
     args = ap.parse_args()
     todo = {n: s for n, s in CASES.items() if n in (args.cases or DEFAULT)}
-    report = Report({n: has_avx512 if n == "flags" else None for n in todo})
     guest = os.path.join(args.build, "test", "guest")
-    with tempfile.TemporaryDirectory(prefix="joist-avx512-") as scratch:
-        images = {"explained.txt": os.path.join(HERE, "avx512-explained.txt")}
-        for f in ("features.bin", "exceptions.bin"):
-            images["images/" + f] = os.path.join(guest, f)
-        programs = {"insn-native": "test/insn/insn-native", "lockstep": "test/insn/lockstep",
-                    "guest-tests": "test/guest/guest-tests"}
-        try:
-            machine = Bochs({n: os.path.join(args.build, p) for n, p in programs.items()}, images,
-                            todo, scratch, limit=1500, factor=args.factor, model=args.model,
-                            module=None, append=APPEND)
-        except Missing as e:
-            print(f"1..0 # SKIP {e}")
-            return 0
-        text = machine.run(report.on_case, sys.stderr if args.show else None)
-    return report.end(todo, text)
+    images = {"explained.txt": os.path.join(HERE, "avx512-explained.txt")}
+    for f in ("features.bin", "exceptions.bin"):
+        images["images/" + f] = os.path.join(guest, f)
+    programs = {"insn-native": "test/insn/insn-native", "lockstep": "test/insn/lockstep",
+                "guest-tests": "test/guest/guest-tests"}
+    report = Report({n: has_avx512 if n == "flags" else None for n in todo})
+    return report.run(
+        lambda scratch: Bochs({n: os.path.join(args.build, p) for n, p in programs.items()}, images,
+                              todo, scratch, limit=1500, factor=args.factor, model=args.model,
+                              module=None, append=APPEND), todo, args)
 
 
 if __name__ == "__main__":

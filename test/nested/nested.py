@@ -190,8 +190,15 @@ class Report:
         elif not all(ok for ok, _ in found):
             print("\n".join("# " + x[:200] for x in lines if x.startswith(("#", "joist"))))
 
-    def end(self, todo, text):
-        """The plan and the exit code; `text` is all of the console's."""
+    def run(self, make, todo, args):
+        """Runs the cases {name: script} on the machine that make(scratch folder) gives; the exit code."""
+        with tempfile.TemporaryDirectory(prefix="joist-nested-") as scratch:
+            try:
+                machine = make(scratch)
+            except Missing as e:
+                print(f"1..0 # SKIP {e}")
+                return 0
+            text = machine.run(self.on_case, sys.stderr if args.show else None)
         for name in todo:
             if name not in self.seen:
                 self.line(False, f"{name}: level 1 did not come to its end", text.splitlines()[-40:])
@@ -200,43 +207,44 @@ class Report:
         return 1 if self.failed else 0
 
 
-def main():
+def arguments():
+    """Those that every machine has."""
     ap = argparse.ArgumentParser()
     ap.add_argument("--build", required=True)
-    ap.add_argument("--long", action="store_true")
-    ap.add_argument("--intel", action="store_true")
     ap.add_argument("--show", action="store_true")
     ap.add_argument("--factor", type=float, default=float(os.environ.get("TIMEOUT_FACTOR", "1")))
     ap.add_argument("cases", nargs="*")
+    return ap
+
+
+def main():
+    ap = arguments()
+    ap.add_argument("--long", action="store_true")
+    ap.add_argument("--intel", action="store_true")
     args = ap.parse_args()
     todo = {n: c[0] for n, c in cases.items()
             if (n in args.cases if args.cases else
                 n == "doctor" or c[2] == "intel" if args.intel else c[2] == args.long)}
-    report = Report({n: cases[n][1] for n in todo})
     guest = os.path.join(args.build, "test", "guest")
-    with tempfile.TemporaryDirectory(prefix="joist-nested-") as scratch:
-        try:
-            images = {"vmlinuz": guest_file("vmlinuz-cloud"),
-                      "initrd": guest_file("initramfs.cpio.gz"),
-                      "explained.txt": os.path.join(HERE, "explained.txt")}
-            for f in sorted(os.listdir(guest)):
-                if f.endswith(".bin"):
-                    images["images/" + f] = os.path.join(guest, f)
-            make = Bochs if args.intel else Level1
-            programs = {"joist": "joist", "guest-tests": "test/guest/guest-tests",
-                        "two-vms": "test/guest/two-vms", "dirty": "test/insn/dirty",
-                        "bells": "test/insn/bells", "late": "test/insn/late",
-                        "hold": "test/nested/hold",
-                        "privileged": "test/nested/privileged",
-                        "joist-move": "test/nested/joist-move"}
-            machine = make({n: os.path.join(args.build, p) for n, p in programs.items()}, images,
-                           todo, scratch, factor=args.factor,
-                           limit=3600 if args.long else 2400 if args.intel else 900)
-        except Missing as e:
-            print(f"1..0 # SKIP {e}")
-            return 0
-        text = machine.run(report.on_case, sys.stderr if args.show else None)
-    return report.end(todo, text)
+    programs = {"joist": "joist", "guest-tests": "test/guest/guest-tests",
+                "two-vms": "test/guest/two-vms", "dirty": "test/insn/dirty",
+                "bells": "test/insn/bells", "late": "test/insn/late",
+                "hold": "test/nested/hold",
+                "privileged": "test/nested/privileged",
+                "joist-move": "test/nested/joist-move"}
+
+    def make(scratch):
+        images = {"vmlinuz": guest_file("vmlinuz-cloud"),
+                  "initrd": guest_file("initramfs.cpio.gz"),
+                  "explained.txt": os.path.join(HERE, "explained.txt")}
+        for f in sorted(os.listdir(guest)):
+            if f.endswith(".bin"):
+                images["images/" + f] = os.path.join(guest, f)
+        return (Bochs if args.intel else Level1)(
+            {n: os.path.join(args.build, p) for n, p in programs.items()}, images, todo, scratch,
+            factor=args.factor, limit=3600 if args.long else 2400 if args.intel else 900)
+
+    return Report({n: cases[n][1] for n in todo}).run(make, todo, args)
 
 
 if __name__ == "__main__":
