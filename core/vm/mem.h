@@ -29,8 +29,8 @@ struct mem_bell {
 /* An index register: a write to it changes nothing but what the next accesses to its device mean.
  * So an engine may hold such writes back until any vCPU comes out of the guest, and must then do
  * them first, in their order. `latch` in the two structs below is its size, at the region's begin;
- * 0: there is none. Registers that share their bytes
- * with another one are none: PCI's address port has the PC's reset port in it. */
+ * 0: there is none. Registers that share their bytes with another one are none: PCI's address port
+ * has the PC's reset port in it. */
 
 enum mem_kind { MEM_NONE, MEM_RAM, MEM_ROM, MEM_MMIO };
 

@@ -177,18 +177,13 @@ const struct cli_verb cli_verb_update = {
 	.summary = "change VMs, also while they run",
 	.about =
 		"Changes the definition. Limits hold at once: by cgroup v2 where this user may use it, "
-		"else "
-		"the CPU limit by standing still for a part of the time. CPU shares are kept by your VMs "
-		"among "
-		"themselves: while they want more CPUs than there are, each has its part of the host's by "
-		"weight, and what one does not use the others have. Against other programs they are "
-		"cgroup v2's weight, or below 100 the nice level. Less memory than a VM was started with "
-		"is "
-		"taken by its balloon, as far and as soon as the guest gives it, and given back by it; "
-		"fewer "
-		"CPUs are a limit of CPU time. More of either takes effect at the next start, and joist "
-		"says "
-		"so.",
+		"else the CPU limit by standing still for a part of the time. CPU shares are kept by "
+		"your VMs among themselves: while they want more CPUs than there are, each has its part "
+		"of the host's by weight, and what one does not use the others have. Against other "
+		"programs they are cgroup v2's weight, or below 100 the nice level. Less memory than a "
+		"VM was started with is taken by its balloon, as far and as soon as the guest gives it, "
+		"and given back by it; fewer CPUs are a limit of CPU time. More of either takes effect "
+		"at the next start, and joist says so.",
 	.examples = "  joist update web --cpu-limit 50%\n"
 				"  joist update web --memory 512M\n"
 				"  joist update db --memory 4G && joist restart db\n",

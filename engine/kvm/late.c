@@ -7,9 +7,9 @@
  * before its exit is served, and before it stops. So:
  * - A vCPU's own write comes before its later accesses, which need an exit.
  * - Writes of two vCPUs come in the order in which KVM took them, which is that of the guest's
- *   time. Where the guest orders a write of A before an access of B by its own means (a lock), A's
- * write was in the ring before B could know, and B finds it there or has it served already. Where
- *   it does not, either order is one that hardware can show.
+ *   time. Where the guest orders a write of A before an access of B by its own means (a lock),
+ *   A's write was in the ring before B could know, and B finds it there or has it served already.
+ *   Where it does not, either order is one that hardware can show.
  * - When all vCPUs are out, nothing is left; so whatever state is saved is whole.
  * - Other threads that have the VM lock may come before a write that is still in the ring. What it
  *   changes is no business of theirs: they do not access devices by index and data.
