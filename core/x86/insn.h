@@ -67,6 +67,7 @@ struct x86_insn {
 	uint8_t cond;	  /* for JCC, SETCC, CMOVCC: the condition, 0..15 */
 	uint8_t modrm;
 	uint8_t nopnds;
+	uint8_t mem; /* number of the (first) memory operand, from 1; 0: there is none */
 	/* The memory operand, if one operand is OPND_MEM. */
 	uint8_t seg;			/* effective segment, default or prefix: enum x86_seg */
 	uint8_t seg_prefix;		/* the segment prefix as given, or X86_REG_NONE */

@@ -35,6 +35,23 @@ struct jit_op {
 	struct x86_insn insn;
 };
 
+/* What the translator judges of an instruction in code of one mode. */
+struct jit_fact {
+	uint16_t reads, kills; /* arithmetic flags: needed before it; made anew */
+	int8_t quick;		   /* enum jit_quick, or -1 */
+	bool call;			   /* by its handler */
+	bool ends;			   /* the block */
+	bool as_is;			   /* its bytes need no change */
+};
+
+/* What was decoded lately, by its place: the look ahead for flags comes before the block there. */
+struct jit_decoded {
+	const uint8_t *host;
+	uint32_t key; /* and JIT_KEY_SECOND for the second tier */
+	struct jit_fact fact;
+	struct x86_insn insn;
+};
+
 struct jit_block {
 	const uint8_t *host; /* of the guest code's first byte */
 	uint64_t rip;		 /* jit address, see legacy.c */
@@ -75,6 +92,7 @@ struct jit_block {
 #define JIT_KEY_STACK16 0x40u /* legacy: the stack pointer is SP */
 #define JIT_KEY_CS64K 0x80u	  /* legacy: CS ends at 64 KiB, else at 4 GiB */
 #define JIT_KEY_AVX512 0x100u
+#define JIT_KEY_SECOND 0x200u /* never of a block's: see struct jit_decoded */
 #define JIT_KEY_LEGACY (JIT_KEY_32 | JIT_KEY_16)
 
 /* A line of 64 bytes whose code was rewritten of late (self.c). */
@@ -173,7 +191,8 @@ enum jit_code {
 	CODE_SHARED /* but maybe slots for writing to lines that are not code */
 };
 
-#define JIT_SIZES 8 /* of accesses: 1, 2, 4, 8, 10, 16, 32, 64 */
+#define JIT_DECODED 256 /* a power of two */
+#define JIT_SIZES 8		/* of accesses: 1, 2, 4, 8, 10, 16, 32, 64 */
 
 /* Emitted code has two addresses: written at `rw`, executed at rw + jit->exec. */
 struct jit {
@@ -192,6 +211,7 @@ struct jit {
 	uint8_t *code;				/* by the same: stores there must be seen (enum jit_code); atomic */
 	uint8_t *idle;				/* by the same: stores since its last block was killed */
 	uint64_t npages;
+	struct jit_decoded decoded[JIT_DECODED];
 	uint32_t epoch; /* counts flushes and invalidations; atomic */
 	pthread_mutex_t lock;
 	/* thunks, executable addresses */
@@ -213,6 +233,7 @@ struct jit {
 	} slot_user[4 * JIT_SLOT_CLASSES * JIT_SLOTS];
 	uint8_t slot_bad[8192]; /* by a hash of the access's address */
 	struct jit_restless restless[JIT_RESTLESS];
+	bool unrest; /* there has been a restless line */
 	uint64_t self_blocks, self_misses, self_restarts, self_calmed;
 	pthread_t sampler;
 	uint32_t sampling; /* the sampler runs; atomic */

@@ -103,7 +103,7 @@ static bool class_runs(const struct tx *t, const struct x86_form *f) {
 
 /* With a mask, lanes that are left out are not accessed and cannot fault: the handler's. */
 static bool is_masked_access(const struct x86_insn *i) {
-	return i->prefix & X86_PFX_EVEX && i->evex & 7 && tx_memory_operand(i);
+	return i->prefix & X86_PFX_EVEX && i->evex & 7 && i->mem;
 }
 
 /* A switch says so (README.md). */
@@ -131,8 +131,8 @@ static bool switched_off(uint32_t off, const struct x86_insn *i, const struct x8
 	}
 }
 
-/* Whether the instruction is left to its handler. */
-bool tx_needs_call(const struct tx *t, const struct x86_insn *i) {
+/* Whether the instruction is left to its handler; `quick`: jit_quick(). */
+static bool needs_call(const struct tx *t, const struct x86_insn *i, int quick) {
 	const struct x86_form *f = &x86_forms[i->form];
 	if (t->j->off && switched_off(t->j->off, i, f))
 		return true;
@@ -151,7 +151,7 @@ bool tx_needs_call(const struct tx *t, const struct x86_insn *i) {
 			m->size != 16 && m->size != 32 && m->size != 64)
 			return i->op != X86_OP_LEA && i->op != X86_OP_NOP && i->op != X86_OP_PREFETCH;
 	}
-	if (jit_quick(t->j, t->key, i) >= 0)
+	if (quick >= 0)
 		return false;
 	switch (i->op) {
 	case X86_OP_LEA:
@@ -187,6 +187,79 @@ bool tx_needs_call(const struct tx *t, const struct x86_insn *i) {
 	return !copies(i);
 }
 
+/* ---- facts ------------------------------------------------------------------------------ */
+
+/* A shift or rotation by a constant that is not 0: it writes its flags for certain. */
+static bool shifts_surely(const struct x86_insn *i) {
+	const struct x86_opnd *count = &i->opnd[i->nopnds - 1];
+	if (count->kind == OPND_ONE)
+		return true;
+	return count->kind == OPND_IMM && (i->imm & (i->opnd[0].size == 8 ? 63 : 31));
+}
+
+static void judge_flags(struct jit_fact *f, const struct tx *t, const struct x86_insn *i) {
+	const struct x86_form *form = &x86_forms[i->form];
+	f->reads = f->kills = 0;
+	if (f->call || t->j->off & JIT_OFF_FLAGS || f->quick == QUICK_PUSHF) {
+		f->reads = RFLAGS_ARITH; /* a handler may read or push them */
+		return;
+	}
+	if (f->quick >= 0) /* a division leaves them as they are */
+		return;
+	f->reads = form->flags_read & RFLAGS_ARITH;
+	f->kills = form->flags_written & RFLAGS_ARITH;
+	switch (i->op) {
+	case X86_OP_ROL:
+	case X86_OP_ROR:
+	case X86_OP_SHL:
+	case X86_OP_SHR:
+	case X86_OP_SAR:
+	case X86_OP_SHLD:
+	case X86_OP_SHRD:
+		/* The table has them read what they write, as a count of 0 leaves it. */
+		f->reads = 0;
+		if (!shifts_surely(i))
+			f->kills = 0;
+		break;
+	case X86_OP_RCL:
+	case X86_OP_RCR:
+		f->reads = RFLAGS_CF;
+		f->kills = 0;
+		break;
+	default:
+		break;
+	}
+}
+
+/* Whether all of its general registers are where the guest's are, so that nothing is renamed. */
+static bool is_as_is(const struct x86_insn *i) {
+	if (i->mem || i->mode != X86_MODE_64 || i->seg_prefix != X86_REG_NONE)
+		return false;
+	for (unsigned n = 0; n < i->nopnds; n++) {
+		const struct x86_opnd *o = &i->opnd[n];
+		if (o->kind == OPND_GPR && !(o->reg & X86_REG_HIGH) &&
+			(o->reg == RSP || tx_resident(o->reg)))
+			return false;
+	}
+	return true;
+}
+
+void tx_judge(const struct tx *t, const struct x86_insn *i, struct jit_fact *f) {
+	f->quick = (int8_t)jit_quick(t->j, t->key, i);
+	f->call = needs_call(t, i, f->quick);
+	/* STI and POPF end an interpreter's block, which looks at events between two of them; here
+	 * jit_call() sees to that. */
+	f->ends =
+		x86_forms[i->form].attr & X86_ATTR_ENDS && i->op != X86_OP_STI && i->op != X86_OP_POPF;
+	f->as_is = !f->call && is_as_is(i);
+	judge_flags(f, t, i);
+}
+
+void tx_leave_to_handler(struct tx *t, unsigned n) {
+	t->fact[n].call = true;
+	t->fact[n].reads = RFLAGS_ARITH;
+}
+
 /* ---- decoding --------------------------------------------------------------------------- */
 
 /* Whether the instruction is still what stands there. */
@@ -199,58 +272,33 @@ static bool same_bytes(const struct x86_insn *i, const uint8_t *host) {
 	return a[0] == b[0] && ((a[1] ^ b[1]) << (128 - 8 * i->len)) == 0;
 }
 
-int tx_decode(struct tx *t, const struct x86_insn **i, const uint8_t *host, unsigned avail) {
-	struct tx_decoded *d = &t->decoded[(uintptr_t)host % TX_DECODED];
-	*i = &d->insn;
-	if (d->host == host && d->insn.mode == tx_mode(t) && avail >= 16 && same_bytes(&d->insn, host))
+int tx_decode(struct tx *t, const struct jit_decoded **found, const uint8_t *host, unsigned avail) {
+	struct jit_decoded *d = &t->j->decoded[(uintptr_t)host % JIT_DECODED];
+	uint32_t key = t->key | (t->hot ? JIT_KEY_SECOND : 0);
+	*found = d;
+	if (d->host == host && d->key == key && avail >= 16 && same_bytes(&d->insn, host))
 		return d->insn.len;
 	int len = x86_decode(&d->insn, host, avail, tx_mode(t));
-	d->host = len > 0 ? host : NULL;
+	d->host = NULL;
+	if (len <= 0)
+		return len;
+	d->host = host;
+	d->key = key;
+	tx_judge(t, &d->insn, &d->fact);
 	return len;
 }
 
-/* ---- flags ------------------------------------------------------------------------------ */
-
-/* A shift or rotation by a constant that is not 0: it writes its flags for certain. */
-static bool shifts_surely(const struct x86_insn *i) {
-	const struct x86_opnd *count = &i->opnd[i->nopnds - 1];
-	if (count->kind == OPND_ONE)
+bool tx_is_restless(struct tx *t, const uint8_t *host, unsigned len) {
+	const uint8_t *line = host - ((uintptr_t)host & 63);
+	if (line == t->calm && host + len <= line + 64)
+		return false;
+	if (jit_restless(t->j, host, len))
 		return true;
-	return count->kind == OPND_IMM && (i->imm & (i->opnd[0].size == 8 ? 63 : 31));
+	t->calm = line;
+	return false;
 }
 
-uint16_t tx_flags_before(const struct tx *t, const struct x86_insn *i, bool call, uint16_t after) {
-	const struct x86_form *f = &x86_forms[i->form];
-	uint16_t arith = RFLAGS_ARITH;
-	if (call || t->j->off & JIT_OFF_FLAGS)
-		return arith; /* a handler may read or push them */
-	int quick = jit_quick(t->j, t->key, i);
-	if (quick >= 0) /* a division leaves them as they are */
-		return quick == QUICK_PUSHF ? arith : after & arith;
-	uint16_t killed = f->flags_written, read = f->flags_read;
-	switch (i->op) {
-	case X86_OP_ROL:
-	case X86_OP_ROR:
-	case X86_OP_SHL:
-	case X86_OP_SHR:
-	case X86_OP_SAR:
-	case X86_OP_SHLD:
-	case X86_OP_SHRD:
-		/* The table has them read what they write, as a count of 0 leaves it. */
-		read = 0;
-		if (!shifts_surely(i))
-			killed = 0;
-		break;
-	case X86_OP_RCL:
-	case X86_OP_RCR:
-		read = RFLAGS_CF;
-		killed = 0;
-		break;
-	default:
-		break;
-	}
-	return (uint16_t)(((after & ~killed) | read) & arith);
-}
+/* ---- flags ------------------------------------------------------------------------------ */
 
 /* Flags that are live at a guest address of the same page, by a short look ahead. */
 static uint16_t flags_at(struct tx *t, uint64_t rip) {
@@ -258,37 +306,30 @@ static uint16_t flags_at(struct tx *t, uint64_t rip) {
 	if (t->j->off & JIT_OFF_FLAGS || t->b->bytes)
 		return open;
 	for (unsigned n = 0; n < 6 && open; n++) {
-		const struct x86_insn *i;
+		const struct jit_decoded *d;
 		if (!tx_same_page(t, rip, t->b->rip))
 			return live | open;
 		unsigned at = tx_page_offset(t, rip);
 		const uint8_t *host = t->b->host + ((int)at - (int)tx_page_offset(t, t->b->rip));
-		int len = tx_decode(t, &i, host, PAGE_SIZE - at);
-		if (len <= 0 || jit_restless(t->j, host, (unsigned)len))
+		int len = tx_decode(t, &d, host, PAGE_SIZE - at);
+		if (len <= 0 || tx_restless(t, host, (unsigned)len))
 			return live | open;
 		/* A change of it changes what is dead here. */
 		t->b->peek_from = MIN(t->b->peek_from, (uint16_t)at);
 		t->b->peek_to = MAX(t->b->peek_to, (uint16_t)(at + (unsigned)len));
-		if (i->op == X86_OP_JMP && i->opnd[0].kind == OPND_REL) {
-			rip = tx_target(t, i, rip);
+		if (d->insn.op == X86_OP_JMP && d->insn.opnd[0].kind == OPND_REL) {
+			rip = tx_target(t, &d->insn, rip);
 			continue;
 		}
-		if (tx_needs_call(t, i))
+		if (d->fact.call)
 			return live | open;
-		uint16_t before = tx_flags_before(t, i, false, 0);
-		live |= before & open;
-		open &= tx_flags_before(t, i, false, RFLAGS_ARITH) & ~before;
-		if (x86_forms[i->form].attr & X86_ATTR_ENDS)
+		live |= d->fact.reads & open;
+		open &= ~(d->fact.kills | d->fact.reads);
+		if (x86_forms[d->insn.form].attr & X86_ATTR_ENDS)
 			return live | open;
 		rip = tx_plus(t, rip, (uint64_t)len);
 	}
 	return live | open;
-}
-
-/* STI and POPF end an interpreter's block, which looks at events between two of them; here
- * jit_call() sees to that. */
-bool tx_ends_block(const struct x86_insn *i) {
-	return x86_forms[i->form].attr & X86_ATTR_ENDS && i->op != X86_OP_STI && i->op != X86_OP_POPF;
 }
 
 static bool is_relative(const struct x86_insn *i) {
@@ -297,7 +338,7 @@ static bool is_relative(const struct x86_insn *i) {
 
 bool tx_is_jump_away(const struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
-	return !t->call[n] && !t->follow[n] && (i->op == X86_OP_JMP || i->op == X86_OP_RET);
+	return !t->fact[n].call && !t->follow[n] && (i->op == X86_OP_JMP || i->op == X86_OP_RET);
 }
 
 /* Flags that are needed where branch n goes, when that is outside of the block. */
@@ -310,7 +351,7 @@ static uint16_t needed_at_target(struct tx *t, unsigned n) {
 static uint16_t live_behind(const struct tx *t, unsigned n) {
 	uint16_t next = t->live[n + 1];
 	uint16_t there = t->target[n] >= 0 ? t->live[t->target[n]] : t->needed[n];
-	if (t->call[n])
+	if (t->fact[n].call)
 		return next;
 	switch (t->insn[n].op) {
 	case X86_OP_JCC:
@@ -331,7 +372,7 @@ static uint16_t live_behind(const struct tx *t, unsigned n) {
 
 void tx_find_live_flags(struct tx *t) {
 	for (unsigned n = 0; n < t->n; n++) {
-		bool branch = !t->call[n] && x86_forms[t->insn[n].form].attr & X86_ATTR_ENDS;
+		bool branch = !t->fact[n].call && x86_forms[t->insn[n].form].attr & X86_ATTR_ENDS;
 		t->needed[n] = branch && t->target[n] < 0 && !t->follow[n] ? needed_at_target(t, n) : 0;
 		t->live[n] = 0;
 	}
@@ -340,7 +381,7 @@ void tx_find_live_flags(struct tx *t) {
 	for (bool again = true; again;) {
 		again = false;
 		for (unsigned n = t->n; n-- > 0;) {
-			uint16_t live = tx_flags_before(t, &t->insn[n], t->call[n], live_behind(t, n));
+			uint16_t live = tx_flags_before(&t->fact[n], live_behind(t, n));
 			again |= t->label[n] && live != t->live[n];
 			t->live[n] = live;
 		}

@@ -52,13 +52,13 @@ void jit_self_note_kill(struct jit *j, const uint8_t *host, uint64_t len) {
 		r->blocks = j->blocks;
 		/* A kernel patches each place of its code once while it boots: that is no unrest. */
 		if (r->kills < KILLS && r->stored & bytes)
-			r->kills++;
+			j->unrest |= ++r->kills == KILLS;
 		r->stored |= bytes;
 	}
 }
 
 bool jit_restless(const struct jit *j, const uint8_t *host, unsigned len) {
-	if (j->off & JIT_OFF_SELF)
+	if (!j->unrest || j->off & JIT_OFF_SELF)
 		return false;
 	for (const uint8_t *line = line_of(host); line < host + len; line += 64) {
 		const struct jit_restless *r = entry_of(j, line);

@@ -132,14 +132,14 @@ static int16_t find_insn(const struct tx *t, uint64_t rip) {
 /* After instruction n: whether the path goes on, and where. */
 static bool path_goes_on(struct tx *t, unsigned n, unsigned *at) {
 	const struct x86_insn *i = &t->insn[n];
-	uint64_t target = tx_target(t, i, t->rip[n]);
-	bool relative = i->nopnds && i->opnd[0].kind == OPND_REL;
 	if (t->j->off & JIT_OFF_BLOCK || (tx_legacy(t) && jit_loads_segments(i)) || tx_self_ends(t, n))
 		return false;
-	if (!tx_ends_block(i))
+	if (!t->fact[n].ends)
 		return true;
-	if (!t->hot || t->call[n])
+	if (!t->hot || t->fact[n].call)
 		return false;
+	uint64_t target = tx_target(t, i, t->rip[n]);
+	bool relative = i->nopnds && i->opnd[0].kind == OPND_REL;
 	switch (i->op) {
 	case X86_OP_JCC:
 	case X86_OP_LOOP:
@@ -177,7 +177,17 @@ static int decode_spanning(struct tx *t, struct x86_insn *i, unsigned avail) {
 	for (unsigned n = 0; n < X86_MAX_LEN; n++)
 		bytes[n] = n < avail ? t->b->host[n] : t->b->next_page[n - avail];
 	int len = x86_decode(i, bytes, X86_MAX_LEN, tx_mode(t));
-	return len > 0 && !tx_needs_call(t, i) ? len : X86_DECODE_SHORT;
+	if (len <= 0)
+		return X86_DECODE_SHORT;
+	tx_judge(t, i, &t->fact[0]);
+	return t->fact[0].call ? X86_DECODE_SHORT : len;
+}
+
+/* memcpy in pieces that the compiler turns into plain moves: `rep movs` takes longer. */
+static inline void copy_insn(struct x86_insn *to, const struct x86_insn *from) {
+	memcpy(to, from, 32);
+	memcpy((char *)to + 32, (const char *)from + 32, 32);
+	memcpy((char *)to + 64, (const char *)from + 64, sizeof(*to) - 64);
 }
 
 static void decode_block(struct tx *t) {
@@ -190,29 +200,33 @@ static void decode_block(struct tx *t) {
 		avail = MIN(avail, JIT_SELF_BYTES);
 	unsigned most = t->hot ? TX_INSNS : TX_INSNS_PLAIN;
 	while (t->n < most) {
-		struct x86_insn *i = &t->insn[t->n];
-		const struct x86_insn *found;
-		int len = tx_decode(t, &found, t->code + at, avail - at);
-		*i = *found;
 		unsigned n = t->n;
+		struct x86_insn *i = &t->insn[n];
+		const struct jit_decoded *d;
+		int len = tx_decode(t, &d, t->code + at, avail - at);
+		if (len > 0) {
+			copy_insn(i, &d->insn);
+			t->fact[n] = d->fact;
+		}
 		t->rip[n] = t->b->rip + at;
 		bool spans = len == X86_DECODE_SHORT && !n && !t->hot;
 		if (spans)
 			len = decode_spanning(t, i, avail);
 		if (spans && len < 0) {
 			t->b->next_page = NULL;
-			t->crossing = t->call[0] = true;
+			t->crossing = true;
 			*i = (struct x86_insn){.mode = (uint8_t)tx_mode(t)};
+			t->fact[0] = (struct jit_fact){.quick = -1};
+			tx_leave_to_handler(t, 0);
 			at = avail;
 			t->n = 1;
 		}
-		if (len <= 0 || (n && !t->b->bytes && jit_restless(t->j, t->b->host + at, (unsigned)len)))
+		if (len <= 0 || (n && !t->b->bytes && tx_restless(t, t->b->host + at, (unsigned)len)))
 			break;
-		t->call[n] = tx_needs_call(t, i);
-		if (!t->call[n] && tx_self_loads(t, i))
+		if (t->loose && !t->fact[n].call && tx_self_loads(t, i))
 			t->b->loose |= ((1ull << i->imm_len) - 1) << (at + i->imm_off);
 		t->label[n] = t->follow[n] = false;
-		t->target[n] = -1;
+		t->target[n] = t->groups_of[n][0] = t->groups_of[n][1] = -1;
 		at += (unsigned)len;
 		t->b->len = MAX(t->b->len, (uint16_t)at);
 		t->n++;
@@ -226,7 +240,7 @@ static void decode_block(struct tx *t) {
 	if (t->crossing) {
 		t->b->len = (uint16_t)at;
 		t->label[0] = t->follow[0] = false;
-		t->target[0] = -1;
+		t->target[0] = t->groups_of[0][0] = t->groups_of[0][1] = -1;
 	}
 }
 
@@ -248,10 +262,8 @@ static void analyse(struct tx *t) {
 	for (;;) {
 		tx_find_live_flags(t);
 		t->ngroups = 0;
-		if (!t->hot || t->j->off & JIT_OFF_GROUP) {
-			memset(t->groups_of, 0xff, sizeof(t->groups_of));
+		if (!t->hot || t->j->off & JIT_OFF_GROUP)
 			return;
-		}
 		unsigned n = tx_find_groups(t);
 		if (n == t->n)
 			return;
@@ -268,7 +280,7 @@ static unsigned poll_at(const struct tx *t) {
 		if (!t->live[n] && !(n && t->insn[n - 1].op == X86_OP_STI))
 			return n;
 		/* It looks, too, and may be the last; or there is a way out before the look. */
-		if (t->call[n] || x86_forms[t->insn[n].form].attr & X86_ATTR_ENDS)
+		if (t->fact[n].call || x86_forms[t->insn[n].form].attr & X86_ATTR_ENDS)
 			break;
 	}
 	return 0;
@@ -291,15 +303,17 @@ static void emit_insns(struct tx *t) {
 		if (n == poll || (t->label[n] && n))
 			tx_poll(t, n);
 		t->fresh = -1;
-		tx_check_groups(t, n, false);
-		enum tx_emitted r = t->call[n] ? EMIT_CALL : tx_special(t, n);
+		if (t->ngroups)
+			tx_check_groups(t, n, false);
+		enum tx_emitted r = t->fact[n].call ? EMIT_CALL : tx_special(t, n);
 		if (r == EMIT_CALL) {
-			if (t->hot && !t->call[n]) { /* then groups end here: once more */
-				t->call[n] = t->again = true;
+			if (t->hot && !t->fact[n].call) { /* then groups end here: once more */
+				tx_leave_to_handler(t, n);
+				t->again = true;
 				return;
 			}
 			t->failed |= !tx_emit_call(t, n);
-			if (tx_ends_block(i) || (tx_legacy(t) && jit_loads_segments(i))) {
+			if (t->fact[n].ends || (tx_legacy(t) && jit_loads_segments(i))) {
 				/* It fell through, as CLI does; whatever went elsewhere has left already. */
 				tx_goto(t, tx_plus(t, t->rip[n], i->len), t->live[n + 1]);
 				ended = true;
@@ -325,6 +339,7 @@ static struct jit_block *translate(struct soft_vcpu *c, struct jit_block *draft,
 	t->n = t->ncold = 0;
 	t->saved = t->crossing = t->failed = t->again = false;
 	t->loose = loose;
+	t->calm = NULL;
 	t->e = (struct emit){j->hot, j->hot_end};
 	decode_block(t);
 	if (t->n)

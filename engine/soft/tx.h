@@ -23,7 +23,6 @@
 #define TX_INSNS_PLAIN 32 /* of the first tier */
 #define TX_COLD (5 * TX_INSNS + 8)
 #define TX_GROUPS 64
-#define TX_DECODED 256
 #define TX_REGS 18 /* the sixteen, and the bases of FS and GS */
 
 enum tx_cold_kind {
@@ -87,8 +86,8 @@ struct tx {
 	const uint8_t *code; /* the block's first byte, in RAM or in a copy */
 	unsigned n;
 	struct x86_insn insn[TX_INSNS];
-	uint64_t rip[TX_INSNS + 1];	 /* of each; the last one: behind the block */
-	bool call[TX_INSNS];		 /* by its handler */
+	uint64_t rip[TX_INSNS + 1]; /* of each; the last one: behind the block */
+	struct jit_fact fact[TX_INSNS];
 	bool hot;					 /* second tier: branches within, groups */
 	bool label[TX_INSNS];		 /* a branch of this block goes there, backwards */
 	bool follow[TX_INSNS];		 /* a JMP to the next instruction of the block */
@@ -111,12 +110,7 @@ struct tx {
 	bool again;	 /* an instruction turned out to need its handler */
 	unsigned ncold;
 	struct tx_cold cold[TX_COLD];
-	/* What was decoded lately, by its place: the look ahead for flags comes before the block there.
-	 */
-	struct tx_decoded {
-		const uint8_t *host;
-		struct x86_insn insn;
-	} decoded[TX_DECODED];
+	const uint8_t *calm; /* a line of 64 bytes that was found not to be restless */
 };
 
 enum tx_emitted { EMIT_OK, EMIT_END, EMIT_CALL };
@@ -167,10 +161,7 @@ static inline unsigned tx_user(const struct tx *t) {
 }
 
 static inline const struct x86_opnd *tx_memory_operand(const struct x86_insn *i) {
-	for (unsigned n = 0; n < i->nopnds; n++)
-		if (i->opnd[n].kind == OPND_MEM)
-			return &i->opnd[n];
-	return NULL;
+	return i->mem ? &i->opnd[i->mem - 1] : NULL;
 }
 
 static inline bool tx_resident(unsigned reg) { /* lives in memory */
@@ -182,12 +173,20 @@ static inline unsigned tx_host_reg(unsigned reg) {
 }
 
 /* ---- judge.c ---- */
-/* As x86_decode(), for the t's mode; *i stays until the next call. */
-int tx_decode(struct tx *t, const struct x86_insn **i, const uint8_t *host, unsigned avail);
-bool tx_needs_call(const struct tx *t, const struct x86_insn *i);
-bool tx_ends_block(const struct x86_insn *i);
-/* Flags needed before i if `after` are behind it. */
-uint16_t tx_flags_before(const struct tx *t, const struct x86_insn *i, bool call, uint16_t after);
+/* As x86_decode(), for the t's mode; *d, if there is an instruction, stays until the next call. */
+int tx_decode(struct tx *t, const struct jit_decoded **d, const uint8_t *host, unsigned avail);
+void tx_judge(const struct tx *t, const struct x86_insn *i, struct jit_fact *f);
+/* Leaves instruction n to its handler, which may read or push any flags. */
+void tx_leave_to_handler(struct tx *t, unsigned n);
+/* Whether code at `host` is left to self-checking blocks. */
+bool tx_is_restless(struct tx *t, const uint8_t *host, unsigned len);
+static inline bool tx_restless(struct tx *t, const uint8_t *host, unsigned len) {
+	return t->j->unrest && tx_is_restless(t, host, len);
+}
+/* Flags needed before an instruction if `after` are behind it. */
+static inline uint16_t tx_flags_before(const struct jit_fact *f, uint16_t after) {
+	return (uint16_t)((after & ~f->kills) | f->reads);
+}
 void tx_find_live_flags(struct tx *t);
 /* Whether control never goes on behind i. */
 bool tx_is_jump_away(const struct tx *t, unsigned n);

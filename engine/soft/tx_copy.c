@@ -198,6 +198,15 @@ bool tx_native(struct tx *t, unsigned n) {
 	struct fields f;
 	struct temp temps[2];
 	unsigned ntemps;
+	if (t->fact[n].as_is) {
+		tx_flags_for(t, n);
+		uint64_t raw[2];
+		memcpy(raw, i->raw, 16);
+		e_bytes(e, MIN(i->len, 8u), raw[0]);
+		if (i->len > 8)
+			e_bytes(e, i->len - 8u, raw[1]);
+		return true;
+	}
 	bool mem = tx_memory_operand(i) != NULL;
 	if (!plan_fields(i, mem, &f, temps, &ntemps))
 		return false;

@@ -350,7 +350,7 @@ static enum tx_emitted quick_thunk(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
 	const struct x86_opnd *o = &i->opnd[0];
 	struct emit *e = &t->e;
-	int quick = jit_quick(t->j, t->key, i);
+	int quick = t->fact[n].quick;
 	unsigned traits = jit_quick_traits(quick);
 	if (quick >= QUICK_DIV32 && quick <= QUICK_IDIV64 && t->live[n + 1])
 		quick += QUICK_DIV32_FLAGS - QUICK_DIV32;
@@ -512,7 +512,7 @@ enum tx_emitted tx_special(struct tx *t, unsigned n) {
 		ret(t, n);
 		return EMIT_END;
 	default:
-		if (jit_quick(t->j, t->key, i) >= 0)
+		if (t->fact[n].quick >= 0)
 			return quick_thunk(t, n);
 		return tx_native(t, n) ? EMIT_OK : EMIT_CALL;
 	}

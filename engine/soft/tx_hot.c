@@ -33,7 +33,7 @@ struct scan {
 	struct tx *t;
 	uint32_t next;
 	uint32_t ver[TX_REGS];
-	int64_t delta[TX_REGS];
+	int32_t delta[TX_REGS];
 	uint32_t era; /* stands for the constant address */
 };
 
@@ -57,10 +57,13 @@ static void renew_all(struct scan *s) {
 /* ---- what instructions do to registers ------------------------------------------------------ */
 
 static void copy_reg(struct scan *s, unsigned to, unsigned from, int64_t add) {
-	s->ver[to] = s->ver[from];
-	s->delta[to] = s->delta[from] + add;
-	if (s->delta[to] != (int32_t)s->delta[to])
+	int64_t delta = s->delta[from] + add;
+	if (delta != (int32_t)delta) {
 		renew(s, to);
+		return;
+	}
+	s->ver[to] = s->ver[from];
+	s->delta[to] = (int32_t)delta;
 }
 
 /* d = d + constant, d = another register + constant. */
@@ -127,7 +130,7 @@ static void written_registers(struct scan *s, const struct x86_insn *i) {
 static void execute(struct scan *s, unsigned n) {
 	const struct tx *t = s->t;
 	const struct x86_insn *i = &t->insn[n];
-	if (t->call[n] || jit_quick(t->j, t->key, i) >= 0) {
+	if (t->fact[n].call || t->fact[n].quick >= 0) {
 		renew_all(s);
 		return;
 	}
@@ -172,7 +175,7 @@ static void execute(struct scan *s, unsigned n) {
 
 static bool calls(const struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
-	return t->call[n] || i->op == X86_OP_CALL || jit_quick(t->j, t->key, i) >= 0;
+	return t->fact[n].call || i->op == X86_OP_CALL || t->fact[n].quick >= 0;
 }
 
 static struct loop find_loop(const struct scan *s, unsigned head) {
@@ -273,7 +276,7 @@ static int8_t operand_group(struct scan *s, unsigned n) {
 			g.index = i->index;
 			g.index_ver = s->ver[i->index];
 			g.scale = i->scale;
-			off += (int64_t)((uint64_t)s->delta[i->index] << i->scale);
+			off += (int64_t)((uint64_t)(int64_t)s->delta[i->index] << i->scale);
 		}
 	}
 	if (i->seg >= SEG_FS || (tx_legacy(t) && i->seg == SEG_CS)) {
@@ -365,7 +368,7 @@ static bool place(struct tx *t, struct tx_group *g, unsigned era_start, const st
 static bool left_out(const struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
 	const struct x86_opnd *o = tx_memory_operand(i);
-	if (t->call[n])
+	if (t->fact[n].call)
 		return false;
 	if (o && o->size && !(x86_forms[i->form].attr & X86_ATTR_NOMEM_FAULT) &&
 		t->groups_of[n][0] < 0 && i->op != X86_OP_LEA && i->op != X86_OP_NOP &&
@@ -384,9 +387,11 @@ static bool left_out(const struct tx *t, unsigned n) {
 }
 
 unsigned tx_find_groups(struct tx *t) {
-	struct scan s = {.t = t};
+	struct scan s;
 	unsigned era_start[TX_INSNS], era = 0;
 	struct loop loops[TX_INSNS];
+	s.t = t;
+	s.next = 0;
 	renew_all(&s);
 	t->ngroups = 0;
 	for (unsigned n = 0; n < t->n; n++) {
@@ -398,15 +403,13 @@ unsigned tx_find_groups(struct tx *t) {
 		for (unsigned r = 0; r < TX_REGS && t->label[n] && n; r++)
 			if (loops[n].written & 1u << r)
 				renew(&s, r);
-		for (unsigned r = 0; r < TX_REGS; r++) {
-			t->ver[n][r] = s.ver[r];
-			t->delta[n][r] = (int32_t)s.delta[r];
-		}
+		memcpy(t->ver[n], s.ver, sizeof(s.ver));
+		memcpy(t->delta[n], s.delta, sizeof(s.delta));
 		if (s.era != before)
 			era = n;
 		era_start[n] = era;
 		t->groups_of[n][0] = t->groups_of[n][1] = -1;
-		if (!t->call[n]) {
+		if (!t->fact[n].call) {
 			t->groups_of[n][0] = operand_group(&s, n);
 			t->groups_of[n][1] = stack_group(&s, n);
 		}

@@ -29,12 +29,10 @@ void tx_flags_aside(struct tx *t, unsigned n) {
 
 /* Before instruction n itself: brings the flags back if it reads them or keeps some of them. */
 void tx_flags_for(struct tx *t, unsigned n) {
-	const struct x86_insn *i = &t->insn[n];
-	uint16_t read = tx_flags_before(t, i, false, 0);
-	uint16_t kept = tx_flags_before(t, i, false, t->live[n + 1]);
-	if (!read && !(x86_forms[i->form].flags_written & RFLAGS_ARITH))
+	const struct jit_fact *f = &t->fact[n];
+	if (!f->reads && !(x86_forms[t->insn[n].form].flags_written & RFLAGS_ARITH))
 		return;
-	if (t->saved && (read || kept))
+	if (t->saved && tx_flags_before(f, t->live[n + 1]))
 		tx_restore_flags(&t->e);
 	t->saved = false;
 }
