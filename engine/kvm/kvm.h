@@ -212,9 +212,12 @@ bool kvm_part(enum kvm_part part);
 int kvm_cpuid_host(struct cpuid_host *h, struct err *e);
 int kvm_set_cpuid(struct kvm_cpu *c, struct err *e);
 
-/* report.c: fills in c->why and logs the rest. */
-void kvm_report_internal(struct kvm_cpu *c);
+/* report.c: all fill in c->why. The second and the third one are for a guest that was running: they
+ * fetch its state, add the code to the sentence and log the registers. */
 void kvm_report(struct kvm_cpu *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void kvm_report_stuck(struct kvm_cpu *c, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+void kvm_report_internal(struct kvm_cpu *c); /* KVM_EXIT_INTERNAL_ERROR */
 
 /* probe.c */
 void kvm_probe(struct engine_probe *p, bool fresh);

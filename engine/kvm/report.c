@@ -1,5 +1,5 @@
 /* Why KVM could not go on, so that a person can tell a guest's mistake from a KVM that cannot
- * run it: one sentence for the user, registers and bytes in the log. */
+ * run it: one sentence for the user, with the instruction's bytes; registers in the log. */
 #include <stdarg.h>
 #include <string.h>
 
@@ -17,10 +17,21 @@ void kvm_report(struct kvm_cpu *c, const char *fmt, ...) {
 	va_end(ap);
 }
 
-/* The instruction's bytes, as far as they can be read. */
+/* The instruction's bytes, as far as they can be read: those that KVM failed with if it tells them.
+ */
 static unsigned read_code(struct kvm_cpu *c, uint8_t code[BYTES]) {
 	const struct x86_state *s = &c->v->state;
+	const struct kvm_run *run = c->run;
 	unsigned n = 0;
+	if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR &&
+		run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION &&
+		run->emulation_failure.ndata >= 3 &&
+		(run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES)) {
+		n = MIN(run->emulation_failure.insn_size, (unsigned)BYTES);
+		memcpy(code, run->emulation_failure.insn_bytes, n);
+	}
+	if (n)
+		return n;
 	for (; n < BYTES; n++) {
 		struct kvm_translation t = {.linear_address = s->seg[SEG_CS].base + s->rip + n};
 		if (kvm_ioctl(c->fd, KVM_TRANSLATE, &t) < 0 || !t.valid)
@@ -69,24 +80,46 @@ static const char *suberror(uint32_t n) {
 	}
 }
 
-void kvm_report_internal(struct kvm_cpu *c) {
-	const struct kvm_run *run = c->run;
+#define HEX (BYTES * 3 + 16)
+
+/* Logs `what` and, if KVM tells them, the registers; `hex`: the bytes at RIP for a sentence. */
+static void log_state(struct kvm_cpu *c, const char *what, char hex[HEX]) {
 	uint8_t code[BYTES];
-	char hex[BYTES * 3 + 1] = "";
-	char data[16 * 18 + 1] = "";
 	bool known = kvm_fetch_state(c);
 	unsigned n = known ? read_code(c, code) : 0;
+	fmt_text(hex, HEX, " not readable");
 	for (unsigned i = 0; i < n; i++)
-		fmt_text(hex + i * 3, sizeof(hex) - i * 3, " %02x", code[i]);
-	for (unsigned i = 0, at = 0; i < run->internal.ndata && i < 16; i++)
-		at += (unsigned)fmt_text(data + at, sizeof(data) - at, " %llx",
-								 (unsigned long long)run->internal.data[i]);
-	log_line(LOG_ERROR, "vCPU %u: KVM gives up: %s (internal error %u, data%s)", c->v->id,
-			 suberror(run->internal.suberror), run->internal.suberror, data);
+		fmt_text(hex + i * 3, HEX - i * 3, " %02x", code[i]);
+	log_line(LOG_ERROR, "vCPU %u: %s", c->v->id, what);
 	if (known)
 		log_registers(c);
+	else
+		log_line(LOG_ERROR, "  its registers are not known: %s", c->why);
+}
+
+void kvm_report_stuck(struct kvm_cpu *c, const char *fmt, ...) {
+	char hex[HEX], what[KVM_WHY];
+	va_list ap;
+	va_start(ap, fmt);
+	fmt_vtext(what, sizeof(what), fmt, ap);
+	va_end(ap);
+	log_state(c, what, hex);
+	kvm_report(c, "%s; code:%s", what, hex);
+}
+
+void kvm_report_internal(struct kvm_cpu *c) {
+	const struct kvm_run *run = c->run;
+	char hex[HEX], what[KVM_WHY + 16 * 18];
+	uint32_t error = run->internal.suberror;
+	unsigned at = (unsigned)fmt_text(
+		what, sizeof(what), "KVM gives up: %s (internal error %u, data", suberror(error), error);
+	for (unsigned i = 0; i < run->internal.ndata && i < 16; i++)
+		at += (unsigned)fmt_text(what + at, sizeof(what) - at, " %llx",
+								 (unsigned long long)run->internal.data[i]);
+	fmt_text(what + at, sizeof(what) - at, ")");
+	log_state(c, what, hex);
 	kvm_report(c,
 			   "KVM gives up: %s (internal error %u); code:%s; `joist doctor` tries what stock "
 			   "kernels need, and --engine soft needs no KVM",
-			   suberror(run->internal.suberror), run->internal.suberror, n ? hex : " not readable");
+			   suberror(error), error, hex);
 }

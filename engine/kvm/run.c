@@ -101,21 +101,18 @@ static bool serve(struct kvm_cpu *c, enum vm_exit_kind *kind) {
 		c->v->state.activity = CPU_SHUTDOWN;
 		return false;
 	case KVM_EXIT_FAIL_ENTRY:
-		kvm_fetch_state(c);
-		kvm_report(c, "the processor refuses the guest's state (hardware's reason %llx)",
-				   (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
+		kvm_report_stuck(c, "the processor refuses the guest's state (hardware's reason %llx)",
+						 (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
 		return false;
 	case KVM_EXIT_INTERNAL_ERROR:
 		kvm_report_internal(c);
 		return false;
 	case KVM_EXIT_UNKNOWN:
-		kvm_fetch_state(c);
-		kvm_report(c, "KVM reports an exit that it does not know (hardware's reason %llx)",
-				   (unsigned long long)run->hw.hardware_exit_reason);
+		kvm_report_stuck(c, "KVM reports an exit that it does not know (hardware's reason %llx)",
+						 (unsigned long long)run->hw.hardware_exit_reason);
 		return false;
 	default:
-		kvm_fetch_state(c);
-		kvm_report(c, "KVM's exit %u is new to this version of joist", run->exit_reason);
+		kvm_report_stuck(c, "KVM's exit %u is new to this version of joist", run->exit_reason);
 		return false;
 	}
 }
@@ -178,8 +175,8 @@ static bool enter(struct kvm_cpu *c) {
 	run->exit_reason = KVM_EXIT_INTR;
 	if (code == EINTR || code == EAGAIN)
 		return true;
-	kvm_fetch_state(c);
-	kvm_report(c, "KVM_RUN fails: %s", strerror(code));
+	kvm_report_stuck(c, "KVM_RUN fails: %s%s", strerror(code),
+					 code == EFAULT ? " (the host has no memory where the guest's should be)" : "");
 	return false;
 }
 
