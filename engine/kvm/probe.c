@@ -125,7 +125,17 @@ static bool set_cpuid(struct trial *t) {
 	return ok;
 }
 
-/* NULL, or what did not work. */
+/* Signals this thread again and again, so that no KVM_RUN lasts for ever. */
+static bool watch(struct trial *t) {
+	struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = KVM_KICK_SIGNAL};
+	struct itimerspec when = {{0, 100000000}, {0, 100000000}};
+	kvm_signal_ready();
+	ev._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+	t->has_timer = timer_create(CLOCK_MONOTONIC, &ev, &t->timer) == 0;
+	return t->has_timer && timer_settime(t->timer, 0, &when, NULL) == 0;
+}
+
+/* NULL, or what did not work, with errno. */
 static const char *make(struct trial *t) {
 	t->vm = kvm_ioctl_val(t->dev, KVM_CREATE_VM, 0);
 	if (t->vm < 0)
@@ -133,7 +143,7 @@ static const char *make(struct trial *t) {
 	if (!kvm_has(t->vm, KVM_CAP_IMMEDIATE_EXIT) || !kvm_has(t->vm, KVM_CAP_X86_MSR_FILTER) ||
 		!kvm_has(t->vm, KVM_CAP_XSAVE) || !kvm_has(t->vm, KVM_CAP_READONLY_MEM)) {
 		errno = ENOSYS;
-		return "a KVM of Linux 5.10 or newer";
+		return "asking for what KVM has since Linux 5.10";
 	}
 	t->ram = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (t->ram == MAP_FAILED)
@@ -147,14 +157,18 @@ static const char *make(struct trial *t) {
 		kvm_ioctl(t->vm, KVM_SET_USER_MEMORY_REGION, &r) < 0)
 		return "giving it memory";
 	t->vcpu = kvm_ioctl_val(t->vm, KVM_CREATE_VCPU, 0);
-	int size = kvm_ioctl_val(t->dev, KVM_GET_VCPU_MMAP_SIZE, 0);
-	if (t->vcpu < 0 || size < (int)sizeof(*t->run))
+	if (t->vcpu < 0)
 		return "making a vCPU";
+	int size = kvm_ioctl_val(t->dev, KVM_GET_VCPU_MMAP_SIZE, 0);
+	if (size >= 0 && size < (int)sizeof(*t->run))
+		errno = EPROTO;
+	if (size < (int)sizeof(*t->run))
+		return "asking for the size of a vCPU's page";
 	t->run_size = (size_t)size;
 	t->run = mmap(NULL, t->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, t->vcpu, 0);
 	if (t->run == MAP_FAILED || !set_cpuid(t) || kvm_ioctl(t->vcpu, KVM_GET_SREGS, &t->first) < 0)
 		return "setting up a vCPU";
-	return NULL;
+	return watch(t) ? NULL : "setting a timer";
 }
 
 static void unmake(struct trial *t) {
@@ -213,16 +227,6 @@ static int64_t now_ns(clockid_t id) {
 	return ts.tv_sec * 1000000000ll + ts.tv_nsec;
 }
 
-/* Signals this thread again and again, so that no KVM_RUN lasts for ever. */
-static void watch(struct trial *t) {
-	struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = KVM_KICK_SIGNAL};
-	struct itimerspec when = {{0, 100000000}, {0, 100000000}};
-	kvm_signal_ready();
-	ev._sigev_un._tid = (pid_t)syscall(SYS_gettid);
-	t->has_timer = timer_create(CLOCK_MONOTONIC, &ev, &t->timer) == 0 &&
-				   timer_settime(t->timer, 0, &when, NULL) == 0;
-}
-
 /* Runs until the step has ended. true: well; else `found` says how. */
 static bool run_step(struct trial *t, unsigned n, char *found, size_t size) {
 	int64_t until = now_ns(CLOCK_THREAD_CPUTIME_ID) + STEP_NS;
@@ -232,15 +236,19 @@ static bool run_step(struct trial *t, unsigned n, char *found, size_t size) {
 	}
 	for (;;) {
 		int r = ioctl(t->vcpu, KVM_RUN, 0);
-		if (r < 0 && (errno == EINTR || errno == EAGAIN) && now_ns(CLOCK_THREAD_CPUTIME_ID) < until)
-			continue;
-		if (r < 0) {
-			fmt_text(found, size, "%s",
-					 errno == EINTR ? "it does not come to an end" : strerror(errno));
+		bool again = r < 0 && (errno == EINTR || errno == EAGAIN);
+		if (r < 0 && !again) {
+			fmt_text(found, size, "KVM_RUN fails: %s", strerror(errno));
 			return false;
 		}
-		if (t->run->exit_reason != KVM_EXIT_HLT)
+		if (!again && t->run->exit_reason != KVM_EXIT_HLT)
 			break;
+		if (now_ns(CLOCK_THREAD_CPUTIME_ID) > until) {
+			fmt_text(found, size, "it does not come to an end");
+			return false;
+		}
+		if (again)
+			continue;
 		struct kvm_interrupt irq = {.irq = IRQ_VECTOR};
 		if (kvm_ioctl(t->vcpu, KVM_INTERRUPT, &irq) < 0) {
 			fmt_text(found, size, "KVM takes no interrupt: %s", strerror(errno));
@@ -260,6 +268,9 @@ static bool run_step(struct trial *t, unsigned n, char *found, size_t size) {
 					 : "");
 	else if (run->exit_reason == KVM_EXIT_SHUTDOWN)
 		fmt_text(found, size, "triple fault");
+	else if (run->exit_reason == KVM_EXIT_FAIL_ENTRY)
+		fmt_text(found, size, "the processor refuses its state (hardware's reason %llx)",
+				 (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
 	else
 		fmt_text(found, size, "KVM's exit %u", run->exit_reason);
 	return false;
@@ -287,7 +298,6 @@ static void find_parts(const struct trial *t, struct engine_probe *p) {
 static void run_steps(struct trial *t, struct engine_probe *p) {
 	unsigned bad = 0;
 	const char *first = NULL;
-	watch(t);
 	for (unsigned n = 0; n < ARRAY_LEN(steps); n++) {
 		struct engine_finding *f = find(p, false, steps[n].what);
 		if (steps[n].xsave && !t->xsave) {
@@ -310,7 +320,7 @@ static void run_steps(struct trial *t, struct engine_probe *p) {
 				 bad, (unsigned)ARRAY_LEN(steps), first);
 }
 
-void kvm_probe_now(struct engine_probe *p) {
+bool kvm_probe_now(struct engine_probe *p) {
 	struct trial t = {.vm = -1, .vcpu = -1};
 	struct err e = {{0}};
 	int64_t began = now_ns(CLOCK_MONOTONIC);
@@ -319,7 +329,7 @@ void kvm_probe_now(struct engine_probe *p) {
 	fmt_text(f->found, sizeof(f->found), "%s", t.dev >= 0 ? kvm_device() : e.text);
 	if (t.dev < 0) {
 		fmt_text(p->why, sizeof(p->why), "%s", e.text);
-		return;
+		return false;
 	}
 	const char *failed = make(&t);
 	f = find(p, !failed, "make a VM");
@@ -334,6 +344,7 @@ void kvm_probe_now(struct engine_probe *p) {
 				 (unsigned long long)(now_ns(CLOCK_MONOTONIC) - began) / 1000);
 	}
 	unmake(&t);
+	return !failed;
 }
 
 void kvm_probe(struct engine_probe *p, bool fresh) {
@@ -342,6 +353,6 @@ void kvm_probe(struct engine_probe *p, bool fresh) {
 	p->why[0] = 0;
 	if (!fresh && kvm_probe_recall(p))
 		return;
-	kvm_probe_now(p);
-	kvm_probe_remember(p);
+	if (kvm_probe_now(p))
+		kvm_probe_remember(p);
 }

@@ -4,8 +4,10 @@
 
 #include "engine/engine.h"
 
-/* Tries it; `p` is empty before. */
-void kvm_probe_now(struct engine_probe *p);
+/* Tries it; `p` is empty before. true: the answer holds until the host is booted anew. What keeps
+ * KVM from making a VM at all (no module yet, another program's grip on the hardware, no memory)
+ * can pass. */
+bool kvm_probe_now(struct engine_probe *p);
 
 /* What was found since the host booted, with the same device and the same version of joist. Only
  * `usable` and `why` are kept. */

@@ -15,7 +15,7 @@
 #include "engine/kvm/probe.h"
 
 /* Raised whenever the probe asks for something else. */
-#define PROBE_VERSION 1
+#define PROBE_VERSION 2
 
 static bool cache_path(char *path, size_t size, bool make) {
 	const char *dir = getenv("XDG_RUNTIME_DIR");
