@@ -2,7 +2,8 @@
  *
  * By KVM's dirty rings where it has them ([KVM api.rst] KVM_CAP_DIRTY_LOG_RING): a vCPU's own list
  * of pages, so that the cost is that of what was written. Else by its dirty log, a bitmap of all
- * memory that is copied each time. A VM has one or the other for all of its life.
+ * memory that is copied each time. A VM has one or the other for all of its life. Of a slot that
+ * is taken away all counts as written (slots.c).
  *
  * KVM lets a vCPU out before its ring is full, and keeps some room for what it writes itself. One
  * that emulates code in a row does not, and overwrites what nobody has read: seen with a
@@ -100,11 +101,14 @@ static int collect_log(struct kvm_engine *e, unsigned slot) {
 
 int kvm_collect_dirty(struct kvm_cpu *c) {
 	struct kvm_engine *e = c->e;
+	struct vm *vm = e->vm;
 	int r = 0;
+	vm->host->lock(vm->host->opaque); /* the slots stay what they are */
 	if (c->ring)
-		return collect_ring(c);
-	for (unsigned i = 0; i < KVM_SLOTS && !r; i++)
+		r = collect_ring(c);
+	for (unsigned i = 0; i < KVM_SLOTS && !r && !c->ring; i++)
 		if (e->slots[i].size && (e->slots[i].flags & KVM_MEM_LOG_DIRTY_PAGES))
 			r = collect_log(e, i);
+	vm->host->unlock(vm->host->opaque);
 	return r;
 }

@@ -70,6 +70,9 @@ int kvm_update_slots(struct kvm_engine *e) {
 		int r = set_slot(e, i, &none);
 		if (r)
 			return r;
+		/* KVM forgets with it what was written there. */
+		if (e->slots[i].flags & KVM_MEM_LOG_DIRTY_PAGES)
+			mem_note_dirty(&e->vm->mem, e->slots[i].gpa, e->slots[i].size);
 		e->slots[i] = none;
 	}
 	for (int k = 0; k < n; k++) {

@@ -2,7 +2,8 @@
  * mem_track() alone must be equal to the memory each time the guest is stopped, with any way of
  * writing: plain stores, across pages, PUSH, locked, REP STOS, into its own code, into page tables
  * by the page walk. The guest never ends; it is stopped by kicks that come at any time. Then
- * tracking is switched off, and on again while translations are warm. Prints TAP.
+ * tracking is switched off, and on again while translations are warm; at last a device comes and
+ * goes in the middle of the memory while the guest runs. Prints TAP.
  *
  *     dirty [--tier jit|interp|kvm] [--rounds N] [--seed N] */
 #include <stdio.h>
@@ -20,8 +21,10 @@
 #define DATA 0x200000u
 #define WINDOW 0x10000u /* a round's writes go to one of these */
 #define WINDOWS 32u
+#define OVERLAY 0x500000u /* a page of a device, now and then */
+#define PORT 0x80		  /* makes it come and go */
 
-/* RBX: random numbers; RBP: the window. */
+/* RBX: random numbers; RBP: the window; R8: whether the port is used. */
 __asm__(".pushsection .rodata\n"
 		"guest_code:\n"
 		"1:	mov %rbx, %rax; shl $13, %rax; xor %rax, %rbx\n"
@@ -30,12 +33,13 @@ __asm__(".pushsection .rodata\n"
 		"	mov %rbx, %rdi; shr $16, %rdi; and $0xfffb, %edi; add %rbp, %rdi\n"
 		"	mov %rbx, %rax; shr $8, %rax; and $7, %eax\n"
 		"	cmp $1, %eax; je 3f; cmp $2, %eax; je 4f; cmp $3, %eax; je 5f\n"
-		"	cmp $4, %eax; je 6f; cmp $5, %eax; je 7f\n"
+		"	cmp $4, %eax; je 6f; cmp $5, %eax; je 7f; cmp $6, %eax; je 8f\n"
 		"	mov %rbx, (%rdi); jmp 1b\n"
 		"3:	lock xadd %rax, (%rdi); jmp 1b\n"
 		"4:	lea 8(%rdi), %rsp; push %rbx; jmp 1b\n"
 		"5:	mov %ebx, %ecx; and $0x1ff, %ecx; rep stosb; jmp 1b\n"
 		"6:	mov %ebx, patched+1(%rip); jmp 1b\n"
+		"8:	test %r8, %r8; je 1b; out %al, $0x80; jmp 1b\n"
 		"7:	mov %bl, beside(%rip)\n"
 		"patched: mov $0, %eax; jmp 1b\n"
 		"	.balign 64\n"
@@ -47,6 +51,7 @@ extern const uint8_t guest_code[], guest_end[];
 static struct bench_vm b;
 static uint8_t copy[RAM], bitmap[PAGES / 8];
 static uint64_t seed = 1;
+static unsigned changes; /* of the map */
 static struct kicks kicks = {.b = &b, .name = "dirty", .least_us = 20, .more_us = 400};
 
 static uint64_t rng(void) {
@@ -55,6 +60,32 @@ static uint64_t rng(void) {
 	seed ^= seed << 17;
 	return seed;
 }
+
+static uint64_t no_read(void *dev, uint64_t off, unsigned size) {
+	return 0;
+}
+
+static void no_write(void *dev, uint64_t off, unsigned size, uint64_t val) {
+}
+
+static const struct io_ops overlay_ops = {no_read, no_write, 1, 8};
+static struct mem_region overlay = {.name = "overlay",
+									.base = OVERLAY,
+									.size = PAGE_SIZE,
+									.kind = MEM_MMIO,
+									.priority = 1,
+									.ops = &overlay_ops};
+
+static void come_or_go(void *dev, uint64_t off, unsigned size, uint64_t val) {
+	if (overlay.added)
+		mem_remove(&b.vm.mem, &overlay);
+	else
+		mem_add(&b.vm.mem, &overlay);
+	changes++;
+}
+
+static const struct io_ops port_ops = {no_read, come_or_go, 1, 1};
+static struct port_region port = {.name = "port", .base = PORT, .size = 1, .ops = &port_ops};
 
 static void prepare(void) {
 	struct x86_state *s = &b.cpu->state;
@@ -67,6 +98,7 @@ static void prepare(void) {
 		bench_vm_put64(&b, TABLES + 0x3000 + 8 * n, n * PAGE_SIZE | 3);
 	bench_vm_long_mode(&b, TABLES, CODE);
 	s->gpr[RBX] = seed | 1;
+	port_add(&b.vm.mem, &port);
 }
 
 static void run(void) {
@@ -103,7 +135,7 @@ static unsigned harvest(unsigned *seen) {
 
 int main(int argc, char **argv) {
 	const char *tier = "jit";
-	unsigned rounds = 300, missed = 0, seen = 0, idle = 0, again = 0, seen_again = 0;
+	unsigned rounds = 300, missed = 0, seen = 0, idle = 0, again = 0, seen_again = 0, moved = 0;
 	for (int i = 1; i + 1 < argc; i += 2) {
 		if (!strcmp(argv[i], "--tier"))
 			tier = argv[i + 1];
@@ -137,14 +169,22 @@ int main(int argc, char **argv) {
 		run();
 		again += harvest(&seen_again);
 	}
+	b.cpu->state.gpr[R8] = 1;
+	/* A slow processor does little in a round. */
+	for (unsigned n = 0; n < rounds || (n < 100 * rounds && changes < 20); n++) {
+		run();
+		moved += harvest(&seen_again);
+	}
 	kicks_stop(&kicks);
 	bench_vm_destroy(&b);
 	/* A round writes a window of 16 pages, its code and its tables: not nearly everything. */
 	bool few = seen && seen / rounds < PAGES / 8;
-	printf("1..4\n%sok 1 - dirty-complete/%s\n", missed ? "not " : "", tier);
+	printf("1..5\n%sok 1 - dirty-complete/%s\n", missed ? "not " : "", tier);
 	printf("%sok 2 - dirty-precise/%s\n# %u pages in %u rounds\n", few ? "" : "not ", tier, seen,
 		   rounds);
 	printf("%sok 3 - dirty-off/%s\n", idle ? "not " : "", tier);
 	printf("%sok 4 - dirty-on-again/%s\n", again || !seen_again ? "not " : "", tier);
-	return missed || !few || idle || again || !seen_again;
+	bool map = !moved && changes >= 20;
+	printf("%sok 5 - dirty-map-changes/%s\n# %u changes\n", map ? "" : "not ", tier, changes);
+	return missed || !few || idle || again || !seen_again || !map;
 }
