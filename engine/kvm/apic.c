@@ -31,7 +31,8 @@ static void know_level(struct kvm_engine *e, gpa_t addr, uint32_t data) {
 	for (unsigned i = 0; i < KVM_ROUTES; i++)
 		if (e->routes[i].data == data && e->routes[i].addr == addr)
 			return;
-	e->routes[e->next_route] = (struct kvm_route){addr, data};
+	struct kvm_route *added = &e->routes[e->next_route];
+	*added = (struct kvm_route){addr, data};
 	e->next_route = (e->next_route + 1) % KVM_ROUTES;
 	for (unsigned i = 0; i < KVM_ROUTES; i++)
 		k.entries[i] = (struct kvm_irq_routing_entry){
@@ -41,8 +42,10 @@ static void know_level(struct kvm_engine *e, gpa_t addr, uint32_t data) {
 					  .address_hi = (uint32_t)(e->routes[i].addr >> 32),
 					  .data = e->routes[i].data},
 		};
-	if (kvm_ioctl(e->fd, KVM_SET_GSI_ROUTING, &k) < 0)
-		log_line(LOG_ERROR, "KVM refuses an interrupt route: %s", strerror(errno));
+	if (kvm_ioctl(e->fd, KVM_SET_GSI_ROUTING, &k) >= 0)
+		return;
+	log_line(LOG_ERROR, "KVM refuses an interrupt route: %s", strerror(errno));
+	*added = (struct kvm_route){0}; /* the next message tries again */
 }
 
 static void message(void *opaque, gpa_t addr, uint32_t data) {
@@ -115,6 +118,7 @@ static bool push_apic(struct kvm_cpu *c) {
 	msrs.entries[0].data = a.tsc_deadline;
 	if (kvm_ioctl(c->fd, KVM_SET_LAPIC, &k) < 0)
 		return failed(c, "setting its registers");
+	errno = EINVAL; /* of MSRs that are refused only the number says so */
 	if (kvm_ioctl(c->fd, KVM_SET_MSRS, &msrs) != 1)
 		return failed(c, "setting its deadline");
 	for (unsigned i = 0; i < ARRAY_LEN(activities); i++)
@@ -136,6 +140,7 @@ static bool fetch_apic(struct kvm_cpu *c) {
 		return failed(c, "reading its activity");
 	if (kvm_ioctl(c->fd, KVM_GET_LAPIC, &k) < 0)
 		return failed(c, "reading its registers");
+	errno = EINVAL;
 	if (kvm_ioctl(c->fd, KVM_GET_MSRS, &msrs) != APIC_MSRS)
 		return failed(c, "reading its deadline");
 	memcpy(a.regs, k.regs, sizeof(a.regs));

@@ -87,23 +87,44 @@ void kvm_bells_leave(struct kvm_engine *e) {
 
 /* ---- which there are ---------------------------------------------------------------------- */
 
-static bool start(struct kvm_engine *e) {
+/* 0, or an errno value; what it has opened then close_all() closes. */
+static int start(struct kvm_engine *e) {
 	struct epoll_event ev = {.events = EPOLLIN, .data.u32 = QUIT};
 	sigset_t all, before;
 	e->bells_epoll = epoll_create1(EPOLL_CLOEXEC);
 	e->bells_wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (e->bells_epoll < 0 || e->bells_wake < 0 ||
 		epoll_ctl(e->bells_epoll, EPOLL_CTL_ADD, e->bells_wake, &ev) < 0)
-		return false;
+		return errno;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	int r = pthread_create(&e->bells_thread, NULL, bell_main, e);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (r)
-		return false;
+		return r;
 	pthread_setname_np(e->bells_thread, "doorbells");
 	e->has_bells = true;
-	return true;
+	return 0;
+}
+
+static void close_all(struct kvm_engine *e) {
+	if (e->bells_wake >= 0)
+		close(e->bells_wake);
+	if (e->bells_epoll >= 0)
+		close(e->bells_epoll);
+	e->bells_wake = e->bells_epoll = -1;
+}
+
+/* Is the thread there, or can it be made? */
+static bool started(struct kvm_engine *e) {
+	if (e->has_bells)
+		return true;
+	int r = start(e);
+	if (r) {
+		log_line(LOG_DEBUG, "no thread for doorbells (%s): the guest exits there", strerror(r));
+		close_all(e);
+	}
+	return !r;
 }
 
 static int assign(struct kvm_engine *e, const struct kvm_bell *b, bool on) {
@@ -119,7 +140,9 @@ static int assign(struct kvm_engine *e, const struct kvm_bell *b, bool on) {
 }
 
 static void drop(struct kvm_engine *e, struct kvm_bell *b) {
-	assign(e, b, false);
+	if (assign(e, b, false) < 0)
+		log_line(LOG_ERROR, "KVM keeps a doorbell at %llx: %s", (unsigned long long)b->gpa,
+				 strerror(errno));
 	serve(e, b);
 	close(b->fd);
 	b->region = NULL;
@@ -165,7 +188,7 @@ void kvm_update_bells(struct kvm_engine *e) {
 	bool usable = kvm_part(KVM_PART_IOEVENTFD) && kvm_has(e->fd, KVM_CAP_IOEVENTFD) &&
 				  kvm_has(e->fd, KVM_CAP_IOEVENTFD_ANY_LENGTH);
 	unsigned n = wanted(&e->vm->mem, want);
-	if (!usable || (!e->has_bells && (!n || !start(e))))
+	if (!usable || (!n && !e->has_bells) || !started(e))
 		return;
 	for (unsigned i = 0; i < KVM_BELLS; i++) {
 		struct kvm_bell *b = &e->bells[i];
@@ -200,8 +223,5 @@ void kvm_bells_destroy(struct kvm_engine *e) {
 	for (unsigned i = 0; i < KVM_BELLS; i++)
 		if (e->bells[i].region)
 			close(e->bells[i].fd);
-	if (e->bells_wake >= 0)
-		close(e->bells_wake);
-	if (e->bells_epoll >= 0)
-		close(e->bells_epoll);
+	close_all(e);
 }

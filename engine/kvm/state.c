@@ -120,9 +120,11 @@ static bool put_msrs(struct kvm_cpu *c) {
 	int n = kvm_ioctl(c->fd, KVM_SET_MSRS, &k);
 	if (n == (int)k.head.nmsrs)
 		return true;
-	unsigned bad = n < 0 ? 0 : (unsigned)n;
-	kvm_report(c, "KVM refuses %llx for MSR %x", (unsigned long long)k.entries[bad].data,
-			   k.entries[bad].index);
+	if (n < 0)
+		kvm_report(c, "KVM refuses the MSRs: %s", strerror(errno));
+	else /* the first one that it did not take */
+		kvm_report(c, "KVM refuses %llx for MSR %x", (unsigned long long)k.entries[n].data,
+				   k.entries[n].index);
 	return false;
 }
 
@@ -258,7 +260,10 @@ static bool get_msrs(struct kvm_cpu *c) {
 	k.head.nmsrs = kvm_msr_list(c, k.entries, where);
 	int n = kvm_ioctl(c->fd, KVM_GET_MSRS, &k);
 	if (n != (int)k.head.nmsrs) {
-		kvm_report(c, "KVM does not tell MSR %x", k.entries[n < 0 ? 0 : n].index);
+		if (n < 0)
+			kvm_report(c, "KVM does not tell the MSRs: %s", strerror(errno));
+		else
+			kvm_report(c, "KVM does not tell MSR %x", k.entries[n].index);
 		return false;
 	}
 	for (unsigned i = 0; i < k.head.nmsrs; i++)

@@ -37,11 +37,19 @@ int kvm_tsc_create(struct kvm_cpu *c, struct err *err) {
 				   clock->tsc_host_khz, clock->tsc_khz, strerror(errno));
 }
 
-static bool put(struct kvm_cpu *c, unsigned long request, void *arg) {
-	if (kvm_ioctl(c->fd, request, arg) >= 0)
-		return true;
-	kvm_report(c, "KVM refuses the TSC's offset: %s", strerror(errno));
-	return false;
+/* The offset, or where KVM takes none the TSC. */
+static bool put(struct kvm_cpu *c, uint64_t offset) {
+	struct kvm_device_attr a = {
+		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} k = {{.nmsrs = 1}, {.index = MSR_TSC}};
+	if (c->has_tsc_attr)
+		return kvm_ioctl(c->fd, KVM_SET_DEVICE_ATTR, &a) >= 0;
+	k.entry.data = vcpu_tsc(c->v);
+	errno = EINVAL; /* a refused MSR is none that was set, no error */
+	return kvm_ioctl(c->fd, KVM_SET_MSRS, &k) == 1;
 }
 
 bool kvm_push_tsc(struct kvm_cpu *c) {
@@ -52,16 +60,12 @@ bool kvm_push_tsc(struct kvm_cpu *c) {
 	uint64_t offset = c->v->state.tsc_offset - base;
 	if (c->tsc_set && offset == c->tsc_offset)
 		return true;
+	if (!put(c, offset)) {
+		kvm_report(c, "KVM refuses the TSC's offset %llx: %s", (unsigned long long)offset,
+				   strerror(errno));
+		return false;
+	}
 	c->tsc_offset = offset;
 	c->tsc_set = true;
-	if (c->has_tsc_attr) {
-		struct kvm_device_attr a = {
-			.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
-		return put(c, KVM_SET_DEVICE_ATTR, &a);
-	}
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} k = {{.nmsrs = 1}, {.index = MSR_TSC, .data = vcpu_tsc(c->v)}};
-	return put(c, KVM_SET_MSRS, &k);
+	return true;
 }
