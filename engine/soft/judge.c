@@ -81,8 +81,9 @@ static bool copies(const struct x86_insn *i) {
 	case X86_OP_BT:
 	case X86_OP_BTS:
 	case X86_OP_BTR:
-	case X86_OP_BTC: /* a register offset reaches beyond the operand */
-		return !tx_memory_operand(i) || i->opnd[1].kind == OPND_IMM;
+	case X86_OP_BTC:
+		return !tx_is_bit_string(i) || (i->mode == X86_MODE_64 && i->opnd[0].size >= 4 &&
+										(i->op == X86_OP_BT || !tx_resident(i->opnd[1].reg)));
 	default:
 		return false;
 	}

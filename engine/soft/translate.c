@@ -50,7 +50,10 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 	switch (k->kind) {
 	case COLD_PROBE:
 	case COLD_STACK:
-		if (tx_legacy(t) && k->kind == COLD_PROBE)
+	case COLD_TMP:
+		if (k->kind == COLD_TMP)
+			e_load_gs(e, T0, GS_JIT(tmp));
+		else if (tx_legacy(t) && k->kind == COLD_PROBE)
 			tx_legacy_linear(t, e, k->insn);
 		else if (tx_legacy(t))
 			tx_legacy_stack_linear(t, e, k->stack_reg, k->stack_disp);

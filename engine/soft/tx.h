@@ -28,6 +28,7 @@
 enum tx_cold_kind {
 	COLD_PROBE, /* fill the TLB for an instruction's memory operand and try again */
 	COLD_STACK, /* the same for [stack_reg + stack_disp] */
+	COLD_TMP,	/* the same for the address in jit.tmp */
 	COLD_INTERP,
 	COLD_POLL,
 	COLD_POLL_RCX, /* with guest RCX in T0 */
@@ -228,6 +229,12 @@ bool tx_group_addend(struct tx *t, unsigned n, unsigned which);
 void tx_group_address(const struct tx *t, struct emit *e, const struct tx_group *g);
 
 /* ---- tx_copy.c ---- */
+/* BT and the like with a bit offset in a register, which reaches beyond the operand. */
+static inline bool tx_is_bit_string(const struct x86_insn *i) {
+	return (i->op == X86_OP_BT || i->op == X86_OP_BTS || i->op == X86_OP_BTR ||
+			i->op == X86_OP_BTC) &&
+		   i->mem && i->opnd[1].kind == OPND_GPR;
+}
 /* false: emit a call instead; then nothing was emitted. */
 bool tx_native(struct tx *t, unsigned n);
 

@@ -192,6 +192,71 @@ static void swap_bytes(struct emit *e, unsigned reg) { /* xchg al, ah */
 	e8(e, 0xc0 | reg << 3 | (reg + 4));
 }
 
+/* ---- bit strings ---------------------------------------------------------------------------- */
+
+/* The bit that counts is in the operand that lies `offset` >> 5 or 6 operands from the one that is
+ * named, as [SDM2 BT] has it. Its address is kept in jit.tmp; in the operand itself the host does
+ * the rest, which looks at the lowest bits of an offset only, if it is told none that are higher.
+ */
+static bool bit_string(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	const struct x86_opnd *o = &i->opnd[0];
+	struct emit *e = &t->e;
+	bool wide = o->size == 8, lock = i->prefix & X86_PFX_LOCK, write = o->access & OPND_W;
+	unsigned bit = i->opnd[1].reg, host = tx_host_reg(bit);
+	unsigned op = i->op == X86_OP_BT	? 0xa3
+				  : i->op == X86_OP_BTS ? 0xab
+				  : i->op == X86_OP_BTR ? 0xb3
+										: 0xbb;
+	if (lock && tx_flags_before(&t->fact[n], t->live[n + 1]))
+		return false; /* the offset's lowest bits are taken with AND */
+	tx_flags_aside(t, n);
+	struct tx_cold *k = tx_add_cold(t);
+	*k = (struct tx_cold){.retry = tx_here(t),
+						  .rip = t->rip[n],
+						  .kind = t->hot ? COLD_PLAIN : COLD_TMP,
+						  .size = o->size,
+						  .write = write,
+						  .saved = t->hot && t->saved && t->live[n]};
+	tx_ea(e, i, t->rip[n]);
+	if (tx_resident(bit))
+		e_op_gs(e, true, wide ? 0x8b : 0x63, T1, GS_GPR(bit)); /* mov, movsxd */
+	else
+		e_op_reg(e, true, wide ? 0x8b : 0x63, T1, host);
+	e_op_reg(e, true, 0xc1, 7, T1); /* sar */
+	e8(e, wide ? 6 : 5);
+	e_lea(e, T0, T0, T1, wide ? 3 : 2, 0);
+	e_store_gs(e, T0, GS_JIT(tmp));
+	tx_probe(t, o->size, write, k);
+	tx_flags_for(t, n); /* takes T1 */
+	e_load_gs(e, T1, GS_JIT(tmp));
+	e_lea(e, T0, T0, T1, 0, 0);
+	struct emem m = {T0, NOREG, 0, 0};
+	if (lock) {
+		e_op_reg(e, false, 0x8b, T1, host);
+		e_op_reg(e, false, 0x83, 4, T1); /* and */
+		e8(e, wide ? 63 : 31);
+		e_bytes(e, 4, 0x0f00f0 | (0x40 | rex_bits(wide, T1, NOREG, T0)) << 8 | op << 24);
+		e_modrm_mem(e, T1, &m, true);
+	} else {
+		e_op_mem(e, wide, 0x8b, T1, &m);
+		if (tx_resident(bit)) {
+			host = T0;
+			e_load_gs(e, T0, GS_GPR(bit));
+		}
+		e_bytes(e, 4,
+				(0x40 | rex_bits(wide, host, NOREG, T1)) | 0x0f00 | op << 16 |
+					(0xc0 | (host & 7) << 3 | (T1 & 7)) << 24);
+		if (write)
+			e_op_mem(e, wide, 0x89, T1, &m);
+	}
+	if (!t->hot && !t->b->next_page) {
+		k->done = tx_here(t);
+		k->saved = t->saved;
+	}
+	return true;
+}
+
 bool tx_native(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
 	struct emit *e = &t->e;
@@ -207,7 +272,9 @@ bool tx_native(struct tx *t, unsigned n) {
 			e_bytes(e, i->len - 8u, raw[1]);
 		return true;
 	}
-	bool mem = tx_memory_operand(i) != NULL;
+	if (tx_is_bit_string(i))
+		return bit_string(t, n);
+	bool mem = i->mem;
 	if (!plan_fields(i, mem, &f, temps, &ntemps))
 		return false;
 	unsigned swapped = NOREG; /* its low and high bytes, as T0 in the address takes a REX */

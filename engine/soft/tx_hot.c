@@ -256,8 +256,9 @@ static int8_t operand_group(struct scan *s, unsigned n) {
 	const struct x86_opnd *o = tx_memory_operand(i);
 	struct tx_group g = {.base = NOREG, .index = NOREG, .seg = NOREG, .first = n};
 	int64_t off;
-	if (!o || !o->size || o->size > 64 || x86_forms[i->form].attr & X86_ATTR_NOMEM_FAULT ||
-		i->op == X86_OP_LEA || i->op == X86_OP_NOP || i->op == X86_OP_PREFETCH)
+	if (!o || !o->size || o->size > 64 || tx_is_bit_string(i) ||
+		x86_forms[i->form].attr & X86_ATTR_NOMEM_FAULT || i->op == X86_OP_LEA ||
+		i->op == X86_OP_NOP || i->op == X86_OP_PREFETCH)
 		return -1;
 	g.exact = tx_legacy(t) && !tx_legacy_plain(t, i);
 	if (tx_is_const_ea(i)) {
@@ -370,7 +371,7 @@ static bool left_out(const struct tx *t, unsigned n) {
 	const struct x86_opnd *o = tx_memory_operand(i);
 	if (t->fact[n].call)
 		return false;
-	if (o && o->size && !(x86_forms[i->form].attr & X86_ATTR_NOMEM_FAULT) &&
+	if (o && o->size && !tx_is_bit_string(i) && !(x86_forms[i->form].attr & X86_ATTR_NOMEM_FAULT) &&
 		t->groups_of[n][0] < 0 && i->op != X86_OP_LEA && i->op != X86_OP_NOP &&
 		i->op != X86_OP_PREFETCH)
 		return true;

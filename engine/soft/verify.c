@@ -868,6 +868,16 @@ static bool slot_access(struct verifier *v, const struct x86_opnd *m) {
 	return true;
 }
 
+/* Whether the bit that BT or its like tests lies in the operand: its offset is a constant or has
+ * been masked. */
+static bool bit_within(const struct verifier *v) {
+	const struct x86_opnd *m = &v->insn.opnd[0], *bit = &v->insn.opnd[1];
+	if (bit->kind == OPND_IMM)
+		return true;
+	const struct val *x = &v->reg[bit->reg & 15];
+	return bit->kind == OPND_GPR && x->bits && !(x->mask & ~(8ull * m->size - 1));
+}
+
 static bool plain(struct verifier *v) {
 	const struct x86_insn *i = &v->insn;
 	const struct x86_form *f = &x86_forms[i->form];
@@ -892,7 +902,7 @@ static bool plain(struct verifier *v) {
 			return refuse(v, "address that is not of the allowed kinds");
 		if ((i->op == X86_OP_BT || i->op == X86_OP_BTS || i->op == X86_OP_BTR ||
 			 i->op == X86_OP_BTC) &&
-			i->opnd[1].kind != OPND_IMM)
+			!bit_within(v))
 			return refuse(v, "bit string");
 		if (i->seg_prefix == SEG_GS) {
 			if (compare_with_table(v) || load_addend(v) || slot_operand(v, m))

@@ -88,6 +88,9 @@ static const char *const forms[] = {
 	"48ff03",
 	"48c12302",
 	"480fba2b05",
+	"480fa30b",
+	"0fab0b",
+	"f0480fab0b",
 	"f0480fb10b", /* atomic */
 	"f0480fc103",
 	"488703",
