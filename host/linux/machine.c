@@ -31,11 +31,11 @@
 /* ---- what the VM gets from its host ------------------------------------------------ */
 
 static void host_lock(void *opaque) {
-	pthread_mutex_lock(&((struct machine *)opaque)->lock);
+	machine_lock(opaque);
 }
 
 static void host_unlock(void *opaque) {
-	pthread_mutex_unlock(&((struct machine *)opaque)->lock);
+	machine_unlock(opaque);
 }
 
 static void host_kick(void *opaque, unsigned vcpu) {
@@ -578,7 +578,7 @@ int machine_create(struct machine **out, struct loop *l, const struct machine_co
 	m->loop = l;
 	m->ram.fd = m->kernel.fd = m->initrd.fd = -1;
 	m->host = (struct vm_host){host_lock, host_unlock, host_kick, host_power, host_alloc, m};
-	pthread_mutex_init(&m->lock, NULL);
+	machine_lock_init(m);
 	pthread_mutex_init(&m->park_lock, NULL);
 	pthread_cond_init(&m->park_changed, NULL);
 	m->ledger = ledger_open(NULL, c->disk_shares ? c->disk_shares : 100,

@@ -14,15 +14,52 @@ static void futex(uint32_t *word, int op, uint32_t val) {
 	syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, val, NULL, NULL, 0);
 }
 
+/* ---- kicks, and the VM lock that they wait for ---------------------------------------- */
+
+/* What a vCPU that wakes does first is to take the VM lock, for its interrupt. Woken by its holder
+ * it would only go back to sleep, at the price of two switches; so those wait for the unlock. */
+static _Thread_local const struct machine *locked;
+
+_Static_assert(VM_VCPUS <= 64, "a bit each in to_wake");
+
+void machine_lock_init(struct machine *m) {
+	pthread_mutexattr_t a;
+	pthread_mutexattr_init(&a);
+	/* It is held for a microsecond or two: to look again costs less than to sleep. */
+	pthread_mutexattr_settype(&a, PTHREAD_MUTEX_ADAPTIVE_NP);
+	pthread_mutex_init(&m->lock, &a);
+	pthread_mutexattr_destroy(&a);
+}
+
+void machine_lock(struct machine *m) {
+	pthread_mutex_lock(&m->lock);
+	locked = m;
+}
+
+void machine_unlock(struct machine *m) {
+	uint64_t wake = m->to_wake;
+	m->to_wake = 0;
+	locked = NULL;
+	pthread_mutex_unlock(&m->lock);
+	for (; wake; wake &= wake - 1)
+		futex(&m->threads[__builtin_ctzll(wake)].kicks, FUTEX_WAKE, 1);
+}
+
 void vcpu_thread_kick(struct machine *m, unsigned id) {
 	struct vcpu_thread *t = &m->threads[id];
 	__atomic_fetch_add(&t->kicks, 1, __ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&t->sleeping, __ATOMIC_SEQ_CST))
-		futex(&t->kicks, FUTEX_WAKE, 1);
-	else if (__atomic_load_n(&m->started, __ATOMIC_ACQUIRE) &&
-			 !pthread_equal(pthread_self(), t->thread))
+	if (__atomic_load_n(&t->sleeping, __ATOMIC_SEQ_CST)) {
+		if (locked == m)
+			m->to_wake |= 1ull << id;
+		else
+			futex(&t->kicks, FUTEX_WAKE, 1);
+	} else if (__atomic_load_n(&m->started, __ATOMIC_ACQUIRE) &&
+			   !pthread_equal(pthread_self(), t->thread)) {
 		engine_kick(&m->engine, m->vm.vcpus[id]);
+	}
 }
+
+/* ---- the thread ------------------------------------------------------------------------ */
 
 static void sleep_until_kicked(struct vcpu_thread *t, uint32_t seen) {
 	__atomic_store_n(&t->sleeping, 1, __ATOMIC_SEQ_CST);
