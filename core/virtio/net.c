@@ -8,6 +8,10 @@
  * (segments to be cut, checksums to be completed) is done here in software. A frame that needs
  * several buffers appears in the used ring as a whole or not at all.
  *
+ * That a few small frames are sent is worth no interrupt: a driver that gets an answer soon looks
+ * then what was sent. So such an interrupt waits, until it is not needed any more or for a
+ * millisecond; when that was in vain, the next ones do not wait.
+ *
  * A flow's frames go to the queue pair on which the guest sends that flow.
  *
  * Left out: RSS, hash reports, UFO, guest header length, receive coalescing of interrupts,
@@ -24,6 +28,15 @@
 #include "core/vm/vm.h"
 
 #define QUEUE_SIZE 256
+
+/* Interrupts for frames that were sent: how long one waits, for how many slots of the ring and
+ * bytes at most (more, and a sender may stand still for want of it), and after how many batches the
+ * next one waits when one has waited in vain: the double each time. */
+#define OWED_NS 1000000u
+#define OWED_SLOTS 16u
+#define OWED_BYTES KIB(16)
+#define DOUBT_MIN 32u
+#define DOUBT_MAX 1024u
 
 /* struct virtio_net_hdr */
 #define HEADER_SIZE 12u
@@ -113,12 +126,55 @@ static void send_chain(struct virtio_net *n, unsigned pair, uint8_t *room) {
 	n->options.backend.send(n->options.backend.opaque, &f);
 }
 
+/* Has the driver seen by itself what was sent? */
+static void settle(struct virtio_net *n, unsigned pair) {
+	struct net_owed *o = &n->owed[pair];
+	if (!o->due_ns || virtqueue_owes(&n->dev.vq[2 * pair + 1]))
+		return;
+	*o = (struct net_owed){0};
+	n->doubt = DOUBT_MIN;
+}
+
+static void tell(struct virtio_net *n, unsigned pair) {
+	n->owed[pair] = (struct net_owed){0};
+	virtqueue_notify(&n->dev.vq[2 * pair + 1]);
+}
+
+/* After a batch: gives the interrupt, or notes when it is due. */
+static void conclude(struct virtio_net *n, unsigned pair, uint64_t bytes) {
+	struct virtqueue *q = &n->dev.vq[2 * pair + 1];
+	struct net_owed *o = &n->owed[pair];
+	o->bytes += bytes;
+	bool few = q->unsignalled <= OWED_SLOTS && o->bytes <= OWED_BYTES;
+	if (n->hurried || !few || n->tx_waiting & BIT(pair) || !virtqueue_owes(q)) {
+		n->hurried -= n->hurried != 0;
+		tell(n, pair);
+	} else if (!o->due_ns) {
+		o->due_ns = timers_now(n->dev.timers) + OWED_NS;
+	}
+}
+
+/* Until the first one is due. */
+static uint64_t owed_ns(const struct virtio_net *n) {
+	uint64_t due = UINT64_MAX, now;
+	for (unsigned i = 0; i < n->options.pairs; i++)
+		if (n->owed[i].due_ns)
+			due = MIN(due, n->owed[i].due_ns);
+	if (due == UINT64_MAX)
+		return due;
+	now = timers_now(n->dev.timers);
+	return due > now ? due - now : 0;
+}
+
 static void transmit(struct virtio_net *n, unsigned pair) {
 	struct virtqueue *q = &n->dev.vq[2 * pair + 1];
 	const struct net_backend *b = &n->options.backend;
+	uint64_t bytes = 0;
+	unsigned count = 0;
 	if (n->sending)
 		return;
 	n->sending = true;
+	settle(n, pair);
 	for (;;) {
 		uint8_t *room = b->room(b->opaque);
 		if (!room) {
@@ -129,9 +185,14 @@ static void transmit(struct virtio_net *n, unsigned pair) {
 			break;
 		send_chain(n, pair, room);
 		virtqueue_push(q, &n->chain, 0);
+		bytes += n->chain.out_len;
+		count++;
 	}
 	n->sending = false;
-	virtqueue_notify(q);
+	if (!count)
+		return;
+	conclude(n, pair, bytes);
+	b->kick(b->opaque, owed_ns(n));
 }
 
 static void writable(void *dev) {
@@ -266,10 +327,19 @@ static bool receive(void *dev, const struct frame *f) {
 	return false;
 }
 
-static void flush(void *dev) {
+static uint64_t flush(void *dev) {
 	struct virtio_net *n = dev;
 	for (unsigned i = 0; i < n->pairs; i++)
 		virtqueue_notify(&n->dev.vq[2 * i]);
+	for (unsigned i = 0; i < n->options.pairs; i++) {
+		settle(n, i);
+		if (!n->owed[i].due_ns || n->owed[i].due_ns > timers_now(n->dev.timers))
+			continue;
+		n->hurried = n->doubt;
+		n->doubt = MIN(2 * n->doubt, DOUBT_MAX);
+		tell(n, i);
+	}
+	return owed_ns(n);
 }
 
 static void set_link(void *dev, bool up) {
@@ -309,6 +379,9 @@ static void reset(void *self) {
 	n->guest_offloads = 0;
 	n->tx_waiting = 0;
 	n->starved = false;
+	memset(n->owed, 0, sizeof(n->owed));
+	n->hurried = 0;
+	n->doubt = DOUBT_MIN;
 	memset(n->flows, 0, sizeof(n->flows));
 	memcpy(n->dev.config + NET_CONFIG_MAC, n->options.mac, 6);
 	n->dev.config[NET_CONFIG_STATUS] &= NET_STATUS_LINK_UP;
@@ -327,6 +400,7 @@ static void state(struct state_io *io, void *self) {
 		n->pairs = 1;
 	n->guest_offloads &= n->dev.driver_features & NET_GUEST_OFFLOADS;
 	n->tx_waiting = 0;
+	memset(n->owed, 0, sizeof(n->owed));
 	memset(n->flows, 0, sizeof(n->flows));
 }
 
@@ -335,6 +409,8 @@ static void loaded(void *self) {
 	/* The back end may be another one, on another wire: frames may wait there, and switches
 	 * shall learn where this card is now. */
 	n->starved = true;
+	for (unsigned i = 0; i < n->options.pairs; i++) /* where one waited when it was saved */
+		tell(n, i);
 	if (!virtio_device_live(&n->dev) || !virtio_device_has(&n->dev, NET_F_GUEST_ANNOUNCE))
 		return;
 	n->dev.config[NET_CONFIG_STATUS] |= NET_STATUS_ANNOUNCE;

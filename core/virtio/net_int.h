@@ -50,6 +50,12 @@ struct net_filter {
 	uint8_t vlans[512]; /* bit a VLAN */
 };
 
+/* An interrupt for frames that were sent, which waits; see conclude() in net.c. */
+struct net_owed {
+	uint64_t due_ns; /* VM time; 0: none */
+	uint64_t bytes;	 /* of those frames */
+};
+
 struct virtio_net {
 	struct virtio_device dev;
 	struct virtio_net_options options;
@@ -58,7 +64,10 @@ struct virtio_net {
 	struct net_filter filter;
 	uint32_t tx_waiting; /* queue pairs whose transmit queue waits for the back end */
 	bool sending;		 /* inside of the transmit loop */
-	bool starved;		 /* the back end has frames for which there was no buffer */
+	struct net_owed owed[VIRTIO_NET_PAIRS];
+	uint32_t hurried; /* so many batches whose interrupt does not wait, because one did in vain */
+	uint32_t doubt;	  /* how many it will be the next time */
+	bool starved;	  /* the back end has frames for which there was no buffer */
 	uint8_t flows[NET_FLOWS];
 	struct virtq_chain first, chain;
 	struct virtq_used used[NET_MERGE];

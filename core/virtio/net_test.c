@@ -24,6 +24,7 @@ struct rig {
 	uint8_t room[FRAME_MAX];
 	bool full;
 	unsigned sent, readable;
+	uint64_t flush_ns;
 	struct frame last;
 };
 
@@ -41,6 +42,10 @@ static void net_send(void *opaque, const struct frame *f) {
 	g->last = *f;
 }
 
+static void net_kick(void *opaque, uint64_t flush_ns) {
+	((struct rig *)opaque)->flush_ns = flush_ns;
+}
+
 static void net_readable(void *opaque) {
 	((struct rig *)opaque)->readable++;
 }
@@ -49,7 +54,7 @@ static void make(struct rig *g) {
 	memset(g, 0, sizeof(*g));
 	drv_init(&g->d);
 	struct virtio_net_options o = {
-		.backend = {net_room, net_send, net_readable, g}, .mtu = 1400, .pairs = PAIRS};
+		.backend = {net_room, net_send, net_kick, net_readable, g}, .mtu = 1400, .pairs = PAIRS};
 	memcpy(o.mac, mac, 6);
 	g->n = virtio_net_create(&g->d.vm, &o);
 	g->port = virtio_net_port(g->n);
@@ -106,6 +111,13 @@ static bool receive(const uint8_t *dst, size_t len) {
 	bool taken = rig.port.receive(rig.port.dev, &(struct frame){.data = f, .len = len});
 	rig.port.flush(rig.port.dev);
 	return taken;
+}
+
+/* Has the device interrupted, for a queue, since the last time that this was asked? */
+static bool interrupted(struct rig *g) {
+	uint32_t isr = drv_reg(&g->d, 0x60);
+	drv_set_reg(&g->d, 0x64, isr);
+	return isr & 1;
 }
 
 /* A command on the control queue; returns its acknowledgement. */
@@ -355,6 +367,78 @@ static bool gets(const uint8_t *dst) {
 	return got;
 }
 
+static void wait_ns(uint64_t ns) {
+	fake_clock_set(&rig.d.time, rig.d.time.now_ns + ns);
+	rig.flush_ns = rig.port.flush(rig.port.dev);
+}
+
+/* Interrupts for what was sent, with an event index: where the driver wants the next one. */
+static void sent_interrupts(uint64_t format) {
+	const uint8_t h[HDR] = {0};
+	make(&rig);
+	begin(&rig, F(15) | F(VIRTIO_F_EVENT_IDX) | format);
+	/* The driver looks in time by itself: none at all. */
+	for (unsigned i = 0; i < 100; i++) {
+		drv_set_used_event(&rig.r[1], 1);
+		send(1, h, 60);
+		assert_true(rig.flush_ns && rig.flush_ns <= 1000000);
+		assert_int_equal(rig.port.flush(rig.port.dev), rig.flush_ns);
+		drv_set_used_event(&rig.r[1], 1);
+		wait_ns(100000);
+		assert_int_equal(rig.flush_ns, UINT64_MAX);
+	}
+	assert_false(interrupted(&rig));
+	/* It does not: one, when it is due, and not before; several frames are one case. */
+	drv_set_used_event(&rig.r[1], 1);
+	send(1, h, 60);
+	wait_ns(600000);
+	send(1, h, 60);
+	assert_true(rig.flush_ns <= 400000 && !interrupted(&rig));
+	wait_ns(rig.flush_ns);
+	assert_true(interrupted(&rig) && rig.flush_ns == UINT64_MAX);
+	/* Then they come at once for a while, and more of them after the next time in vain. */
+	unsigned at_once[2] = {0};
+	for (unsigned i = 0; i < 2; i++) {
+		for (;; at_once[i]++) {
+			drv_set_used_event(&rig.r[1], 1);
+			send(1, h, 60);
+			if (!interrupted(&rig))
+				break;
+			assert_int_equal(rig.flush_ns, UINT64_MAX);
+		}
+		wait_ns(1000000);
+		assert_true(interrupted(&rig));
+	}
+	assert_true(at_once[0] >= 16 && at_once[1] == 2 * at_once[0]);
+	while (rig.n->hurried)
+		send(1, h, 60);
+	/* Much is told at once: in bytes, or frames. */
+	interrupted(&rig);
+	drv_set_used_event(&rig.r[1], 1);
+	send(1, h, 20000);
+	assert_true(interrupted(&rig) && rig.flush_ns == UINT64_MAX);
+	unsigned count = 0;
+	for (drv_set_used_event(&rig.r[1], 1); !interrupted(&rig); count++)
+		send(1, h, 60);
+	assert_in_range(count, 4, 20);
+	/* Who wants none gets none, and a reset forgets all. */
+	drv_set_used_event(&rig.r[1], 30);
+	send(1, h, 60);
+	assert_int_equal(rig.flush_ns, UINT64_MAX);
+	drv_set_used_event(&rig.r[1], 1);
+	send(1, h, 60);
+	assert_true(rig.flush_ns <= 1000000);
+	drv_set_reg(&rig.d, 0x70, 0);
+	wait_ns(2000000);
+	assert_true(!interrupted(&rig) && rig.flush_ns == UINT64_MAX);
+}
+
+static void test_sent_interrupts(void **state) {
+	sent_interrupts(0);
+	teardown(NULL);
+	sent_interrupts(F(VIRTIO_F_RING_PACKED));
+}
+
 static void test_filter(void **state) {
 	static const uint8_t all[6] = {255, 255, 255, 255, 255, 255}, other[6] = {2, 2, 2, 2, 2, 2},
 						 multi[6] = {1, 0, 0x5e, 0, 0, 1}, multi2[6] = {1, 0, 0x5e, 0, 0, 2};
@@ -462,11 +546,15 @@ static void test_state(void **state) {
 	assert_int_equal(control(CONTROL, 4, 0, "\2\0", 2), 0);
 	assert_int_equal(control(CONTROL, 1, 1, "\2\2\2\2\2\2", 6), 0);
 	buffer(0, 0xa0000, 256);
+	interrupted(&rig); /* by commands */
+	send(1, (const uint8_t[HDR]){0}, 60);
+	assert_false(interrupted(&rig)); /* it waits, and is not lost */
 	size_t size = drv_save(&rig.d, buf, sizeof(buf));
 	make(&other);
 	memcpy(other.d.ram, rig.d.ram, DRV_RAM);
 	assert_int_equal(drv_load(&other.d, buf, size), 0);
 	assert_int_equal(other.n->pairs, 2);
+	assert_true(interrupted(&other));
 	assert_int_equal(drv_reg(&other.d, 0x100), 0x02020202);
 	assert_int_equal(drv_reg(&other.d, 0x104) >> 16, 3); /* to announce itself */
 	struct rig *was = &other;
@@ -494,6 +582,7 @@ int main(void) {
 		cmocka_unit_test_teardown(test_receive, teardown),
 		cmocka_unit_test_teardown(test_merge, teardown),
 		cmocka_unit_test_teardown(test_receive_offload, teardown),
+		cmocka_unit_test_teardown(test_sent_interrupts, teardown),
 		cmocka_unit_test_teardown(test_filter, teardown),
 		cmocka_unit_test_teardown(test_vlan, teardown),
 		cmocka_unit_test_teardown(test_pairs, teardown),

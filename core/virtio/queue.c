@@ -133,13 +133,21 @@ void virtqueue_push(struct virtqueue *q, const struct virtq_chain *c, uint64_t w
 	virtqueue_push_all(q, c->epoch, &used, 1);
 }
 
-void virtqueue_notify(struct virtqueue *q) {
+bool virtqueue_owes(struct virtqueue *q) {
 	if (!q->unsignalled || !usable(q) || !map_rings(q))
-		return;
+		return false;
 	/* What we pushed must be visible before we look whether the driver went to sleep. */
 	guest_fence();
 	if (q->packed ? packed_wants_interrupt(q) : split_wants_interrupt(q))
-		virtio_device_interrupt(q->dev, q);
+		return true;
+	q->unsignalled = 0;
+	return false;
+}
+
+void virtqueue_notify(struct virtqueue *q) {
+	if (!virtqueue_owes(q))
+		return;
+	virtio_device_interrupt(q->dev, q);
 	q->unsignalled = 0;
 }
 

@@ -95,6 +95,8 @@ static inline void virtqueue_rewind(struct virtqueue *q, struct virtq_mark m) {
 
 /* Interrupts the driver if chains were pushed and it wants to know. */
 void virtqueue_notify(struct virtqueue *q);
+/* Would that interrupt it now? If not, what was pushed until here needs no interrupt any more. */
+bool virtqueue_owes(struct virtqueue *q);
 
 /* A new turn: as many pops as the ring has slots. */
 static inline void virtqueue_refresh(struct virtqueue *q) {

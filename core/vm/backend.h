@@ -37,8 +37,12 @@ struct net_backend {
 	/* Where the device may put its next frame: FRAME_MAX bytes; or NULL: full, `writable` of
 	 * the device is called when there is room again. */
 	uint8_t *(*room)(void *opaque);
-	/* Takes the frame that was put there; the bytes were a guest's: judged by frame_valid(). */
+	/* Takes the frame that was put there; the bytes were a guest's: judged by frame_valid(). It may
+	 * wait for kick(). */
 	void (*send)(void *opaque, const struct frame *f);
+	/* After one or several send. net_device.flush is to be called after `flush_ns`, or earlier if
+	 * it is called anyway; UINT64_MAX: need not. */
+	void (*kick)(void *opaque, uint64_t flush_ns);
 	/* The device can take frames again after net_device.receive said no. */
 	void (*readable)(void *opaque);
 	void *opaque;
@@ -49,7 +53,9 @@ struct net_device {
 	/* false: no room now. A frame that nobody wants (another address, link down, no driver) is
 	 * dropped, which counts as taken. */
 	bool (*receive)(void *dev, const struct frame *f);
-	void (*flush)(void *dev); /* after one or several receive: tell the guest */
+	/* After one or several receive, and when kick() asked for it: tells the guest. Returns after
+	 * how many ns to call again, as kick() does. */
+	uint64_t (*flush)(void *dev);
 	void (*writable)(void *dev);
 	void (*set_link)(void *dev, bool up);
 	void *dev;

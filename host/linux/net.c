@@ -45,8 +45,10 @@ struct host_net {
 	pthread_cond_t served;
 	struct frame_fifo tx; /* from the guest; pushed by VM lock holders, popped by the thread */
 	bool asleep, quit;
-	bool tx_full;	 /* the device waits for room */
-	bool new_limits; /* in config.limits */
+	bool tx_full;	   /* the device waits for room */
+	bool new_limits;   /* in config.limits */
+	uint64_t flush_ns; /* when the device wants its flush(); UINT64_MAX: not. Changed by VM lock
+						* holders only */
 	struct request *request;
 	struct host_net_counters counters;
 
@@ -105,13 +107,13 @@ static void unlock_vm(struct host_net *n) {
 
 /* --- for the device; VM lock held --- */
 
-/* `lock` held. */
-static void wake(struct host_net *n) {
+/* With `lock` held, which it gives back first: the thread takes it as soon as it is awake. */
+static void unlock_and_wake(struct host_net *n) {
 	uint64_t one = 1;
-	if (!n->asleep)
-		return; /* it looks again before it sleeps */
+	bool asleep = n->asleep; /* if not, it looks again before it sleeps */
 	n->asleep = false;
-	ssize_t r = write(n->wake, &one, sizeof(one));
+	pthread_mutex_unlock(&n->lock);
+	ssize_t r = asleep ? write(n->wake, &one, sizeof(one)) : 0;
 	(void)r; /* fails only when the counter is full, and then it wakes anyway */
 }
 
@@ -130,20 +132,31 @@ static void backend_send(void *opaque, const struct frame *f) {
 	fifo_commit(&n->tx, f);
 	n->counters.tx_frames++;
 	n->counters.tx_bytes += f->len;
-	wake(n);
 	pthread_mutex_unlock(&n->lock);
+}
+
+/* After so many ns from now; UINT64_MAX: never. */
+static uint64_t after(uint64_t ns) {
+	return ns == UINT64_MAX ? ns : now_ns() + ns;
+}
+
+static void backend_kick(void *opaque, uint64_t flush_ns) {
+	struct host_net *n = opaque;
+	uint64_t at = after(flush_ns);
+	pthread_mutex_lock(&n->lock);
+	n->flush_ns = at;
+	unlock_and_wake(n);
 }
 
 static void backend_readable(void *opaque) {
 	struct host_net *n = opaque;
 	pthread_mutex_lock(&n->lock);
 	n->readable = true;
-	wake(n);
-	pthread_mutex_unlock(&n->lock);
+	unlock_and_wake(n);
 }
 
 struct net_backend host_net_backend(struct host_net *n) {
-	return (struct net_backend){backend_room, backend_send, backend_readable, n};
+	return (struct net_backend){backend_room, backend_send, backend_kick, backend_readable, n};
 }
 
 /* --- the thread --- */
@@ -275,13 +288,28 @@ static void send_waiting(struct host_net *n) {
 	unlock_vm(n);
 }
 
+static bool flush_due(struct host_net *n) {
+	pthread_mutex_lock(&n->lock);
+	uint64_t at = n->flush_ns;
+	pthread_mutex_unlock(&n->lock);
+	return at != UINT64_MAX && at <= now_ns();
+}
+
+/* VM lock held. Paused, the guest is told later: host_net_pause() asks for it. */
+static void flush(struct host_net *n) {
+	uint64_t at = n->paused ? UINT64_MAX : after(n->device.flush(n->device.dev));
+	pthread_mutex_lock(&n->lock);
+	n->flush_ns = at;
+	pthread_mutex_unlock(&n->lock);
+}
+
 static void deliver_waiting(struct host_net *n) {
 	struct frame f;
 	n->rx_held = false;
-	if (!n->rx.count || n->rx_blocked)
+	if ((!n->rx.count || n->rx_blocked) && !flush_due(n))
 		return;
 	lock_vm(n);
-	n->rx_blocked = n->paused;
+	n->rx_blocked |= n->paused;
 	while (!n->rx_blocked && fifo_peek(&n->rx, &f)) {
 		n->rx_held = !allowed(n, &n->rx_bytes, &n->rx_frames, &n->shares[LEDGER_IN]);
 		if (n->rx_held)
@@ -294,7 +322,7 @@ static void deliver_waiting(struct host_net *n) {
 		else
 			n->rx_blocked = true;
 	}
-	n->device.flush(n->device.dev);
+	flush(n);
 	unlock_vm(n);
 }
 
@@ -327,6 +355,8 @@ static bool wait_ready(struct host_net *n) {
 	}
 	if (n->tx.count && !n->tx_held)
 		p->timeout_ns = 0;
+	if (n->flush_ns != UINT64_MAX && p->timeout_ns)
+		net_poll_within(p, (int64_t)(n->flush_ns - now_ns()));
 	n->asleep = p->timeout_ns != 0;
 	bool quit = n->quit;
 	pthread_mutex_unlock(&n->lock);
@@ -373,7 +403,8 @@ static int call(struct host_net *n,
 		while (n->request)
 			pthread_cond_wait(&n->served, &n->lock);
 		n->request = &r;
-		wake(n);
+		unlock_and_wake(n);
+		pthread_mutex_lock(&n->lock);
 		while (!r.done)
 			pthread_cond_wait(&n->served, &n->lock);
 	}
@@ -437,8 +468,7 @@ void host_net_set_limits(struct host_net *n, const struct host_net_limits *limit
 	pthread_mutex_lock(&n->lock);
 	n->config.limits = *limits;
 	n->new_limits = true;
-	wake(n);
-	pthread_mutex_unlock(&n->lock);
+	unlock_and_wake(n);
 }
 
 void host_net_set_link(struct host_net *n, bool up) {
@@ -459,8 +489,8 @@ void host_net_pause(struct host_net *n, bool paused) {
 	bool room = !paused && n->tx_full;
 	n->tx_full &= !room;
 	n->readable = true;
-	wake(n);
-	pthread_mutex_unlock(&n->lock);
+	n->flush_ns = paused ? UINT64_MAX : 0;
+	unlock_and_wake(n);
 	if (room && n->started)
 		n->device.writable(n->device.dev);
 	unlock_vm(n);
@@ -519,6 +549,7 @@ int host_net_create(struct host_net **out, const struct host_net_config *c,
 	n->vm = vm;
 	n->wake = wake_fd;
 	n->up = n->new_limits = true;
+	n->flush_ns = UINT64_MAX;
 	fifo_init(&n->tx, tx, FIFO_SIZE);
 	fifo_init(&n->rx, rx, FIFO_SIZE);
 	pthread_mutex_init(&n->lock, NULL);
@@ -547,8 +578,7 @@ void host_net_destroy(struct host_net *n) {
 	if (n->started) {
 		pthread_mutex_lock(&n->lock);
 		n->quit = true;
-		wake(n);
-		pthread_mutex_unlock(&n->lock);
+		unlock_and_wake(n);
 		pthread_join(n->thread, NULL);
 	}
 	if (n->link.ops)

@@ -58,7 +58,8 @@ static bool receive(void *dev, const struct frame *f) {
 	return true;
 }
 
-static void flush(void *dev) {
+static uint64_t flush(void *dev) {
+	return UINT64_MAX;
 }
 
 static void writable(void *dev) {
@@ -90,6 +91,7 @@ static bool give(struct guest *g, const struct frame *f) {
 		memcpy(room, f->data, f->len);
 		copy.data = room;
 		be.send(be.opaque, &copy);
+		be.kick(be.opaque, UINT64_MAX);
 	}
 	vm_unlock(NULL);
 	return room;

@@ -159,6 +159,9 @@ static void net_send(void *opaque, const struct frame *frame) {
 	frame_complete(&copy, f->frame);
 }
 
+static void net_kick(void *opaque, uint64_t flush_ns) {
+}
+
 static void net_readable(void *opaque) {
 }
 
@@ -295,7 +298,8 @@ static struct virtio_device *make_device(struct fuzz *f, unsigned kind) {
 		f->console = virtio_console_create(&f->vm, ports, 2);
 		return virtio_console_device(f->console);
 	case 2: {
-		struct virtio_net_options o = {{net_room, net_send, net_readable, f}, {2}, 1400, 2};
+		struct virtio_net_options o = {
+			{net_room, net_send, net_kick, net_readable, f}, {2}, 1400, 2};
 		f->net = virtio_net_create(&f->vm, &o);
 		return virtio_net_device(f->net);
 	}
@@ -530,6 +534,8 @@ static void net_input(struct fuzz *f, struct input *in) {
 	frame.gso_size = (uint16_t)take(in, 2);
 	if (frame_valid(&frame))
 		port.receive(port.dev, &frame);
+	if (shape & 8)
+		fake_clock_set(&f->time, f->time.now_ns + (port.flush(port.dev) & 0xfffff));
 	port.flush(port.dev);
 	f->room = take(in, 1);
 	port.writable(port.dev);
