@@ -14,7 +14,7 @@
 #define PERIOD_NS 1000000
 #define IDLE_NS 16000000
 #define IDLE_AFTER 64
-#define BUSY_FOR 200
+#define BUSY_FOR 32
 
 static void *sample(void *opaque) {
 	struct jit *j = opaque;
