@@ -5,6 +5,18 @@
 #define UNIT_MAX (256u << 20)
 #define MARKER 12u /* in front of a compressed block: where it belongs, its length */
 
+static int take(struct import *m, void **p, uint64_t len, struct err *e) {
+	if (len > *m->room)
+		return err_set(e, ERR_FBIG,
+					   "the image has too many blocks to import: lists of more than %llu MiB",
+					   IMPORT_MAP_MAX >> 20);
+	*p = m->host->alloc(m->host->opaque, len);
+	if (!*p)
+		return err_set(e, ERR_NOMEM, "no memory for the image's tables");
+	*m->room -= len;
+	return 0;
+}
+
 int import_make_map(struct import *m, uint64_t size, uint64_t unit, struct err *e) {
 	if (!is_pow2(unit) || unit < 512 || unit > UNIT_MAX)
 		return err_set(e, ERR_INVAL, "the image's header is damaged: blocks of %llu bytes",
@@ -15,11 +27,7 @@ int import_make_map(struct import *m, uint64_t size, uint64_t unit, struct err *
 	m->size = size;
 	m->unit = unit;
 	m->units = (size + unit - 1) / unit;
-	if (m->units * sizeof(*m->map) > IMPORT_MAP_MAX)
-		return err_set(e, ERR_FBIG, "the image has %llu blocks, too many to import",
-					   (unsigned long long)m->units);
-	m->map = m->host->alloc(m->host->opaque, m->units * sizeof(*m->map));
-	return m->map ? 0 : err_set(e, ERR_NOMEM, "no memory for the image's tables");
+	return take(m, (void **)&m->map, m->units * sizeof(*m->map), e);
 }
 
 uint8_t *import_table(struct import *m, uint64_t offset, uint64_t len, struct err *e) {
@@ -37,6 +45,32 @@ uint8_t *import_table(struct import *m, uint64_t offset, uint64_t len, struct er
 	if (p)
 		m->host->free(m->host->opaque, p, len);
 	return NULL;
+}
+
+struct answer {
+	bool done;
+	int error;
+};
+
+static void note_answer(struct block_request *r, int error) {
+	*(struct answer *)r->opaque = (struct answer){true, error};
+}
+
+int import_pass(struct block *file, uint64_t at, const struct block_request *r, uint64_t pos,
+				uint64_t len) {
+	struct answer a = {false, 0};
+	struct block_request q;
+	q.op = BLOCK_READ;
+	q.offset = at;
+	q.len = len;
+	q.fua = false;
+	q.nsegs = 0;
+	q.done = note_answer;
+	q.opaque = &a;
+	block_slice(&q, r, pos, len);
+	block_submit(file, &q);
+	check(a.done); /* a file that completes later has no business here */
+	return a.error;
 }
 
 /* Decompresses a block into m->out. */
@@ -70,15 +104,7 @@ static int read_piece(struct import *m, const struct block_request *r, uint64_t 
 			block_fill(r, pos, m->out + in, len);
 		return error;
 	}
-	for (uint64_t done = 0; done < len;) {
-		uint64_t n = MIN(len - done, m->in_size);
-		int error = block_read_sync(m->file, m->map[unit] + in + done, m->in, n);
-		if (error)
-			return error;
-		block_fill(r, pos + done, m->in, n);
-		done += n;
-	}
-	return 0;
+	return import_pass(m->file, m->map[unit] + in, r, pos, len);
 }
 
 static void submit(void *self, struct block_request *r) {
@@ -108,6 +134,7 @@ static void destroy(struct import *m) {
 		h->free(h->opaque, m->in, m->in_size);
 	if (m->out)
 		h->free(h->opaque, m->out, m->unit);
+	block_close(&m->log);
 	h->free(h->opaque, m, sizeof(*m));
 }
 
@@ -131,27 +158,56 @@ static int (*const openers[])(struct import *, struct err *) = {
 };
 
 static int take_buffers(struct import *m, struct err *e) {
-	const struct block_host *h = m->host;
-	m->in_size = m->packed ? m->unit * 2 : 1u << 20;
-	m->in = h->alloc(h->opaque, m->in_size);
-	m->out = m->packed ? h->alloc(h->opaque, m->unit) : NULL;
-	return m->in && (m->out || !m->packed) ? 0 : err_set(e, ERR_NOMEM, "no memory for a block");
+	if (!m->packed)
+		return 0;
+	m->in_size = m->unit * 2;
+	int r = take(m, (void **)&m->in, m->in_size, e);
+	return r ? r : take(m, (void **)&m->out, m->unit, e);
 }
 
-int import_open(struct block *out, struct block *file, enum import_format format,
-				const struct block_host *host, struct err *e) {
+/* What lies behind the file's end would read as zeroes. */
+static int judge_places(const struct import *m, struct err *e) {
+	for (uint64_t i = 0; i < m->units; i++)
+		if (m->map[i] >= m->file->size)
+			return err_set(
+				e, ERR_INVAL,
+				"the image is truncated or damaged: its block %llu lies at %llu, and the "
+				"file ends at %llu",
+				(unsigned long long)i, (unsigned long long)m->map[i],
+				(unsigned long long)m->file->size);
+	return 0;
+}
+
+static int open_with(struct block *out, struct block *file, enum import_format format,
+					 const struct block_host *host, uint64_t *room, bool part, struct err *e) {
 	struct import *m = host->alloc(host->opaque, sizeof(*m));
 	if (!m)
 		return err_set(e, ERR_NOMEM, "no memory for an image");
 	m->host = host;
 	m->file = file;
+	m->room = room;
+	m->part = part;
 	int r = openers[format](m, e);
+	if (!r)
+		r = judge_places(m, e);
 	if (!r)
 		r = take_buffers(m, e);
 	if (r) {
 		destroy(m);
 		return r;
 	}
+	m->room = NULL; /* the caller's */
 	*out = (struct block){.ops = &ops[format], .self = m, .size = m->size, .read_only = true};
 	return 0;
+}
+
+int import_open(struct block *out, struct block *file, enum import_format format,
+				const struct block_host *host, struct err *e) {
+	uint64_t room = IMPORT_MAP_MAX;
+	return open_with(out, file, format, host, &room, false, e);
+}
+
+int import_open_part(struct block *out, struct block *file, const struct block_host *host,
+					 uint64_t *room, struct err *e) {
+	return open_with(out, file, IMPORT_VMDK, host, room, true, e);
 }

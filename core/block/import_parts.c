@@ -1,13 +1,11 @@
-/* Disks made of parts of files: flat VMDKs, and the disk in an OVA (a tar archive,
- * [POSIX.1 ustar]). */
+/* Disks made of parts of files, one after the other: VMDKs of several files, and the disk in an
+ * OVA (import_ova.c). */
 #include "core/block/import_int.h"
-
-#define SECTOR 512u
-#define MEMBERS_MAX 1000
 
 struct part {
 	struct block *file; /* NULL: zeroes */
 	uint64_t start, len, offset;
+	struct block sparse; /* opened here over a file; `file` is this then */
 };
 
 struct parts {
@@ -16,52 +14,54 @@ struct parts {
 	struct part p[IMPORT_EXTENTS];
 };
 
-static int read_part(const struct part *p, const struct block_request *r, uint64_t pos, uint64_t in,
-					 uint64_t len) {
-	uint8_t buf[16384];
-	if (!p->file) {
-		block_fill(r, pos, NULL, len);
-		return 0;
-	}
-	for (uint64_t done = 0; done < len;) {
-		uint64_t n = MIN(len - done, sizeof(buf));
-		int error = block_read_sync(p->file, p->offset + in + done, buf, n);
-		if (error)
-			return error;
-		block_fill(r, pos + done, buf, n);
-		done += n;
-	}
-	return 0;
-}
-
 static void submit(void *self, struct block_request *r) {
 	const struct parts *x = self;
+	uint64_t pos = 0;
 	int error = r->op == BLOCK_READ ? 0 : -ERR_PERM;
-	for (unsigned i = 0; !error && i < x->n; i++) {
+	for (unsigned i = 0; !error && i < x->n && pos < r->len; i++) {
 		const struct part *p = &x->p[i];
-		uint64_t from = MAX(r->offset, p->start), to = MIN(r->offset + r->len, p->start + p->len);
-		if (from < to)
-			error = read_part(p, r, from - r->offset, from - p->start, to - from);
+		uint64_t at = r->offset + pos, n = MIN(r->len - pos, p->start + p->len - at);
+		if (at >= p->start + p->len)
+			continue;
+		if (p->file)
+			error = import_pass(p->file, p->offset + (at - p->start), r, pos, n);
+		else
+			block_fill(r, pos, NULL, n);
+		pos += n;
 	}
 	/* Behind the last one: a file, as below a format, has zeroes there. */
-	uint64_t end = x->n ? x->p[x->n - 1].start + x->p[x->n - 1].len : 0;
-	if (!error && r->offset + r->len > end) {
-		uint64_t from = MAX(r->offset, end);
-		block_fill(r, from - r->offset, NULL, r->offset + r->len - from);
-	}
+	if (!error)
+		block_fill(r, pos, NULL, r->len - pos);
 	block_done(r, error);
+}
+
+static int map(void *self, uint64_t offset, uint64_t len, uint64_t *run, enum block_state *state) {
+	const struct parts *x = self;
+	for (unsigned i = 0; i < x->n; i++) {
+		const struct part *p = &x->p[i];
+		if (offset >= p->start + p->len)
+			continue;
+		*run = MIN(len, p->start + p->len - offset);
+		*state = BLOCK_IS_ZERO;
+		if (p->file)
+			return block_map_sync(p->file, p->offset + (offset - p->start), *run, run, state);
+		return 0;
+	}
+	return 0;
 }
 
 static int close(void *self) {
 	struct parts *x = self;
+	for (unsigned i = 0; i < x->n; i++)
+		block_close(&x->p[i].sparse);
 	x->host->free(x->host->opaque, x, sizeof(*x));
 	return 0;
 }
 
-static const struct block_ops flat_ops = {"vmdk", submit, NULL, close},
-							  ova_ops = {"ova", submit, NULL, close};
+static const struct block_ops extents_ops = {"vmdk", submit, map, close},
+							  ova_ops = {"ova", submit, map, close};
 
-static struct parts *make(const struct block_host *host, struct err *e) {
+struct parts *import_parts_make(const struct block_host *host, struct err *e) {
 	struct parts *x = host->alloc(host->opaque, sizeof(*x));
 	if (x)
 		x->host = host;
@@ -70,76 +70,68 @@ static struct parts *make(const struct block_host *host, struct err *e) {
 	return x;
 }
 
-int import_open_flat(struct block *out, const struct import_extent *extents,
-					 struct block *const *files, unsigned n, const struct block_host *host,
-					 struct err *e) {
-	struct parts *x = make(host, e);
-	uint64_t size = 0;
-	if (!x)
-		return -ERR_NOMEM;
-	for (unsigned i = 0; i < n; i++) {
-		x->p[x->n++] = (struct part){files[i], size, extents[i].len, extents[i].offset};
-		size += extents[i].len;
-	}
-	*out = (struct block){.ops = &flat_ops, .self = x, .size = size, .read_only = true};
-	return 0;
+static uint64_t end_of(const struct parts *x) {
+	return x->n ? x->p[x->n - 1].start + x->p[x->n - 1].len : 0;
 }
 
-static bool octal(const uint8_t *p, unsigned n, uint64_t *val) {
-	*val = 0;
-	while (n && *p == ' ')
-		p++, n--;
-	for (; n && *p >= '0' && *p <= '7'; p++, n--)
-		*val = *val << 3 | (uint64_t)(*p - '0');
-	if (n == 12 && (*p & 0x80)) { /* base 256, of what is bigger than 8 GiB */
-		for (unsigned i = 4; i < 12; i++)
-			*val = *val << 8 | p[i];
-		return !(*val >> 56);
-	}
-	return !n || *p == ' ' || !*p;
+bool import_parts_add(struct parts *x, struct block *file, uint64_t offset, uint64_t len) {
+	if (x->n == IMPORT_EXTENTS)
+		return false;
+	struct part *p = &x->p[x->n];
+	*p = (struct part){.file = file, .start = end_of(x), .len = len, .offset = offset};
+	x->n++;
+	return true;
 }
 
-static bool is_disk(const uint8_t *name) {
-	unsigned n = 0;
-	while (n < 100 && name[n])
-		n++;
-	return n > 5 && memcmp(name + n - 5, ".vmdk", 5) == 0;
+void import_parts_drop(struct parts *x) {
+	close(x);
 }
 
-int import_open_ova(struct block *out, struct block *file, const struct block_host *host,
-					struct err *e) {
-	uint64_t at = 0, len, found = 0, found_len = 0;
-	unsigned disks = 0;
-	for (unsigned i = 0; i < MEMBERS_MAX && at + SECTOR <= file->size; i++) {
-		uint8_t h[SECTOR];
-		int r = block_read_sync(file, at, h, sizeof(h));
-		if (r)
-			return err_set(e, -r, "the archive cannot be read (error %d)", -r);
-		if (!h[0])
-			break;
-		if (memcmp(h + 257, "ustar", 5) != 0 || !octal(h + 124, 12, &len) ||
-			len > file->size - at - SECTOR)
-			return err_set(e, ERR_INVAL, "this is no OVA archive, or it is damaged at %llu",
-						   (unsigned long long)at);
-		if ((h[156] == '0' || !h[156]) && is_disk(h)) {
-			found = at + SECTOR;
-			found_len = len;
-			disks++;
-		}
-		at += SECTOR + align_up(len, SECTOR);
-	}
-	if (disks != 1)
-		return err_set(e, ERR_INVAL,
-					   disks
-						   ? "the archive has %u disks; unpack it with tar and take them one by one"
-						   : "the archive has %u disks that could be imported",
-					   disks);
-	struct parts *x = make(host, e);
-	if (!x)
-		return -ERR_NOMEM;
-	x->n = 1;
-	x->p[0] = (struct part){file, 0, found_len, found};
+void import_parts_open_ova(struct block *out, struct parts *x) {
 	*out = (struct block){
-		.ops = &ova_ops, .self = x, .size = found_len, .read_only = true, .growable = true};
+		.ops = &ova_ops, .self = x, .size = end_of(x), .read_only = true, .growable = true};
+}
+
+/* What the descriptor says of a file must be in it: else the rest would be zeroes. */
+static int judge_len(const struct import_extent *x, const struct part *p, struct err *e) {
+	if (p->len <= p->file->size && p->offset <= p->file->size - p->len)
+		return 0;
+	return err_set(e, ERR_INVAL,
+				   "\"%s\" is too short: %llu bytes at %llu of it belong to the disk, and it has "
+				   "%llu",
+				   x->name, (unsigned long long)p->len, (unsigned long long)p->offset,
+				   (unsigned long long)p->file->size);
+}
+
+static int open_extent(struct part *p, const struct import_extent *x, const struct block_host *host,
+					   uint64_t *room, struct err *e) {
+	if (x->kind == IMPORT_ZERO)
+		return 0;
+	if (x->kind == IMPORT_SPARSE) {
+		struct err why = {{0}};
+		int r = import_open_part(&p->sparse, p->file, host, room, &why);
+		if (r)
+			return err_set(e, -r, "\"%s\": %s", x->name, why.text);
+		p->file = &p->sparse;
+	}
+	return judge_len(x, p, e);
+}
+
+int import_open_extents(struct block *out, const struct import_extent *extents,
+						struct block *const *files, unsigned n, const struct block_host *host,
+						struct err *e) {
+	struct parts *x = import_parts_make(host, e);
+	uint64_t room = IMPORT_MAP_MAX;
+	int r = x ? 0 : -ERR_NOMEM;
+	for (unsigned i = 0; !r && i < n; i++) {
+		check(import_parts_add(x, files[i], extents[i].offset, extents[i].len));
+		r = open_extent(&x->p[i], &extents[i], host, &room, e);
+	}
+	if (r) {
+		if (x)
+			close(x);
+		return r;
+	}
+	*out = (struct block){.ops = &extents_ops, .self = x, .size = end_of(x), .read_only = true};
 	return 0;
 }

@@ -1,5 +1,5 @@
-/* VMDK, VMware's: one sparse file, plain or stream-optimized (compressed, its directory behind the
- * data), or a text that names flat files. */
+/* VMDK, VMware's [VMDK5]: a sparse file, plain or stream-optimized (compressed, its directory
+ * behind the data), or a text, the descriptor, that names sparse and flat files. */
 #include "core/block/import_int.h"
 
 enum {
@@ -16,7 +16,9 @@ enum {
 #define SECTOR 512u
 #define F_COMPRESSED (1u << 16)
 #define AT_END UINT64_MAX
-#define TEXT_MAX 65536u
+#define TEXT_MAX (256u << 10) /* a line for each of IMPORT_EXTENTS files */
+
+static const char descriptor_start[] = "# Disk DescriptorFile";
 
 static bool starts(const char *p, const char *end, const char *with) {
 	size_t n = str_len(with);
@@ -37,16 +39,25 @@ static int judge_parent(const char *p, const char *end, struct err *e) {
 	return 0;
 }
 
+/* A sparse file with no descriptor in it is a part of a disk: the next one's blocks would be
+ * missing. */
 static int judge_descriptor(struct import *m, const uint8_t *h, struct err *e) {
 	uint64_t at = le64_get(h + DESCRIPTOR) * SECTOR, len = le64_get(h + DESCRIPTOR_LEN) * SECTOR;
-	if (!at || !len)
-		return 0;
-	len = MIN(len, (uint64_t)TEXT_MAX);
-	uint8_t *t = import_table(m, at, len, e);
-	if (!t)
-		return -ERR_INVAL;
-	int r = judge_parent((char *)t, (char *)t + len, e);
-	m->host->free(m->host->opaque, t, len);
+	bool found = false;
+	int r = 0;
+	if (at && len) {
+		len = MIN(len, (uint64_t)TEXT_MAX);
+		char *t = (char *)import_table(m, at, len, e);
+		if (!t)
+			return -ERR_INVAL;
+		found = starts(t, t + len, descriptor_start);
+		r = judge_parent(t, t + len, e);
+		m->host->free(m->host->opaque, t, len);
+	}
+	if (!r && !found && !m->part)
+		r = err_set(e, ERR_INVAL,
+					"the file is one part of a VMDK of several; name the one that describes them "
+					"(disk.vmdk for disk-s001.vmdk)");
 	return r;
 }
 
@@ -113,10 +124,36 @@ static const char *number(const char *p, const char *end, uint64_t *n) {
 	return p;
 }
 
-/* RW 2048 FLAT "name" 0 */
-static int parse_extent(const char *p, const char *end, struct import_extent *x, struct err *e) {
-	uint64_t sectors, offset = 0;
+static int parse_name(const char *p, const char *end, struct import_extent *x, const char **rest,
+					  struct err *e) {
 	size_t n = 0;
+	if (p == end || *p++ != '"')
+		return err_set(e, ERR_INVAL, "the descriptor is damaged: an extent without a name");
+	while (p < end && *p != '"' && *p != '\n' && n < IMPORT_NAME_MAX)
+		x->name[n++] = *p++;
+	if (n == IMPORT_NAME_MAX && p < end && *p != '"')
+		return err_set(e, ERR_INVAL, "the descriptor names a file by more than %u characters",
+					   IMPORT_NAME_MAX);
+	/* A descriptor comes from anywhere: it must not open what it likes. */
+	bool bad = p == end || *p != '"' || !n || x->name[0] == '.';
+	for (size_t i = 0; i < n; i++)
+		bad |= x->name[i] == '/' || !x->name[i];
+	if (bad)
+		return err_set(e, ERR_INVAL,
+					   "the descriptor names a file \"%s\"; only plain names in its own folder are "
+					   "opened, no paths and none that begins with a dot",
+					   x->name);
+	*rest = p + 1;
+	return 0;
+}
+
+/* RW 2048 FLAT "name" 0, behind its first word */
+static int parse_extent(const char *p, const char *end, struct import_extent *x, struct err *e) {
+	static const struct {
+		const char *word;
+		enum import_extent_kind kind;
+	} kinds[] = {{"FLAT ", IMPORT_FLAT}, {"VMFS ", IMPORT_FLAT}, {"SPARSE ", IMPORT_SPARSE}};
+	uint64_t sectors, offset = 0;
 	memset(x, 0, sizeof(*x));
 	p = number(p, end, &sectors);
 	x->len = sectors * SECTOR;
@@ -124,47 +161,68 @@ static int parse_extent(const char *p, const char *end, struct import_extent *x,
 		return err_set(e, ERR_INVAL, "the descriptor is damaged: an extent without a size");
 	if (starts(p, end, "ZERO"))
 		return 0;
-	if (!starts(p, end, "FLAT ") && !starts(p, end, "VMFS "))
+	for (unsigned i = 0; i < ARRAY_LEN(kinds) && !x->kind; i++)
+		if (starts(p, end, kinds[i].word)) {
+			x->kind = kinds[i].kind;
+			p += str_len(kinds[i].word);
+		}
+	if (!x->kind)
 		return err_set(e, ERR_NOTSUP,
-					   "the image is of several sparse files; convert it to one file there first");
-	p += 5;
-	if (p == end || *p++ != '"')
-		return err_set(e, ERR_INVAL, "the descriptor is damaged: an extent without a name");
-	while (p < end && *p != '"' && *p != '\n' && n < IMPORT_NAME_MAX)
-		x->name[n++] = *p++;
-	/* A descriptor comes from anywhere: it must not open what it likes. */
-	bool bad = p == end || *p != '"' || !n || x->name[0] == '.';
-	for (size_t i = 0; i < n; i++)
-		bad |= x->name[i] == '/' || !x->name[i];
-	if (bad)
-		return err_set(e, ERR_INVAL,
-					   "the descriptor names a file \"%s\", which is not a name in its own folder",
-					   x->name);
-	number(p + 1, end, &offset);
+					   "the descriptor has an extent that is neither FLAT, VMFS, SPARSE nor ZERO; "
+					   "copy the disk there with vmkfstools first");
+	int r = parse_name(p, end, x, &p, e);
+	if (r || x->kind == IMPORT_SPARSE)
+		return r;
+	number(p, end, &offset);
 	x->offset = offset * SECTOR;
 	return 0;
 }
 
-int import_vmdk_extents(struct block *file, struct import_extent extents[IMPORT_EXTENTS],
-						unsigned *n, struct err *e) {
-	char text[8192]; /* real ones have less than 1 KiB */
-	size_t len = (size_t)MIN(file->size, sizeof(text));
-	*n = 0;
-	int r = block_read_sync(file, 0, text, len);
-	if (r)
-		return err_set(e, -r, "the image cannot be read (error %d)", -r);
-	const char *end = text + len;
-	if (!starts(text, end, "# Disk DescriptorFile"))
-		return 0;
-	r = judge_parent(text, end, e);
+static int parse_descriptor(const char *text, const char *end, struct import_extent *extents,
+							unsigned *n, struct err *e) {
+	static const char *const words[] = {"RW ", "RDONLY ", "NOACCESS "};
+	uint64_t size = 0;
+	int r = judge_parent(text, end, e);
 	for (const char *p = text; !r && p < end; p = next_line(p, end)) {
-		if (!starts(p, end, "RW ") && !starts(p, end, "RDONLY "))
+		const char *word = NULL;
+		for (unsigned i = 0; i < ARRAY_LEN(words) && !word; i++)
+			word = starts(p, end, words[i]) ? words[i] : NULL;
+		if (!word)
 			continue;
+		if (*word == 'N')
+			return err_set(e, ERR_NOTSUP, "the descriptor has an extent that nobody may read");
 		if (*n == IMPORT_EXTENTS)
 			return err_set(e, ERR_FBIG, "the image has more than %u files", IMPORT_EXTENTS);
-		r = parse_extent(p + (p[1] == 'W' ? 3 : 7), end, &extents[(*n)++], e);
+		r = parse_extent(p + str_len(word), end, &extents[*n], e);
+		size += extents[(*n)++].len;
 	}
-	if (!r && !*n)
-		r = err_set(e, ERR_INVAL, "the descriptor names no files");
+	if (!r && (!*n || size > BIT(56)))
+		r = err_set(e, ERR_INVAL,
+					*n ? "the descriptor is damaged: a disk that is too big"
+					   : "the descriptor names no files");
+	return r;
+}
+
+int import_vmdk_extents(struct block *file, const struct block_host *host,
+						struct import_extent extents[IMPORT_EXTENTS], unsigned *n, struct err *e) {
+	char head[sizeof(descriptor_start) - 1];
+	*n = 0;
+	int r = block_read_sync(file, 0, head, sizeof(head));
+	if (r)
+		return err_set(e, -r, "the image cannot be read (error %d)", -r);
+	if (memcmp(head, descriptor_start, sizeof(head)) != 0)
+		return 0;
+	if (file->size > TEXT_MAX)
+		return err_set(e, ERR_FBIG, "the descriptor has %llu bytes; the limit is %u",
+					   (unsigned long long)file->size, TEXT_MAX);
+	size_t len = (size_t)file->size;
+	char *text = host->alloc(host->opaque, len);
+	r = text ? block_read_sync(file, 0, text, len) : -ERR_NOMEM;
+	if (r)
+		err_set(e, -r, "the descriptor cannot be read (error %d)", -r);
+	else
+		r = parse_descriptor(text, text + len, extents, n, e);
+	if (text)
+		host->free(host->opaque, text, len);
 	return r ? r : 1;
 }

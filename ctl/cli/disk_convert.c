@@ -95,6 +95,7 @@ static int convert(const struct cli_args *a) {
 	struct err e = {{0}};
 	enum image_format format;
 	const char *path;
+	read.disk = (unsigned)MIN(cli_number(a, "disk"), (uint64_t)UINT32_MAX);
 	int r = image_open(&from, a->operands[0], &read, &e);
 	if (r)
 		return disk_fail(r, &e);
@@ -124,6 +125,8 @@ static int convert(const struct cli_args *a) {
 static const struct cli_option convert_options[] = {
 	{"compress", 'c', CLI_CHOICE, "HOW", "Compress the clusters of a qcow2 image", NULL,
 	 "zlib zstd", false},
+	{"disk", 0, CLI_NUMBER, "N", "Which disk of an .ova that has several, from 1", NULL, NULL,
+	 false},
 	{"quiet", 'q', CLI_FLAG, NULL, "No progress bar", NULL, NULL, false},
 	{0},
 };
@@ -139,11 +142,13 @@ const struct cli_verb cli_verb_disk_convert = {
 	.min_operands = 2,
 	.max_operands = 2,
 	.summary = "copy a disk image into another format",
-	.about = "Copies what the disk FROM holds, backing files included, into the new image TO. The "
-			 "names say the formats: FILE.qcow2 or qcow2:FILE, raw:FILE or any other; FROM may "
-			 "also be a "
-			 ".vmdk, .vhd, .vhdx, .vdi or .ova. Zeroes take no "
-			 "room. An image that could not be completed is removed again.",
+	.about =
+		"Copies what the disk FROM holds, backing files included, into the new image TO. The "
+		"names say the formats: FILE.qcow2 or qcow2:FILE, raw:FILE or any other; FROM may "
+		"also be a .vmdk (of several files: the one that describes the others, which lie "
+		"beside it), .vhd, .vhdx (one that was not closed is read as if its log had been "
+		"replayed), .vdi or .ova. Zeroes take no room. An image that could not be completed is "
+		"removed again.",
 	.examples = "  joist disk convert disk.img disk.qcow2\n"
 				"  joist disk convert -c zstd web.qcow2 small.qcow2\n",
 	.options = convert_options,

@@ -111,9 +111,9 @@ static int about(struct err *e, const char *path, int r) {
 	return err_set(e, -r, "%s: %s", path, old.text);
 }
 
-/* The files of a flat VMDK, which lie beside it. */
-static int open_flat(struct image *i, const struct import_extent *x, unsigned n,
-					 const struct disk_file_options *f, struct err *e) {
+/* The files of a VMDK's descriptor, which lie beside it. */
+static int open_extents(struct image *i, const struct import_extent *x, unsigned n,
+						const struct disk_file_options *f, struct err *e) {
 	struct block *files[IMPORT_EXTENTS] = {NULL};
 	i->parts = calloc(n, sizeof(*i->parts));
 	if (!i->parts)
@@ -122,18 +122,22 @@ static int open_flat(struct image *i, const struct import_extent *x, unsigned n,
 		i->parts[k].fd = -1;
 	i->nparts = n;
 	for (unsigned k = 0; k < n; k++) {
-		char *path = x[k].name[0] ? beside(i->path, x[k].name) : NULL;
-		int r = path ? disk_file_open(&i->parts[k], path, f, e) : 0;
+		if (x[k].kind == IMPORT_ZERO)
+			continue;
+		char *path = beside(i->path, x[k].name);
+		int r = path ? disk_file_open(&i->parts[k], path, f, e)
+					 : err_set(e, ERR_NOMEM, "no memory for a path");
 		free(path);
 		if (r)
 			return r;
-		files[k] = x[k].name[0] ? &i->parts[k].gate : NULL;
+		files[k] = &i->parts[k].gate;
 	}
-	return import_open_flat(&i->import, x, files, n, &host_block, e);
+	return import_open_extents(&i->import, x, files, n, &host_block, e);
 }
 
 /* Another program's image, to be read. */
-static int open_import(struct image *i, const struct disk_file_options *f, struct err *e) {
+static int open_import(struct image *i, const struct disk_file_options *f, unsigned disk,
+					   struct err *e) {
 	static const enum import_format formats[] = {[IMAGE_VMDK] = IMPORT_VMDK,
 												 [IMAGE_VHD] = IMPORT_VHD,
 												 [IMAGE_VHDX] = IMPORT_VHDX,
@@ -143,14 +147,15 @@ static int open_import(struct image *i, const struct disk_file_options *f, struc
 	int r = 0;
 	i->top = &i->import;
 	if (i->format == IMAGE_OVA) {
-		r = import_open_ova(&i->ova, file, &host_block, e);
+		r = import_open_ova(&i->ova, file, disk, &host_block, e);
 		file = &i->ova;
 	} else if (i->format == IMAGE_VMDK) {
 		struct import_extent *x = calloc(IMPORT_EXTENTS, sizeof(*x));
 		unsigned n = 0;
-		r = x ? import_vmdk_extents(file, x, &n, e) : err_set(e, ERR_NOMEM, "no memory");
+		r = x ? import_vmdk_extents(file, &host_block, x, &n, e)
+			  : err_set(e, ERR_NOMEM, "no memory");
 		if (r == 1)
-			r = open_flat(i, x, n, f, e);
+			r = open_extents(i, x, n, f, e);
 		free(x);
 	}
 	if (!r && !i->import.ops)
@@ -160,6 +165,8 @@ static int open_import(struct image *i, const struct disk_file_options *f, struc
 
 static int open_parts(struct image *i, const struct image_options *o, unsigned depth,
 					  struct err *e) {
+	if (o->disk && i->format != IMAGE_OVA)
+		return err_set(e, ERR_INVAL, "%s: only an .ova has several disks to choose from", i->path);
 	if (i->format > IMAGE_QCOW2 && !o->read_only)
 		return err_set(e, ERR_NOTSUP,
 					   "%s: %s images can only be read; `joist disk convert` makes a "
@@ -176,7 +183,7 @@ static int open_parts(struct image *i, const struct image_options *o, unsigned d
 	if (r || i->format == IMAGE_RAW)
 		return r;
 	if (i->format > IMAGE_QCOW2)
-		return open_import(i, &f, e);
+		return open_import(i, &f, o->disk, e);
 	if (!o->alone)
 		r = open_backing(i, o, depth, e);
 	if (r)

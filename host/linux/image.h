@@ -36,7 +36,7 @@ struct image {
 	struct disk_file file;
 	struct block qcow2;
 	struct block ova, import;
-	struct disk_file *parts; /* of a flat VMDK */
+	struct disk_file *parts; /* of a VMDK of several files */
 	unsigned nparts;
 	struct block *top;	   /* of these: what reads as a disk */
 	struct image *backing; /* NULL: none */
@@ -48,6 +48,7 @@ struct image_options {
 	bool look;		 /* no lock: what is seen may change meanwhile */
 	bool check;		 /* damaged ones are let in, for qcow2_check() */
 	bool direct;	 /* past the page cache, backing files, too */
+	unsigned disk;	 /* which of an OVA, from 1; 0: the only one */
 	bool backing_rw; /* the first backing file is opened for writing, too */
 };
 

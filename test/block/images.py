@@ -5,14 +5,10 @@ usage: images.py JOIST [CASE]...      TAP; skips where qemu-img and qemu-io are 
 """
 import json
 import os
-import random
-import shutil
-import subprocess
 import sys
-import tempfile
 
-JOIST = os.path.abspath(sys.argv[1])
-MIB = 1 << 20
+from imagelib import MIB, Failed, joist, main, make_raw, qemu_check, run, same, write_some
+
 OPTIONS = [
     "", "compat=0.10", "cluster_size=512", "cluster_size=4k", "cluster_size=2M",
     "refcount_bits=1", "refcount_bits=2", "refcount_bits=8", "refcount_bits=32", "refcount_bits=64",
@@ -22,57 +18,7 @@ OPTIONS = [
 ]
 
 
-class Failed(Exception):
-    pass
-
-
-def run(*args, code=0):
-    p = subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, text=True)
-    if code is not None and p.returncode != code:
-        raise Failed(f"{' '.join(args)}: exit code {p.returncode}: {p.stdout.strip()}")
-    return p.stdout
-
-
-def joist(*args, code=0):
-    return run(JOIST, "disk", *args, code=code)
-
-
-def qemu_check(path):
-    run("qemu-img", "check", "-f", "qcow2", path)
-
-
-def same(a, fa, b, fb):
-    run("qemu-img", "compare", "-f", fa, "-F", fb, a, b)
-
-
-def make_raw(path, size, seed):
-    """Data, zeroes and holes, all of them at odd places."""
-    r = random.Random(seed)
-    with open(path, "wb") as f:
-        f.truncate(size)
-        at = 0
-        while at < size:
-            n = min(size - at, 512 * r.randrange(1, 600))
-            kind = r.randrange(3)
-            if kind:
-                f.seek(at)
-                f.write(r.randbytes(n) if kind == 1 else bytes([r.randrange(256)]) * n)
-            at += n
-
-
-def write_some(path, fmt, seed, size):
-    """The same writes into any image, by qemu-io."""
-    r = random.Random(seed)
-    args = ["qemu-io", "-f", fmt]
-    for _ in range(12):
-        at = 512 * r.randrange(size // 512 - 200)
-        n = 512 * r.randrange(1, 200)
-        what = r.choice(["write -P %d" % r.randrange(1, 255), "write -z", "write -P 7"])
-        args += ["-c", f"{what} {at} {n}"]
-    run(*args, path)
-
-
-def ours(_):
+def ours():
     """Images made by us: qemu-img finds no errors, the same contents, and writes to them."""
     make_raw("a.raw", 9 * MIB + 512, 1)
     for args in [[], ["--compat", "v2"], ["--cluster-size", "512"], ["--cluster-size", "2M"],
@@ -93,7 +39,7 @@ def ours(_):
     same("a.raw", "raw", "a.qcow2", "qcow2")
 
 
-def theirs(_):
+def theirs():
     """Images made by qemu-img with every option: we read them, and write to them."""
     size = 6 * MIB + 1024
     make_raw("a.raw", size, 2)
@@ -122,7 +68,7 @@ def theirs(_):
         same("a.qcow2", "qcow2", "o.raw", "raw")
 
 
-def packed(_):
+def packed():
     """Compressed by us: smaller, whole for qemu-img, and still whole after writes into it."""
     size = 70 * MIB + 512
     make_raw("a.raw", size, 9)
@@ -150,7 +96,7 @@ def packed(_):
         raise Failed("a raw image is compressed")
 
 
-def compressed(_):
+def compressed():
     size = 5 * MIB + 512
     make_raw("a.raw", size, 5)
     for kind in ("zlib", "zstd"):
@@ -172,7 +118,7 @@ def compressed(_):
             same("a.qcow2", "qcow2", "b.raw", "raw")
 
 
-def chain(_):
+def chain():
     """Backing files: an overlay of an overlay of a raw image, rebased and flattened."""
     make_raw("base.raw", 4 * MIB, 7)
     os.mkdir("sub")
@@ -194,7 +140,7 @@ def chain(_):
     same("want.raw", "raw", "sub/top.qcow2", "qcow2")
 
 
-def snapshots(_):
+def snapshots():
     """An image with internal snapshots: written by us, they keep what they had."""
     size = 4 * MIB
     run("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", str(size))
@@ -213,7 +159,7 @@ def snapshots(_):
     same("a.qcow2", "qcow2", "old.raw", "raw")
 
 
-def repair(_):
+def repair():
     """Refcounts of a dirty image are rebuilt; leaks are found and freed."""
     run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "a.qcow2", "8M")
     # Dies before it wrote the counts.
@@ -227,43 +173,7 @@ def repair(_):
     run("qemu-io", "-f", "qcow2", "-c", "read -P 5 1M 2M", "a.qcow2")
 
 
-def imports(_):
-    """Other programs' formats, written by qemu-img: the same contents as qemu-img reads."""
-    size = 9 * MIB + 512 * 7
-    make_raw("a.raw", size, 12)
-    kinds = [("vdi", "vdi", ""), ("vdi", "vdi", "static=on"), ("vhd", "vpc", "subformat=dynamic"),
-             ("vhd", "vpc", "subformat=fixed"), ("vhd", "vpc", "subformat=dynamic,force_size=on"),
-             ("vhdx", "vhdx", ""), ("vhdx", "vhdx", "subformat=fixed"),
-             ("vhdx", "vhdx", "block_size=1M"), ("vmdk", "vmdk", "subformat=monolithicSparse"),
-             ("vmdk", "vmdk", "subformat=streamOptimized"),
-             ("vmdk", "vmdk", "subformat=monolithicFlat"),
-             ("vmdk", "vmdk", "subformat=twoGbMaxExtentFlat")]
-    for ending, fmt, o in kinds:
-        for f in os.listdir("."):
-            if f != "a.raw":
-                os.remove(f)
-        extra = ["-o", o] if o else []
-        run("qemu-img", "convert", "-f", "raw", "-O", fmt, *extra, "a.raw", "x." + ending)
-        run("qemu-img", "convert", "-f", fmt, "-O", "raw", "x." + ending, "want.raw")
-        joist("convert", "x." + ending, "got.raw")
-        joist("convert", "x." + ending, "got.qcow2")
-        if os.path.getsize("want.raw") != os.path.getsize("got.raw"):
-            raise Failed(f"{ending} {o}: another size")
-        same("want.raw", "raw", "got.raw", "raw")
-        same("want.raw", "raw", "got.qcow2", "qcow2")
-        if "streamOptimized" in o:
-            with open("vm.ovf", "w") as f:
-                f.write("<Envelope/>")
-            run("tar", "--format=ustar", "-cf", "vm.ova", "vm.ovf", "x.vmdk")
-            joist("convert", "vm.ova", "ova.raw")
-            same("want.raw", "raw", "ova.raw", "raw")
-    with open("evil.vmdk", "w") as f:
-        f.write('# Disk DescriptorFile\nRW 8 FLAT "/etc/passwd" 0\n')
-    if "not a name in its own folder" not in joist("convert", "evil.vmdk", "no.raw", code=1):
-        raise Failed("a descriptor opened what it liked")
-
-
-def refused(_):
+def refused():
     """What cannot be read is refused by name; formats are not guessed."""
     cases = [("data_file=d.raw,data_file_raw=on", "external data file"),
              ("extended_l2=on,cluster_size=64k", "extended L2")]
@@ -290,28 +200,4 @@ def refused(_):
         raise Failed("an image was overwritten")
 
 
-def main():
-    cases = [ours, theirs, packed, compressed, chain, snapshots, repair, imports, refused]
-    if not shutil.which("qemu-img") or not shutil.which("qemu-io"):
-        print("1..0 # SKIP qemu-img is not installed (package qemu-utils)")
-        return 0
-    wanted = sys.argv[2:]
-    cases = [c for c in cases if not wanted or c.__name__ in wanted]
-    failed = 0
-    print(f"1..{len(cases)}")
-    for i, case in enumerate(cases, 1):
-        folder = tempfile.mkdtemp(prefix="joist-images-")
-        os.chdir(folder)
-        try:
-            case(None)
-            print(f"ok {i} - {case.__name__}", flush=True)
-        except (Failed, subprocess.TimeoutExpired, OSError) as e:
-            failed = 1
-            print("# " + str(e).replace("\n", "\n# "))
-            print(f"not ok {i} - {case.__name__}", flush=True)
-        os.chdir("/")
-        shutil.rmtree(folder)
-    return failed
-
-
-sys.exit(main())
+sys.exit(main([ours, theirs, packed, compressed, chain, snapshots, repair, refused]))

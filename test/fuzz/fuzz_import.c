@@ -1,5 +1,6 @@
 /* libFuzzer: other programs' images. The first byte picks the format, the second which part of the
- * file the rest begins at, so that tables at fixed places are reached; magic numbers are put in. */
+ * file the rest begins at, so that tables at fixed places are reached; magic numbers are put in,
+ * and checksums are made right. Logs of VHDX are fuzz_vhdx_log.c's. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -7,15 +8,18 @@
 
 #include "core/base/bits.h"
 #include "core/base/check.h"
+#include "core/base/crc32c.h"
+#include "core/base/le.h"
 #include "core/block/import.h"
 
 #define FILE_LEN (1u << 20)
+#define TEXT_LEN (128u << 10)
 
 static uint64_t taken;
 
 static void *take(void *opaque, size_t size) {
 	taken += size;
-	check(taken <= IMPORT_MAP_MAX + (600u << 20)); /* a compressed block and its list beside it */
+	check(taken <= IMPORT_MAP_MAX + (140u << 20)); /* a table, a log, what they are read into */
 	return calloc(1, size);
 }
 
@@ -53,6 +57,11 @@ static void submit(void *self, struct block_request *r) {
 
 static const struct block_ops ops = {"fuzz", submit, NULL, NULL};
 
+static void put_sum(uint8_t *p, size_t len) {
+	le32_put(p + 4, 0);
+	le32_put(p + 4, ~crc32c_add(CRC32C_START, p, len));
+}
+
 static void put_magic(struct file *f, unsigned format) {
 	static const uint8_t vdi[] = {0x7f, 0x10, 0xda, 0xbe, 1, 0, 1, 0};
 	switch (format) {
@@ -65,7 +74,9 @@ static void put_magic(struct file *f, unsigned format) {
 	case IMPORT_VHDX:
 		memcpy(f->data, "vhdxfile", 8);
 		memcpy(f->data + (64 << 10), "head", 4);
+		put_sum(f->data + (64 << 10), 4096);
 		memcpy(f->data + (192 << 10), "regi", 4);
+		put_sum(f->data + (192 << 10), 64 << 10);
 		break;
 	case IMPORT_VDI:
 		memcpy(f->data + 0x40, vdi, sizeof(vdi));
@@ -79,6 +90,21 @@ static void use(struct block *b) {
 		uint64_t n = MIN(sizeof(buf), b->size);
 		block_read_sync(b, i & 1 ? b->size - n : b->size / 3 * (i / 2) % (b->size - n + 1), buf, n);
 	}
+}
+
+/* All files of a descriptor are the file that it is in. */
+static void use_extents(struct block *image, struct file *f, const struct import_extent *x,
+						unsigned n) {
+	struct block *files[IMPORT_EXTENTS];
+	struct err e;
+	put_magic(f, IMPORT_VMDK);
+	for (unsigned i = 0; i < n; i++) {
+		check(x[i].kind == IMPORT_ZERO || (x[i].name[0] && x[i].name[0] != '.'));
+		check(!strchr(x[i].name, '/'));
+		files[i] = x[i].kind == IMPORT_ZERO ? NULL : &f->gate;
+	}
+	if (import_open_extents(image, x, files, n, &host, &e) == 0)
+		use(image);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
@@ -102,13 +128,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len) {
 		.ops = &ops, .self = &f, .size = FILE_LEN, .growable = true, .read_only = true};
 	switch (data[0] % 6) {
 	case 4:
-		if (import_open_ova(&inner, &f.gate, &host, &e) == 0 &&
+		if (import_open_ova(&inner, &f.gate, data[1] / ARRAY_LEN(starts), &host, &e) == 0 &&
 			import_open(&image, &inner, IMPORT_VMDK, &host, &e) == 0)
 			use(&image);
 		break;
 	case 5:
 		memcpy(f.data, "# Disk DescriptorFile\n", 22);
-		import_vmdk_extents(&f.gate, extents, &n, &e);
+		f.gate.size = TEXT_LEN; /* descriptors are small */
+		if (import_vmdk_extents(&f.gate, &host, extents, &n, &e) == 1)
+			use_extents(&image, &f, extents, n);
 		break;
 	default:
 		if (import_open(&image, &f.gate, (enum import_format)(data[0] % 6), &host, &e) == 0)
