@@ -1,10 +1,13 @@
-/* VHDX, Hyper-V's: two headers, a region table that names the metadata and the block table,
- * little-endian. Checksums are not looked at: what matters is judged. */
+/* VHDX, Hyper-V's [MS-VHDX]: two headers, a region table that names the metadata and the block
+ * table, little-endian. If the image was not closed, all behind the headers is read as it is when
+ * its log is replayed (import_vhdx_log.c). */
+#include "core/base/crc32c.h"
 #include "core/block/import_int.h"
 
 #define HEADER_1 (64u << 10)
 #define HEADER_2 (128u << 10)
-#define REGIONS (192u << 10)
+#define REGIONS_1 (192u << 10)
+#define REGIONS_2 (256u << 10)
 #define REGIONS_LEN (64u << 10)
 #define METADATA_LEN (64u << 10)
 #define MIB_MASK (~0xfffffull)
@@ -27,37 +30,78 @@ struct vhdx {
 	uint32_t block, flags, sector;
 };
 
-/* The current header is the one with the higher number; its log must be empty. */
-static int judge_log(struct import *m, struct err *e) {
-	static const uint8_t none[16];
-	uint64_t best = 0;
-	bool dirty = false, found = false;
+/* [MS-VHDX 2.2.2] */
+enum header {
+	H_NUMBER = 8,
+	H_LOG_GUID = 48,
+	H_LOG_VERSION = 64,
+	H_VERSION = 66,
+	H_LOG_LEN = 68,
+	H_LOG = 72,
+	H_LEN = 4096,
+};
+
+/* Whether a structure with its sum behind the signature is whole. */
+static bool is_whole(const uint8_t *p, size_t len, const char *signature) {
+	static const uint8_t none[4];
+	uint32_t crc = crc32c_add(crc32c_add(CRC32C_START, p, 4), none, 4);
+	return memcmp(p, signature, 4) == 0 && ~crc32c_add(crc, p + 8, len - 8) == le32_get(p + 4);
+}
+
+/* The current header is the whole one with the higher number. */
+static int find_header(struct import *m, uint8_t best[H_LEN], struct err *e) {
+	uint8_t h[H_LEN];
+	bool found = false;
 	for (unsigned i = 0; i < 2; i++) {
-		uint8_t h[80];
-		if (block_read_sync(m->file, i ? HEADER_2 : HEADER_1, h, sizeof(h)) ||
-			memcmp(h, "head", 4) != 0)
-			continue;
-		if (found && le64_get(h + 8) < best)
+		if (block_read_sync(m->file, i ? HEADER_2 : HEADER_1, h, H_LEN) ||
+			!is_whole(h, H_LEN, "head") ||
+			(found && le64_get(h + H_NUMBER) < le64_get(best + H_NUMBER)))
 			continue;
 		found = true;
-		best = le64_get(h + 8);
-		dirty = memcmp(h + 48, none, sizeof(none)) != 0;
+		memcpy(best, h, H_LEN);
 	}
 	if (!found)
-		return err_set(e, ERR_INVAL, "the image is damaged: it has no VHDX header");
-	if (dirty)
-		return err_set(
-			e, ERR_NOTSUP,
-			"the image was not closed: its log must be replayed by the program that wrote "
-			"it");
+		return err_set(e, ERR_INVAL, "the image is damaged: it has no whole VHDX header");
+	if (le16_get(best + H_VERSION) != 1)
+		return err_set(e, ERR_NOTSUP, "the image is VHDX version %u; only 1 is supported",
+					   le16_get(best + H_VERSION));
 	return 0;
 }
 
+static int read_header(struct import *m, struct err *e) {
+	static const uint8_t none[16];
+	uint8_t h[H_LEN];
+	int r = find_header(m, h, e);
+	if (r || memcmp(h + H_LOG_GUID, none, sizeof(none)) == 0)
+		return r;
+	if (le16_get(h + H_LOG_VERSION) != 0)
+		return err_set(
+			e, ERR_NOTSUP,
+			"the image was not closed, and its log is of version %u, which is not known; "
+			"open and close it once with the program that wrote it",
+			le16_get(h + H_LOG_VERSION));
+	return import_vhdx_replay(m, le64_get(h + H_LOG), le32_get(h + H_LOG_LEN), h + H_LOG_GUID, e);
+}
+
+/* There are two of them, the same. */
+static uint8_t *region_table(struct import *m, struct err *e) {
+	for (unsigned i = 0; i < 2; i++) {
+		uint8_t *t = import_table(m, i ? REGIONS_2 : REGIONS_1, REGIONS_LEN, e);
+		if (t && is_whole(t, REGIONS_LEN, "regi"))
+			return t;
+		if (t)
+			m->host->free(m->host->opaque, t, REGIONS_LEN);
+	}
+	err_set(e, ERR_INVAL, "the image is damaged: it has no whole region table");
+	return NULL;
+}
+
 static int find_regions(struct import *m, struct vhdx *v, struct err *e) {
-	uint8_t *t = import_table(m, REGIONS, REGIONS_LEN, e);
+	uint8_t *t = region_table(m, e);
+	int r = 0;
 	if (!t)
 		return -ERR_INVAL;
-	uint32_t n = memcmp(t, "regi", 4) == 0 ? le32_get(t + 8) : 0;
+	uint32_t n = le32_get(t + 8);
 	for (uint32_t i = 0; i < MIN(n, 2047u); i++) {
 		const uint8_t *x = t + 16 + i * 32;
 		if (memcmp(x, bat_id, 16) == 0) {
@@ -65,10 +109,15 @@ static int find_regions(struct import *m, struct vhdx *v, struct err *e) {
 			v->bat_len = le32_get(x + 24);
 		} else if (memcmp(x, metadata_id, 16) == 0) {
 			v->metadata = le64_get(x + 16);
+		} else if (le32_get(x + 28) & 1) { /* required */
+			r = err_set(e, ERR_NOTSUP,
+						"the image has a region of an unknown kind that it requires");
 		}
 	}
 	m->host->free(m->host->opaque, t, REGIONS_LEN);
-	return v->bat && v->metadata ? 0 : err_set(e, ERR_INVAL, "the image's region table is damaged");
+	if (!r && (!v->bat || !v->metadata))
+		r = err_set(e, ERR_INVAL, "the image's region table is damaged");
+	return r;
 }
 
 static int read_metadata(struct import *m, struct vhdx *v, struct err *e) {
@@ -103,7 +152,7 @@ int import_vhdx(struct import *m, struct err *e) {
 	int r = block_read_sync(m->file, 0, magic, sizeof(magic));
 	if (r || memcmp(magic, "vhdxfile", 8) != 0)
 		return err_set(e, ERR_INVAL, "this is no VHDX image");
-	r = judge_log(m, e);
+	r = read_header(m, e);
 	if (!r)
 		r = find_regions(m, &v, e);
 	if (!r)
