@@ -77,12 +77,46 @@ static unsigned before(uint64_t at, uint64_t phase) {
 	return at > phase ? (unsigned)((at - phase + TURNS_CPU - 1) / TURNS_CPU) : 0;
 }
 
+/* What a part of a CPU is in a time. */
+static int64_t part_ns(uint64_t part, uint64_t ns) {
+	return (int64_t)(MIN(ns, TURNS_PERIOD_NS) * MIN(part, TURNS_CPU) / TURNS_CPU);
+}
+
+/* Counts what it had and used since the last look; no more than a period's is remembered. */
+static void account(struct turns_own *own, uint64_t part, uint64_t now_ns, uint64_t used_ns) {
+	int64_t most = part_ns(part, TURNS_PERIOD_NS), used;
+	used = (int64_t)MIN(used_ns - MIN(own->used_ns, used_ns), TURNS_PERIOD_NS);
+	own->left_ns += part_ns(part, now_ns - MIN(own->at_ns, now_ns)) - used;
+	own->left_ns = MAX(MIN(own->left_ns, most), -most);
+}
+
+/* Outside of its moment, which begins at `start` of the line: stands still, or goes on where its
+ * moment is, too, for what it has left beyond what has come since the last one ended, `ago`.
+ * `out->until_ns` is when the next one comes. */
+static void go_on(const struct turns_own *own, uint64_t start, uint64_t part, uint64_t ago,
+				  uint64_t now_ns, struct turn *out) {
+	uint64_t late = own->ran_ns + TURNS_PERIOD_NS;
+	int64_t left = own->left_ns - part_ns(part, ago * TURNS_PERIOD_NS / TURNS_CPU);
+	if (now_ns >= late)
+		left = MAX(left, part_ns(part, TURNS_PERIOD_NS));
+	if (left < (int64_t)TURNS_LEAST_NS) {
+		out->until_ns = MIN(out->until_ns, late);
+		return;
+	}
+	out->first = (unsigned)(start / TURNS_CPU);
+	out->count = 1;
+	out->until_ns = MIN(out->until_ns, now_ns + (uint64_t)left);
+}
+
 void turns_look(const struct turns *t, unsigned user, unsigned cpus, uint64_t now_ns,
-				struct turn *out) {
+				uint64_t used_ns, struct turns_own *own, struct turn *out) {
 	struct part parts[TURNS_USERS];
 	uint64_t start = 0, end, sum = 0,
 			 phase = now_ns % TURNS_PERIOD_NS * TURNS_CPU / TURNS_PERIOD_NS;
 	uint64_t capacity = (uint64_t)MIN(cpus, LARGEST) * TURNS_CPU;
+	struct turns_own was =
+		own->at_ns ? *own : (struct turns_own){.at_ns = now_ns, .used_ns = used_ns};
+	*own = (struct turns_own){.at_ns = now_ns, .used_ns = used_ns, .ran_ns = now_ns};
 	for (unsigned i = 0; i < TURNS_USERS; i++) {
 		struct turns_user u = t->users[i]; /* once: others write there */
 		parts[i] = (struct part){0};
@@ -110,10 +144,11 @@ void turns_look(const struct turns *t, unsigned user, unsigned cpus, uint64_t no
 	start = border(start);
 	if (start >= end)
 		return; /* so small that the kernel may see to it: nobody is held for all of the time */
+	account(&was, end - start, now_ns, used_ns);
+	own->left_ns = was.left_ns;
 	out->free = false; /* so there are CPUs */
 	out->first = before(start, phase);
 	out->count = before(end, phase) - out->first;
-	out->first = (unsigned)((out->first + now_ns / TURNS_MOVE_NS) % MAX(cpus, 1u));
 	/* It changes where the phase passes one of the ends. */
 	uint64_t next = TURNS_CPU;
 	if (start % TURNS_CPU > phase)
@@ -122,4 +157,12 @@ void turns_look(const struct turns *t, unsigned user, unsigned cpus, uint64_t no
 		next = MIN(next, end % TURNS_CPU);
 	out->until_ns =
 		now_ns - now_ns % TURNS_PERIOD_NS + (next * TURNS_PERIOD_NS + TURNS_CPU - 1) / TURNS_CPU;
+	if (!was.held)
+		was.ran_ns = now_ns;
+	if (!out->count)
+		go_on(&was, start, end - start, (phase + TURNS_CPU - end % TURNS_CPU) % TURNS_CPU, now_ns,
+			  out);
+	own->held = !out->count;
+	own->ran_ns = own->held ? was.ran_ns : now_ns;
+	out->first = (unsigned)((out->first + now_ns / TURNS_MOVE_NS) % MAX(cpus, 1u));
 }

@@ -26,7 +26,8 @@
 #define TURNS_GRAIN (TURNS_CPU / 16) /* borders between parts are multiples of it */
 #define TURNS_PERIOD_NS 64000000ull
 #define TURNS_MOVE_NS (16 * TURNS_PERIOD_NS)
-#define TURNS_FRESH_NS 2000000000ull /* who posts nothing for so long is gone */
+#define TURNS_LEAST_NS (TURNS_PERIOD_NS / 32) /* less than that is not worth going on for */
+#define TURNS_FRESH_NS 2000000000ull		  /* who posts nothing for so long is gone */
 
 struct turns_user {
 	uint64_t weight;	/* 0: no user */
@@ -51,8 +52,22 @@ void turns_post(struct turns *t, unsigned user, uint64_t wants, uint64_t now_ns)
 
 /* Is there anybody else? */
 bool turns_met(const struct turns *t, unsigned user, uint64_t now_ns);
-/* What is user's now, with `cpus` of them altogether. */
+/* What a user keeps of itself between two looks; zeroes at first. */
+struct turns_own {
+	uint64_t at_ns, used_ns; /* the last look, and its CPU time then */
+	uint64_t ran_ns;		 /* when it last had a CPU */
+	bool held;				 /* it had none since */
+	int64_t left_ns;		 /* CPU time that it had and did not use; below 0: used beyond it */
+};
+
+/* What is user's now, with `cpus` of them altogether; it has used `used_ns` of CPU time so far.
+ *
+ * Who has less than a CPU stands still for the rest of each period. But a moment is of no use to
+ * who works, waits for an answer and works again, or looks late, as all do on a busy computer, and
+ * finds it over; and it moves when others come and go. So who has not used up its part may run on
+ * beyond its moment, beside whoever is there, and so may who has had nothing for a period. Nobody
+ * stands still longer than a period and as long as it takes to look. */
 void turns_look(const struct turns *t, unsigned user, unsigned cpus, uint64_t now_ns,
-				struct turn *out);
+				uint64_t used_ns, struct turns_own *own, struct turn *out);
 
 #endif

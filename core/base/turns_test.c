@@ -35,6 +35,9 @@ static void start(const struct user *u, unsigned n) {
 static void run(struct user *u, unsigned n, unsigned cpus) {
 	unsigned sum[TURNS_USERS] = {0};
 	struct turn last[TURNS_USERS];
+	static struct turns_own own[TURNS_USERS];
+	uint64_t used[TURNS_USERS] = {0};
+	memset(own, 0, sizeof(own));
 	memset(last, 0, sizeof(last));
 	for (unsigned i = 0; i < n; i++)
 		u[i].changes = 0;
@@ -44,7 +47,8 @@ static void run(struct user *u, unsigned n, unsigned cpus) {
 			turns_post(&turns, i, u[i].wants, now);
 		for (unsigned i = 0; i < n; i++) {
 			struct turn t;
-			turns_look(&turns, i, cpus, now, &t);
+			turns_look(&turns, i, cpus, now, used[i], &own[i], &t);
+			used[i] += MIN(u[i].wants, (t.free ? cpus : t.count) * TURNS_CPU) * MS / TURNS_CPU;
 			assert_true(t.until_ns > now && t.until_ns <= now + TURNS_PERIOD_NS);
 			u[i].free = t.free;
 			if (ms &&
@@ -143,6 +147,7 @@ static void who_is_gone(void **state) {
 	struct user u[] = {{.weight = 100, .wants = 2 * TURNS_CPU},
 					   {.weight = 100, .wants = 2 * TURNS_CPU}};
 	struct turn t;
+	struct turns_own own = {0};
 	start(u, 2);
 	run(u, 2, 2);
 	near(u[0].got, 1000);
@@ -151,13 +156,13 @@ static void who_is_gone(void **state) {
 	now += TURNS_FRESH_NS;
 	turns_post(&turns, 0, 2 * TURNS_CPU, now);
 	assert_false(turns_met(&turns, 0, now));
-	turns_look(&turns, 0, 2, now, &t);
+	turns_look(&turns, 0, 2, now, 0, &own, &t);
 	assert_true(t.free);
 	/* One that leaves is gone at once, and one that is none has nothing to keep to. */
 	start(u, 2);
 	turns_leave(&turns, 1);
 	assert_false(turns_met(&turns, 0, now));
-	turns_look(&turns, 1, 2, now, &t);
+	turns_look(&turns, 1, 2, now, 0, &own, &t);
 	assert_true(t.free);
 }
 
@@ -178,7 +183,8 @@ static void any_content(void **state) {
 				turns.users[i].posted_ns = now - (x >> 40);
 		unsigned cpus = 1 + (unsigned)(x % 300);
 		struct turn t;
-		turns_look(&turns, (unsigned)(x % TURNS_USERS), cpus, now, &t);
+		struct turns_own own = {x >> 9, x >> 3, x, x & 2, (int64_t)x};
+		turns_look(&turns, (unsigned)(x % TURNS_USERS), cpus, now, x % 5 ? now : x, &own, &t);
 		assert_true(t.free || (t.first < cpus && t.count <= cpus));
 		assert_true(t.until_ns > now && t.until_ns <= now + TURNS_PERIOD_NS);
 	}

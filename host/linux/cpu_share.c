@@ -29,6 +29,7 @@ struct cpu_share {
 	bool held;
 	cpu_set_t all;		 /* what it may use when it is free */
 	uint64_t held_since; /* since this sample, or 0 */
+	struct turns_own own;
 
 	/* The last sample. */
 	uint64_t at_ns, cpu_ns, wanted_ns; /* wanted_ns 0: threads were not looked at */
@@ -149,7 +150,8 @@ static void look(void *opaque) {
 	if (gone)
 		ledger_ring(s->ledger);
 	if (ledger_cpu_met(s->ledger)) {
-		ledger_cpu_look(s->ledger, (unsigned)CPU_COUNT(&s->all), now, &turn);
+		ledger_cpu_look(s->ledger, (unsigned)CPU_COUNT(&s->all), now,
+						clock_ns(CLOCK_PROCESS_CPUTIME_ID), &s->own, &turn);
 		next = !turn.free ? turn.until_ns - now : s->wants > IDLE ? BUSY_NS : IDLE_NS;
 	}
 	apply(s, &turn, now);

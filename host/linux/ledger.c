@@ -27,7 +27,8 @@
 #define PLACES SPLIT_USERS
 #define DISKS (FAIR_USERS / PLACES) /* devices of one VM; more share the last */
 #define LOOK_NS 20000000ull			/* who waits so long looks whether the others live */
-#define SPINS 2000
+#define LOOK_TRIES 16	  /* so often one tries for the book's lock, then looks whose it is */
+#define HELD_NS 50000000u /* nobody has that for so long */
 
 struct book {
 	uint32_t lock; /* place + 1 of who has it */
@@ -56,17 +57,35 @@ static uint64_t now_ns(void) {
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* Is there another process that has this place? */
+static bool lives(struct ledger *l, unsigned place) {
+	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = place, .l_len = 1};
+	return place < PLACES && place != l->place &&
+		   (fcntl(l->fd, F_OFD_GETLK, &fl) != 0 || fl.l_type != F_UNLCK);
+}
+
+/* It is held for a microsecond. Whose holder is longer away has lost its CPU, or died inside or
+ * stands still: it is taken from the latter. That is told by a lock on the file and by time. A
+ * number of tries would not do: on a busy computer, each sched_yield() may take milliseconds. */
 static void enter(struct ledger *l) {
 	uint32_t mine = l->place + 1;
+	uint64_t since = 0;
 	pthread_mutex_lock(&l->lock);
-	for (unsigned i = 0; i < SPINS; i++) {
-		uint32_t none = 0;
-		if (__atomic_compare_exchange_n(&l->book->lock, &none, mine, false, __ATOMIC_ACQUIRE,
+	for (unsigned i = 1;; i++) {
+		uint32_t owner = 0;
+		if (__atomic_compare_exchange_n(&l->book->lock, &owner, mine, false, __ATOMIC_ACQUIRE,
 										__ATOMIC_RELAXED))
 			return;
+		if (i % LOOK_TRIES == 0) {
+			uint64_t now = now_ns();
+			since = since ? since : now;
+			if ((now - since >= HELD_NS || !lives(l, owner - 1)) &&
+				__atomic_compare_exchange_n(&l->book->lock, &owner, mine, false, __ATOMIC_ACQUIRE,
+											__ATOMIC_RELAXED))
+				return;
+		}
 		sched_yield();
 	}
-	__atomic_store_n(&l->book->lock, mine, __ATOMIC_RELAXED);
 }
 
 static void leave(struct ledger *l) {
@@ -98,11 +117,9 @@ static bool take_place(struct ledger *l) {
 
 /* Those whose process is gone keep nobody waiting. */
 static void clear_dead(struct ledger *l) {
-	for (unsigned i = 0; i < PLACES; i++) {
-		struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = i, .l_len = 1};
-		if (i != l->place && fcntl(l->fd, F_OFD_GETLK, &fl) == 0 && fl.l_type == F_UNLCK)
+	for (unsigned i = 0; i < PLACES; i++)
+		if (i != l->place && !lives(l, i))
 			clear(l, i);
-	}
 }
 
 static int open_book(const char *path) {
@@ -278,9 +295,10 @@ bool ledger_cpu_met(struct ledger *l) {
 	return l && turns_met(&l->book->cpus, l->place, now_ns());
 }
 
-void ledger_cpu_look(struct ledger *l, unsigned cpus, uint64_t now, struct turn *out) {
+void ledger_cpu_look(struct ledger *l, unsigned cpus, uint64_t now, uint64_t used,
+					 struct turns_own *own, struct turn *out) {
 	enter(l);
-	turns_look(&l->book->cpus, l->place, cpus, now, out);
+	turns_look(&l->book->cpus, l->place, cpus, now, used, own, out);
 	if (!out->free && now - l->looked_ns > TURNS_MOVE_NS) {
 		l->looked_ns = now;
 		clear_dead(l);

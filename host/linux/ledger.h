@@ -42,7 +42,8 @@ void ledger_set_cpu_weight(struct ledger *l, unsigned weight);
 void ledger_cpu_post(struct ledger *l, uint64_t wants);
 bool ledger_cpu_met(struct ledger *l); /* without a lock or a system call; NULL: false */
 /* Where and until when its threads may run. l is not NULL. */
-void ledger_cpu_look(struct ledger *l, unsigned cpus, uint64_t now_ns, struct turn *out);
+void ledger_cpu_look(struct ledger *l, unsigned cpus, uint64_t now_ns, uint64_t used_ns,
+					 struct turns_own *own, struct turn *out);
 /* A descriptor that is readable when another VM has come since it was last read; -1: there is
  * none. The caller's. ledger_ring() lets the others' be readable. */
 int ledger_bell(struct ledger *l);

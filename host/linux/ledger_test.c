@@ -1,5 +1,6 @@
 /* Two VMs' places in one book: who is alone is not held, who is ahead waits for the other, and what
  * a dead process left there keeps nobody. */
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -124,6 +125,7 @@ static bool rung(int bell) {
 static void test_cpus(void **state) {
 	struct ledger *a = ledger_open(path, 100, 100);
 	struct turn t;
+	struct turns_own own = {0};
 	struct timespec ts;
 	assert_non_null(a);
 	assert_false(ledger_cpu_met(a));
@@ -139,22 +141,22 @@ static void test_cpus(void **state) {
 	ledger_cpu_post(b, 2 * TURNS_CPU);
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	uint64_t now = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-	ledger_cpu_look(a, 2, now, &t);
+	ledger_cpu_look(a, 2, now, 0, &own, &t);
 	assert_false(t.free);
 	unsigned first = t.first;
 	assert_int_equal(t.count, 1);
-	ledger_cpu_look(b, 2, now, &t);
+	ledger_cpu_look(b, 2, now, 0, &own, &t);
 	assert_false(t.free);
 	assert_int_equal(t.first, 1 - first);
 	assert_int_equal(t.count, 1);
 	ledger_set_cpu_weight(b, 1000000); /* at once */
-	ledger_cpu_look(b, 2, now, &t);
+	ledger_cpu_look(b, 2, now, 0, &own, &t);
 	assert_true(t.free || t.count == 2);
 	ledger_ring(b);
 	assert_true(rung(bell));
 	ledger_close(b);
 	assert_false(ledger_cpu_met(a));
-	ledger_cpu_look(a, 2, now, &t);
+	ledger_cpu_look(a, 2, now, 0, &own, &t);
 	assert_true(t.free);
 	close(bell);
 	ledger_close(a);
@@ -168,6 +170,7 @@ static void test_dead_wants_nothing(void **state) {
 	int ready[2];
 	char byte;
 	struct turn t;
+	struct turns_own own = {0};
 	struct timespec ts;
 	assert_int_equal(pipe(ready), 0);
 	pid_t child = fork();
@@ -186,8 +189,8 @@ static void test_dead_wants_nothing(void **state) {
 	assert_int_equal(waitpid(child, NULL, 0), child);
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	uint64_t now = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-	ledger_cpu_look(a, 2, now, &t); /* finds it out */
-	ledger_cpu_look(a, 2, now, &t);
+	ledger_cpu_look(a, 2, now, 0, &own, &t); /* finds it out */
+	ledger_cpu_look(a, 2, now, 0, &own, &t);
 	assert_true(t.free);
 	assert_false(ledger_cpu_met(a));
 	close(ready[0]);
@@ -195,11 +198,33 @@ static void test_dead_wants_nothing(void **state) {
 	ledger_close(a);
 }
 
+/* Who died with the book's lock, or left a number there that is nobody's, stops nobody. */
+static void test_dead_has_the_lock(void **state) {
+	struct ledger *a = ledger_open(path, 100, 100), *b = ledger_open(path, 100, 100);
+	int fd = open(path, O_RDWR);
+	/* Nobody's places, none at all, the own one from somebody before; b's, who stands still. */
+	const uint32_t owners[] = {60, 64, 65, UINT32_MAX, 1, 2};
+	for (unsigned i = 0; i < sizeof(owners) / sizeof(owners[0]); i++) {
+		uint32_t lock = owners[i];
+		assert_int_equal(pwrite(fd, &lock, 4, 0), 4);
+		ledger_set_cpu_weight(a, 100);
+		assert_int_equal(pread(fd, &lock, 4, 0), 4);
+		assert_int_equal(lock, 0);
+	}
+	close(fd);
+	ledger_close(a);
+	ledger_close(b);
+}
+
 int main(void) {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_disks), cmocka_unit_test(test_death),
-		cmocka_unit_test(test_net),	  cmocka_unit_test(test_none),
-		cmocka_unit_test(test_cpus),  cmocka_unit_test(test_dead_wants_nothing),
+		cmocka_unit_test(test_disks),
+		cmocka_unit_test(test_death),
+		cmocka_unit_test(test_net),
+		cmocka_unit_test(test_none),
+		cmocka_unit_test(test_cpus),
+		cmocka_unit_test(test_dead_wants_nothing),
+		cmocka_unit_test(test_dead_has_the_lock),
 	};
 	return cmocka_run_group_tests_name("host_ledger", tests, setup, teardown);
 }
