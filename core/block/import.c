@@ -211,3 +211,7 @@ int import_open_part(struct block *out, struct block *file, const struct block_h
 					 uint64_t *room, struct err *e) {
 	return open_with(out, file, IMPORT_VMDK, host, room, true, e);
 }
+
+bool import_was_replayed(const struct block *b) {
+	return b->ops == &ops[IMPORT_VHDX] && ((const struct import *)b->self)->log.ops;
+}

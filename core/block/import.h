@@ -34,6 +34,9 @@ struct import_extent {
 int import_open(struct block *out, struct block *file, enum import_format format,
 				const struct block_host *host, struct err *e);
 
+/* Of what import_open() opened: whether it was not closed, so that its log was replayed. */
+bool import_was_replayed(const struct block *b);
+
 /* Whether a VMDK is a descriptor only (1), or not (0), and if so the files that it names. */
 int import_vmdk_extents(struct block *file, const struct block_host *host,
 						struct import_extent extents[IMPORT_EXTENTS], unsigned *n, struct err *e);

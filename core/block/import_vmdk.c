@@ -31,11 +31,14 @@ static const char *next_line(const char *p, const char *end) {
 	return p < end ? p + 1 : end;
 }
 
-/* A difference to another image says so in its descriptor. */
-static int judge_parent(const char *p, const char *end, struct err *e) {
-	for (; p < end; p = next_line(p, end))
+/* A difference to another image says so in its descriptor, and so does an encrypted one. */
+static int judge_text(const char *p, const char *end, struct err *e) {
+	for (; p < end; p = next_line(p, end)) {
 		if (starts(p, end, "parentCID=") && !starts(p, end, "parentCID=ffffffff"))
 			return err_set(e, ERR_NOTSUP, "the image depends on a parent; merge it there first");
+		if (starts(p, end, "encryption."))
+			return err_set(e, ERR_NOTSUP, "the image is encrypted; decrypt it there first");
+	}
 	return 0;
 }
 
@@ -51,7 +54,7 @@ static int judge_descriptor(struct import *m, const uint8_t *h, struct err *e) {
 		if (!t)
 			return -ERR_INVAL;
 		found = starts(t, t + len, descriptor_start);
-		r = judge_parent(t, t + len, e);
+		r = judge_text(t, t + len, e);
 		m->host->free(m->host->opaque, t, len);
 	}
 	if (!r && !found && !m->part)
@@ -182,7 +185,7 @@ static int parse_descriptor(const char *text, const char *end, struct import_ext
 							unsigned *n, struct err *e) {
 	static const char *const words[] = {"RW ", "RDONLY ", "NOACCESS "};
 	uint64_t size = 0;
-	int r = judge_parent(text, end, e);
+	int r = judge_text(text, end, e);
 	for (const char *p = text; !r && p < end; p = next_line(p, end)) {
 		const char *word = NULL;
 		for (unsigned i = 0; i < ARRAY_LEN(words) && !word; i++)

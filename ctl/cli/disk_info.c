@@ -5,18 +5,30 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "core/base/bits.h"
 #include "ctl/cli/disk_verb.h"
 #include "ctl/cli/table.h"
 
-static uint64_t used(const struct image *i) {
+static uint64_t used_by(int fd) {
 	struct stat st;
-	return fstat(i->file.fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+	return fd >= 0 && fstat(fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
+static uint64_t used(const struct image *i) {
+	uint64_t sum = used_by(i->file.fd);
+	for (unsigned k = 0; k < i->nparts; k++)
+		sum += used_by(i->parts[k].fd);
+	return sum;
 }
 
 static json_t *describe(const struct image *i) {
 	json_t *j =
 		json_pack("{s:s, s:s, s:I, s:I}", "file", i->path, "format", image_format_names[i->format],
 				  "size", (json_int_t)i->top->size, "used", (json_int_t)used(i));
+	if (i->nparts)
+		json_object_set_new(j, "files", json_integer(i->nparts));
+	if (i->format == IMAGE_VHDX)
+		json_object_set_new(j, "dirty", json_boolean(import_was_replayed(i->top)));
 	if (i->format != IMAGE_QCOW2)
 		return j;
 	const struct qcow2_info *q = qcow2_get_info(&i->qcow2);
@@ -40,6 +52,10 @@ static void print(const struct image *i) {
 	char size[24], room[24];
 	printf("%s: %s, %s, %s used\n", i->path, image_format_names[i->format],
 		   table_size(size, i->top->size), table_size(room, used(i)));
+	if (i->nparts)
+		printf("  describes %u files beside it\n", i->nparts);
+	if (i->format == IMAGE_VHDX && import_was_replayed(i->top))
+		printf("  not closed properly: read as its log says\n");
 	if (i->format != IMAGE_QCOW2)
 		return;
 	const struct qcow2_info *q = qcow2_get_info(&i->qcow2);
@@ -58,6 +74,7 @@ static int info(const struct cli_args *a) {
 		.read_only = true, .look = true, .check = true, .alone = !cli_flag(a, "chain")};
 	struct err e = {{0}};
 	struct image *i;
+	o.disk = (unsigned)MIN(cli_number(a, "disk"), (uint64_t)UINT32_MAX);
 	int r = image_open(&i, a->operands[0], &o, &e);
 	if (r)
 		return disk_fail(r, &e);
@@ -79,6 +96,8 @@ static int info(const struct cli_args *a) {
 
 static const struct cli_option info_options[] = {
 	{"chain", 0, CLI_FLAG, NULL, "Its backing files, too", NULL, NULL, false},
+	{"disk", 0, CLI_NUMBER, "N", "Which disk of an .ova that has several, from 1", NULL, NULL,
+	 false},
 	{"json", 0, CLI_FLAG, NULL, "Print JSON", NULL, NULL, false},
 	{0},
 };

@@ -3,6 +3,7 @@
 
 usage: foreign.py JOIST [CASE]...      TAP; skips where qemu-img and qemu-io are missing
 """
+import json
 import os
 import random
 import shutil
@@ -93,6 +94,10 @@ def split():
         files = sorted(f for f in os.listdir("in") if f != "x.vmdk")
         if kind.startswith("twoGb") and len(files) != 3:
             raise Failed(f"{kind}: {files} are not three parts")
+        info = json.loads(joist("info", "--json", "in/x.vmdk"))
+        used = sum(os.stat(f"in/{f}").st_blocks for f in os.listdir("in")) * 512
+        if (info.get("files", 0), info["size"], info["used"]) != (len(files), size, used):
+            raise Failed(f"{kind}: info shows {info}")
         if kind == "twoGbMaxExtentSparse":
             split_as_vmware("in", files)
         shutil.rmtree("in")
@@ -154,6 +159,7 @@ def descriptors():
                        ('RW 8 VMFSSPARSE "x-flat.vmdk"', "neither FLAT"),
                        ('NOACCESS 8 FLAT "x-flat.vmdk" 0', "nobody may read"),
                        ("", "names no files"),
+                       ('encryption.keySafe = "vmware:key"', "is encrypted"),
                        ("parentCID=12345678", "depends on a parent"),
                        ("RW 8 ZERO\n" * 513, "more than 512 files"),
                        ("RW 140000000000000 ZERO\n" * 512, "too big"),
@@ -196,6 +202,9 @@ def ova():
     refused("no disk 2", "vm.ova", "--disk", "2")
     tar("vm.ovf", *names)
     refused("2 disks, vm-disk0.vmdk to vm-disk1.vmdk", "vm.ova")
+    if json.loads(joist("info", "--json", "--disk", "2", "vm.ova"))["size"] != \
+            os.path.getsize("1.raw"):
+        raise Failed("info --disk 2 shows another disk")
     convert("vm.ova", "0.raw", "--disk", "1")
     convert("vm.ova", "1.raw", "--disk", "2")
     with open(names[1], "rb") as f:

@@ -121,6 +121,9 @@ def compare(what, dirty, wanted):
     write("dirty.vhdx", dirty)
     write("wanted.vhdx", wanted)
     joist("convert", "-q", "dirty.vhdx", "got.raw")
+    if json.loads(joist("info", "--json", "dirty.vhdx"))["dirty"] != \
+            any(dirty[header(dirty) + 48:header(dirty) + 64]):
+        raise Failed(f"{what}: info is wrong about whether it was closed")
     if read("dirty.vhdx") != dirty:
         raise Failed(f"{what}: the source was changed")
     run("qemu-img", "convert", "-f", "vhdx", "-O", "raw", "wanted.vhdx", "want.raw")
