@@ -294,6 +294,19 @@ static void event_from_kvm(struct x86_event *ev, const struct kvm_vcpu_events *k
 								 .vector = k->interrupt.nr};
 }
 
+/* An NMI that waits in KVM is an event of ours, not a part of the processor. */
+static bool take_nmi(struct kvm_cpu *c, struct kvm_vcpu_events *k) {
+	if (!k->nmi.pending)
+		return true;
+	vcpu_post(c->v, EVENT_NMI);
+	k->nmi.pending = 0;
+	k->flags |= KVM_VCPUEVENT_VALID_NMI_PENDING;
+	if (kvm_ioctl(c->fd, KVM_SET_VCPU_EVENTS, k) >= 0)
+		return true;
+	kvm_report(c, "KVM refuses to give its NMI back: %s", strerror(errno));
+	return false;
+}
+
 static bool get_events(struct kvm_cpu *c) {
 	struct x86_state *s = &c->v->state;
 	struct kvm_vcpu_events k;
@@ -305,13 +318,7 @@ static bool get_events(struct kvm_cpu *c) {
 				: k.interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS ? SHADOW_MOV_SS
 																 : 0;
 	s->nmi_masked = k.nmi.masked;
-	if (!k.nmi.pending)
-		return true;
-	/* One that waits is an event of ours, not a part of the processor. */
-	vcpu_post(c->v, EVENT_NMI);
-	k.nmi.pending = 0;
-	k.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING;
-	return put(c, KVM_SET_VCPU_EVENTS, &k, "events in flight");
+	return take_nmi(c, &k);
 }
 
 bool kvm_fetch_state(struct kvm_cpu *c) {
@@ -330,5 +337,6 @@ bool kvm_fetch_halt(struct kvm_cpu *c) {
 		return false;
 	c->v->state.rflags = r.rflags;
 	c->v->state.nmi_masked = ev.nmi.masked;
-	return true;
+	/* One that could not go in between STI and HLT ends the halt. */
+	return take_nmi(c, &ev);
 }

@@ -61,6 +61,7 @@ const struct guest_case guest_cases[] = {
 	PLAIN("apic", 61),
 	WEAK("smc", 24),
 	{.name = "smp2", .image = "smp", .cpus = 2, .memory_mb = 64, .checks = 26},
+	{.name = "late", .cpus = 2, .memory_mb = 64, .checks = 12, .weak_kvm = true},
 	{.name = "smp4", .image = "smp", .cpus = 4, .memory_mb = 64, .checks = 26, .seconds = 60},
 	{.name = "smp8", .image = "smp", .cpus = 8, .memory_mb = 64, .checks = 26, .seconds = 120},
 	{.name = "codegen",

@@ -70,12 +70,8 @@ static int make_cpu(struct bench_vm *b, bool kvm, const struct cpuid_policy *lik
 	return r ? r : cpuid_init_from(b->cpuid, &h, "host", 1, 1000000, e);
 }
 
-void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
-	bench_vm_create_like(b, ram_size, tier, NULL);
-}
-
-void bench_vm_create_like(struct bench_vm *b, uint64_t ram_size, const char *tier,
-						  const struct cpuid_policy *like) {
+static void create(struct bench_vm *b, uint64_t ram_size, const char *tier, unsigned cpus,
+				   const struct cpuid_policy *like) {
 	static const struct vm_clock clock = {zero, tsc, zero, .tsc_khz = 1000000};
 	struct err e;
 	memset(b, 0, sizeof(*b));
@@ -98,13 +94,27 @@ void bench_vm_create_like(struct bench_vm *b, uint64_t ram_size, const char *tie
 	b->region =
 		(struct mem_region){.name = "ram", .size = ram_size, .kind = MEM_RAM, .host = b->ram};
 	mem_add(&b->vm.mem, &b->region);
-	b->cpu = vcpu_create(&b->vm, 0);
-	vcpu_reset(b->cpu, false);
+	for (unsigned i = 0; i < cpus; i++)
+		vcpu_reset(vcpu_create(&b->vm, i), false);
+	b->cpu = b->vm.vcpus[0];
 	struct engine_options o = {.tier = kvm ? "off" : tier};
 	if (engine_create(&b->engine, kvm ? &engine_kvm : &engine_soft, &b->vm, &o, &e)) {
 		fprintf(stderr, "%s\n", e.text);
 		exit(1);
 	}
+}
+
+void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
+	create(b, ram_size, tier, 1, NULL);
+}
+
+void bench_vm_create_like(struct bench_vm *b, uint64_t ram_size, const char *tier,
+						  const struct cpuid_policy *like) {
+	create(b, ram_size, tier, 1, like);
+}
+
+void bench_vm_create_cpus(struct bench_vm *b, uint64_t ram_size, const char *tier, unsigned cpus) {
+	create(b, ram_size, tier, cpus, NULL);
 }
 
 void bench_vm_show_avx512(struct bench_vm *b) {
@@ -162,7 +172,12 @@ bool bench_vm_has_kvm(void) {
 }
 
 void bench_vm_long_mode(struct bench_vm *b, uint64_t tables, uint64_t rip) {
-	struct x86_state *s = &b->cpu->state;
+	bench_vm_long_mode_cpu(b->cpu, tables, rip);
+}
+
+void bench_vm_long_mode_cpu(struct vcpu *v, uint64_t tables, uint64_t rip) {
+	struct x86_state *s = &v->state;
+	s->activity = CPU_RUNNING;
 	s->cr0 = CR0_PE | CR0_PG | CR0_WP | CR0_ET | CR0_NE;
 	s->cr4 = CR4_PAE | CR4_OSFXSR;
 	s->cr3 = tables;
@@ -174,11 +189,15 @@ void bench_vm_long_mode(struct bench_vm *b, uint64_t tables, uint64_t rip) {
 }
 
 enum vm_exit_kind bench_vm_run(struct bench_vm *b) {
+	return bench_vm_run_cpu(b, b->cpu);
+}
+
+enum vm_exit_kind bench_vm_run_cpu(struct bench_vm *b, struct vcpu *v) {
 	struct vm_exit e;
-	kicked = &b->engine;
-	engine_set_state(&b->engine, b->cpu);
-	engine_run(&b->engine, b->cpu, &e);
-	engine_get_state(&b->engine, b->cpu);
+	__atomic_store_n(&kicked, &b->engine, __ATOMIC_RELEASE);
+	engine_set_state(&b->engine, v);
+	engine_run(&b->engine, v, &e);
+	engine_get_state(&b->engine, v);
 	if (e.kind == EXIT_FAILED)
 		b->why = e.failed.why;
 	return e.kind;

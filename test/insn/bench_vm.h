@@ -1,4 +1,4 @@
-/* The smallest VM that executes instructions: one vCPU, some RAM, no chips. For the
+/* The smallest VM that executes instructions: one vCPU or some, some RAM, no chips. For the
  * instruction tests, which set its state directly. */
 #ifndef TEST_INSN_BENCH_VM_H
 #define TEST_INSN_BENCH_VM_H
@@ -28,6 +28,8 @@ struct bench_vm {
 void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier);
 void bench_vm_create_like(struct bench_vm *b, uint64_t ram_size, const char *tier,
 						  const struct cpuid_policy *like);
+/* With several vCPUs, b->vm.vcpus[0..]; b->cpu is the first one. */
+void bench_vm_create_cpus(struct bench_vm *b, uint64_t ram_size, const char *tier, unsigned cpus);
 /* Shows the guest AVX-512 even if the host has none, for code that is translated and never run. */
 void bench_vm_show_avx512(struct bench_vm *b);
 void bench_vm_destroy(struct bench_vm *b);
@@ -43,8 +45,11 @@ bool bench_vm_has_kvm(void);
 
 /* The vCPU in 64-bit kernel mode at rip, with page tables at `tables`, which the caller writes. */
 void bench_vm_long_mode(struct bench_vm *b, uint64_t tables, uint64_t rip);
+void bench_vm_long_mode_cpu(struct vcpu *v, uint64_t tables, uint64_t rip);
 
 /* Runs from b->cpu->state until the engine gives an exit of the second group. */
 enum vm_exit_kind bench_vm_run(struct bench_vm *b);
+/* The same for any of them, each by a thread of its own. */
+enum vm_exit_kind bench_vm_run_cpu(struct bench_vm *b, struct vcpu *v);
 
 #endif

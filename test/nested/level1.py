@@ -105,8 +105,10 @@ class Archive:
                 f.write(part)
 
 
-# no_timer_check: the timer is late on a busy host.
-APPEND = "console=ttyS0 quiet panic=-1 no_timer_check sysrq_always_enabled"
+# no_timer_check: the timer is late on a busy host. tsc=reliable: Linux finds such a machine's TSC
+# unstable on a busy host, although it is the host's and the same for all; with the HPET as its clock
+# a tick of the nested guest can take longer than the time to the next one, and it never gets on.
+APPEND = "console=ttyS0 quiet panic=-1 no_timer_check sysrq_always_enabled tsc=reliable"
 
 QUIET = 60  # seconds without a word after which it is asked why, again and again
 DEAD = 300  # after so many without an answer it is given up; no case is silent for half of that

@@ -63,11 +63,12 @@ case("doctor", "/joist doctor", wants(r"^ok +engine kvm +usable", r"lock cmpxchg
                                       r"^engine: kvm"))
 GUESTS = ("/guest-tests /images --engine kvm --explained /explained.txt --patience 4 ")
 case("guests", GUESTS + "--tier split hello32 hello64 real segments paging32 task v86 paging64 "
-     "longmode exceptions features apic smc smp2 triple nowhere spin holes poke off resets", None)
+     "longmode exceptions features apic smc smp2 late triple nowhere spin holes poke off resets", None)
 case("privileged", "/privileged --explained /explained.txt --count 4000", None)
 case("parts", "/dirty --tier kvm --rounds 60; "
      "JOIST_KVM_OFF=dirty-ring /dirty --tier kvm --rounds 60; /bells --rounds 60; "
-     "/late --rounds 60; JOIST_KVM_OFF=coalesced /late --rounds 60", None)
+     "/late --rounds 60; JOIST_KVM_OFF=coalesced /late --rounds 60; "
+     "/late-two --rounds 60; JOIST_KVM_OFF=coalesced /late-two --rounds 60; /stuck", None)
 case("boot-auto", joist_run(engine=""),
      never(wants(r"^joist-guest: up ", r"^joist-guest: status 0", r"^kvm_entries +[1-9]"),
            r"engine: soft"))
@@ -79,7 +80,7 @@ case("boot-auto", joist_run(engine=""),
 PIECES = {
     "cpu": "hello32 hello64 real segments paging32 task v86 paging64 longmode exceptions features "
            "features-base features-v2 features-v3 smc",
-    "chips": "chips apic apic-micro smp2 smp4 smp2-micro",
+    "chips": "chips apic apic-micro late smp2 smp4 smp2-micro",
     "bad": "triple nowhere spin sleep holes endless flood poke junk chaos1 chaos2 chaos3 chaos4 "
            "off resets",
 }
@@ -229,6 +230,7 @@ def main():
     programs = {"joist": "joist", "guest-tests": "test/guest/guest-tests",
                 "two-vms": "test/guest/two-vms", "dirty": "test/insn/dirty",
                 "bells": "test/insn/bells", "late": "test/insn/late",
+                "late-two": "test/insn/late-two", "stuck": "test/insn/stuck",
                 "hold": "test/nested/hold",
                 "privileged": "test/nested/privileged",
                 "joist-move": "test/nested/joist-move"}
