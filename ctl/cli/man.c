@@ -150,8 +150,8 @@ static void page_of_program(void) {
 	printf(".SH DESCRIPTION\nJoist runs unmodified x86\\-64 guests. Each VM is one process without "
 		   "privileges. Where there is no hardware virtualization, its own CPU engine "
 		   "executes the guest's code.\n"
-		   ".PP\nWherever a command takes a VM, its name, its id or the beginning of either will "
-		   "do.\n");
+		   ".PP\nWherever a command takes a VM, its name, its id or the beginning of its id (4 "
+		   "characters at least) will do.\n");
 	printf(".SH COMMANDS\n");
 	for (unsigned i = 0; cli_verbs[i]; i++)
 		if (!cli_verbs[i]->hidden)

@@ -18,6 +18,7 @@
 
 #define STATE_VERSION 1
 #define NAME_TRIES 200
+#define ID_WORD 4 /* characters of an id that name a VM */
 
 static const char *const phases[] = {"created", "running", "stopped", "died"};
 
@@ -195,13 +196,14 @@ static int pick_one(const struct store_list *l, struct store_vm *vm, const char 
 			return 0;
 		}
 	}
-	for (unsigned i = 0; len && i < l->n; i++) {
+	/* Names are whole: "rm -f web" must not take web2 where web is gone. */
+	for (unsigned i = 0; len >= ID_WORD && i < l->n; i++) {
 		const struct store_vm *x = &l->vms[i];
-		if (strncmp(x->name, word, len) != 0 && strncmp(x->id, word, len) != 0)
+		if (strncmp(x->id, word, len) != 0)
 			continue;
 		if (found)
-			return err_set(e, ERR_INVAL, "%s fits several VMs, as %s and %s: give more of the name",
-						   word, found->name, x->name);
+			return err_set(e, ERR_INVAL, "%s fits several VMs, as %s and %s: give more of the id",
+						   word, found->id, x->id);
 		found = x;
 	}
 	if (found) {

@@ -44,8 +44,8 @@ struct store_list {
 int store_list(struct store_list *l, struct err *e);
 void store_list_free(struct store_list *l);
 
-/* By name, by id, or by the only VM whose name or id begins so. -ERR_NOENT with "did you
- * mean"; -ERR_INVAL: it fits several. */
+/* By its whole name, by id, or by the only id that begins so (4 characters at least). -ERR_NOENT
+ * with "did you mean"; -ERR_INVAL: it fits several. */
 int store_find(struct store_vm *vm, const char *text, struct err *e);
 
 /* A folder that becomes a VM with store_publish(), or goes with store_abandon(). `name` NULL:

@@ -65,6 +65,19 @@ def life_of_a_vm():
 
 
 @case
+def guests_that_do_not_answer():
+    """One that is starting is waited for, with a limit; a paused one is told at once."""
+    run("mute")
+    for verb, says in (("exec", "did not come up in time"), ("ssh", "no ssh server answers")):
+        p = refused(124, verb, "--timeout", "1", "mute", "true", says=says)
+        has(p.stderr, "waiting for the guest of VM mute")
+    joist("pause", "mute")
+    for verb in "exec", "ssh":
+        refused(4, verb, "mute", "true", says="VM mute is paused")
+    refused(4, "cp", "mute:/etc/passwd", "-", says="VM mute is paused")
+
+
+@case
 def names():
     run("alpha")
     joist("create", "--name", "alto", *busybox())
@@ -72,8 +85,9 @@ def names():
     assert "-" in made, made
     id_ = inspect("alto")["id"]
     same(inspect(id_[:6])["name"], "alto", "by id")
-    same(inspect("alp")["name"], "alpha", "by the beginning")
-    refused(1, "inspect", "al", says="fits several VMs")
+    # Whole names only: a script's "rm -f web" must not take web2 where web is gone.
+    refused(3, "rm", "alt", says="no VM alt (did you mean alto?)")
+    refused(3, "inspect", id_[:3], says="no VM")
     refused(3, "inspect", "alpah", says="did you mean alpha?")
     refused(3, "stop", "nothing-like-it", says="no VM")
     joist("rename", "alpha", "omega")  # while it runs
