@@ -9,6 +9,7 @@
 
 #include "ctl/cli/cp.h"
 #include "ctl/cli/launch.h"
+#include "ctl/cli/ready.h"
 #include "ctl/store/store.h"
 
 /* The part before the colon of VM:PATH; a path with a slash before the colon is none. */
@@ -128,7 +129,10 @@ static int run(const struct cli_args *a) {
 	if (path[0] != '/')
 		return cli_usage(a->verb, "%s: give the guest's path from its root on", guest);
 	int r = store_find(&vm, name, &e);
-	if (r || (r = wire_connect(&c, &vm, &e)) != 0)
+	int code = r ? cli_fail(r, &e) : ready_agent(&vm, 0);
+	if (code)
+		return code;
+	if ((r = wire_connect(&c, &vm, &e)) != 0)
 		return cli_fail(r, &e);
 	signal(SIGPIPE, SIG_IGN); /* a tar that ends early is an error to be told */
 	r = in ? copy_in(&c, from, path, &e) : copy_out(&c, path, to, &e);

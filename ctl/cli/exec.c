@@ -12,6 +12,7 @@
 #include "core/base/bits.h"
 #include "ctl/cli/guest.h"
 #include "ctl/cli/launch.h"
+#include "ctl/cli/ready.h"
 #include "ctl/cli/ssh.h"
 #include "ctl/store/store.h"
 
@@ -187,13 +188,17 @@ static int run(const struct cli_args *a) {
 	struct store_vm vm;
 	struct job j = {.files = {-1, -1}};
 	struct err e = {{0}};
-	int code = CLI_FAILED, r = store_find(&vm, a->operands[0], &e);
+	int code, r = store_find(&vm, a->operands[0], &e);
 	if (r)
 		return cli_fail(r, &e);
 	if (cli_flag(a, "tty"))
-		return ssh_run(&vm, cli_text(a, "user"), true, &a->operands[1], a->noperands - 1);
+		return ssh_exec(&vm, a);
+	code = ready_agent(&vm, cli_nanoseconds(a, "timeout"));
+	if (code)
+		return code;
 	if ((r = wire_connect(&j.c, &vm, &e)) != 0)
 		return cli_fail(r, &e);
+	code = CLI_FAILED;
 	if ((r = begin(&j, a, &e)) == 0)
 		r = follow(&j, cli_nanoseconds(a, "timeout"), &code, &e);
 	if (j.dir[0])
@@ -205,7 +210,7 @@ static int run(const struct cli_args *a) {
 static const struct cli_option options[] = {
 	{"interactive", 'i', CLI_FLAG, NULL, "Give it this command's standard input, to its end", NULL,
 	 NULL, false},
-	{"tty", 't', CLI_FLAG, NULL, "On a terminal, over ssh", NULL, NULL, false},
+	{"tty", 't', CLI_FLAG, NULL, "On a terminal, over ssh and sudo", NULL, NULL, false},
 	{"user", 'u', CLI_TEXT, "USER", "As this user, else root", NULL, NULL, false},
 	{"workdir", 'w', CLI_TEXT, "DIR", "In this folder of the guest", NULL, NULL, false},
 	{"env", 'e', CLI_TEXT, "NAME=VALUE", "Environment variable", NULL, NULL, true},
@@ -225,10 +230,11 @@ const struct cli_verb cli_verb_exec = {
 	.about =
 		"Runs a command in the guest by its agent (qemu-guest-agent), as root. Output comes while "
 		"it runs, the exit code is the command's. No shell is between: give sh -c for one. With "
-		"-t it goes over ssh, for programs that want a terminal.",
+		"-t it goes over ssh and the guest's sudo, for programs that want a terminal. A guest that "
+		"is still starting is waited for.",
 	.examples = "  joist exec web -- apt-get install -y nginx\n"
 				"  echo hello | joist exec -i web -- tee /etc/motd\n"
-				"  joist exec -t web -- top\n",
+				"  joist exec -it web bash\n",
 	.options = options,
 	.run = run,
 };

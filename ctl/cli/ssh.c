@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "ctl/cli/look.h"
+#include "ctl/cli/ready.h"
 #include "ctl/image/seed.h"
 #include "ctl/wire/wire.h"
 #include "host/linux/net.h"
@@ -86,25 +87,24 @@ static int place_of(const struct store_vm *vm, const char *user, struct ssh_plac
 	return r ? r : paths_join(s->known, sizeof(s->known), vm->dir, "known_hosts", e);
 }
 
-int ssh_run(const struct store_vm *vm, const char *user, bool tty, const char *const *command,
-			unsigned n) {
-	struct ssh_place s;
-	struct err e;
+/* Becomes ssh(1); returns an exit code if it cannot. */
+static int ssh_run(const struct store_vm *vm, const struct ssh_place *s, bool tty,
+				   const char *const *command, unsigned n, uint64_t timeout_ns) {
 	char port[16], known[PATHS_MAX + 40], to[80];
 	char *argv[CLI_OPERANDS + 24] = {"ssh"};
 	unsigned at = 1;
-	int r = place_of(vm, user, &s, &e);
-	if (r)
-		return cli_fail(r, &e);
-	snprintf(port, sizeof(port), "%u", s.port);
-	snprintf(known, sizeof(known), "UserKnownHostsFile=%s", s.known);
-	snprintf(to, sizeof(to), "%s@127.0.0.1", s.user);
+	int code = ready_ssh(vm, s->port, timeout_ns);
+	if (code)
+		return code;
+	snprintf(port, sizeof(port), "%u", s->port);
+	snprintf(known, sizeof(known), "UserKnownHostsFile=%s", s->known);
+	snprintf(to, sizeof(to), "%s@127.0.0.1", s->user);
 	static char *const fixed[] = {"-o", "StrictHostKeyChecking=accept-new",
 								  "-o", "LogLevel=ERROR",
 								  "-o", "IdentitiesOnly=yes"};
 	for (unsigned i = 0; i < 6; i++)
 		argv[at++] = fixed[i];
-	char *own[] = {"-o", known, "-i", s.key, "-p", port};
+	char *own[] = {"-o", known, "-i", (char *)s->key, "-p", port};
 	for (unsigned i = 0; i < 6; i++)
 		argv[at++] = own[i];
 	if (tty)
@@ -119,23 +119,79 @@ int ssh_run(const struct store_vm *vm, const char *user, bool tty, const char *c
 	return CLI_NO_CAPABILITY;
 }
 
+/* One word for the guest's shell, in single quotes. */
+static void quote(FILE *out, const char *word) {
+	fputs(" '", out);
+	for (; *word; word++)
+		fputs(*word == '\'' ? "'\\''" : (char[]){*word, 0}, out);
+	fputc('\'', out);
+}
+
+int ssh_exec(const struct store_vm *vm, const struct cli_args *a) {
+	const char *user = cli_text(a, "user"), *dir = cli_text(a, "workdir"), *env;
+	struct ssh_place s;
+	struct err e;
+	char *text = NULL;
+	size_t len;
+	int r = place_of(vm, NULL, &s, &e);
+	if (r)
+		return cli_fail(r, &e);
+	FILE *out = open_memstream(&text, &len);
+	if (!out)
+		return cli_fail(err_set(&e, ERR_NOMEM, "no memory for the command"), &e);
+	if (!user)
+		user = "root";
+	if (strcmp(user, s.user) != 0) {
+		fputs("sudo -H -u", out);
+		quote(out, user);
+		fputs(" -- ", out);
+	}
+	fputs("env", out);
+	if (dir) {
+		fputs(" -C", out);
+		quote(out, dir);
+	}
+	for (unsigned i = 0; (env = cli_nth(a, "env", i)) != NULL; i++)
+		quote(out, env);
+	for (unsigned i = 1; i < a->noperands; i++)
+		quote(out, a->operands[i]);
+	fclose(out);
+	const char *command = text;
+	int code = ssh_run(vm, &s, true, &command, 1, cli_nanoseconds(a, "timeout"));
+	free(text);
+	return code;
+}
+
+/* VM, or USER@VM as with ssh(1). */
 static int run_ssh(const struct cli_args *a) {
 	struct store_vm vm;
+	struct ssh_place s;
 	struct err e;
-	int r = store_find(&vm, a->operands[0], &e);
-	return r ? cli_fail(r, &e)
-			 : ssh_run(&vm, cli_text(a, "user"), false, &a->operands[1], a->noperands - 1);
+	char name[33];
+	const char *user = cli_text(a, "user"), *word = a->operands[0], *sign = strchr(word, '@');
+	if (sign && sign > word && sign - word < (long)sizeof(name)) {
+		snprintf(name, sizeof(name), "%.*s", (int)(sign - word), word);
+		user = name;
+		word = sign + 1;
+	}
+	int r = store_find(&vm, word, &e);
+	if (r || (r = place_of(&vm, user, &s, &e)) != 0)
+		return cli_fail(r, &e);
+	return ssh_run(&vm, &s, false, &a->operands[1], a->noperands - 1,
+				   cli_nanoseconds(a, "timeout"));
 }
 
 static const struct cli_option options[] = {
 	{"user", 'u', CLI_TEXT, "USER", "As this user, else the one that cloud-init made", NULL, NULL,
 	 false},
+	{"timeout", 0, CLI_SECONDS, "TIME",
+	 "Wait no longer than this for a guest that is starting, exit code 124", NULL, NULL, false},
 	{0},
 };
 
 const struct cli_verb cli_verb_ssh = {
 	.name = "ssh",
-	.operands = "VM [--] [COMMAND...]",
+	.operands = "[USER@]VM [--] [COMMAND...]",
 	.min_operands = 1,
 	.max_operands = CLI_OPERANDS,
 	.end_options = 1,
@@ -144,7 +200,10 @@ const struct cli_verb cli_verb_ssh = {
 	.about =
 		"Runs ssh to the guest's port 22 through a forwarded port of 127.0.0.1; if none is "
 		"forwarded, a free one is until the VM ends. Key and user are those that cloud-init was "
-		"given.",
+		"given. A guest that is still starting is waited for. For ssh's own options there is "
+		"'joist ssh-config'.",
+	.examples = "  joist ssh web\n"
+				"  joist ssh web -- journalctl -n 20\n",
 	.options = options,
 	.run = run_ssh,
 };

@@ -2,10 +2,10 @@
 #ifndef CTL_CLI_SSH_H
 #define CTL_CLI_SSH_H
 
+#include "ctl/cli/cli.h"
 #include "ctl/store/store.h"
 
-/* Becomes ssh(1); returns an exit code if it cannot. `user` NULL: the VM's. */
-int ssh_run(const struct store_vm *vm, const char *user, bool tty, const char *const *command,
-			unsigned n);
+/* The arguments of joist exec -t: becomes ssh(1); returns an exit code if it cannot. */
+int ssh_exec(const struct store_vm *vm, const struct cli_args *a);
 
 #endif
