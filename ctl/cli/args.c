@@ -131,8 +131,10 @@ int cli_parse(struct cli_args *a, const struct cli_verb *v, int argc, char **arg
 		else if (!only_operands && arg[0] == '-' && arg[1])
 			r = option(a, argc, argv, &i);
 		else if (a->noperands == v->max_operands || a->noperands == CLI_OPERANDS)
-			r = cli_usage(v, v->max_operands ? "too many arguments: %s" : "takes no argument: %s",
-						  arg);
+			r = cli_usage(v,
+						  v->max_operands ? "too many arguments: %.200s%s%s"
+										  : "takes no argument: %.200s%s%s",
+						  arg, v->surplus ? "; " : "", v->surplus ? v->surplus : "");
 		else
 			a->operands[a->noperands++] = arg;
 		if (r)

@@ -59,6 +59,7 @@ struct cli_verb {
 	const struct cli_option *options;			 /* may be NULL */
 	const struct cli_option *shared[CLI_TABLES]; /* tables of several verbs */
 	unsigned end_options; /* after so many operands all words are operands; 0: never */
+	const char *surplus;  /* what one who gives too many operands may want; may be NULL */
 	const char *complete; /* operands: "vm", "image" or words; NULL: files */
 	int (*run)(const struct cli_args *a); /* returns an exit code */
 	bool hidden;
@@ -82,8 +83,9 @@ extern const struct cli_option cli_common[];	 /* what every verb takes: --help *
 int cli_main(int argc, char **argv);
 /* The i-th table of a verb's options, cli_common being the last; NULL after it. */
 const struct cli_option *cli_table(const struct cli_verb *v, unsigned i);
-const struct cli_verb *cli_find_verb(const char *name); /* NULL: none */
-bool cli_is_group(const char *word);					/* the first of two words of some verb */
+const struct cli_verb *cli_find_verb(const char *name);	 /* NULL: none */
+const struct cli_verb *cli_find_alias(const char *word); /* also "images", "shell"... */
+bool cli_is_group(const char *word);					 /* the first of two words of some verb */
 /* "joist: sentence", on stderr. */
 void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The same and where to find help; returns CLI_USAGE. */
@@ -122,9 +124,12 @@ struct cli_suggest {
 void cli_suggest_add(struct cli_suggest *s, const char *candidate);
 const char *cli_suggest_verb(const char *wanted);
 const char *cli_suggest_option(const struct cli_verb *v, const char *wanted);
+/* What other tools call an option: "publish" for "ports"; NULL: nothing known. */
+const char *cli_suggest_habit(const char *wanted);
 
 /* help.c */
 void cli_help(const struct cli_verb *v); /* NULL: of the program; on stdout */
+void cli_help_group(const char *word);	 /* of all verbs that begin with the word */
 
 /* code.c: an error of making or finding something as an exit code. */
 int cli_code(int r);

@@ -62,15 +62,31 @@ static void print_options(const struct cli_verb *v) {
 			print_option(o);
 }
 
+static void print_summary(const struct cli_verb *v) {
+	printf("  %-16s%s\n", v->name, v->summary);
+}
+
 static void help_program(void) {
 	printf("Joist runs virtual machines, with or without hardware virtualization.\n\n"
 		   "Usage: joist COMMAND [OPTION]... [ARGUMENT]...\n\nCommands:\n");
 	for (unsigned i = 0; cli_verbs[i]; i++)
 		if (!cli_verbs[i]->hidden)
-			printf("  %-14s%s\n", cli_verbs[i]->name, cli_verbs[i]->summary);
-	printf("\n'joist COMMAND --help' explains a command, 'joist --version' tells the version.\n"
+			print_summary(cli_verbs[i]);
+	printf("\n'joist COMMAND --help' explains a command, 'joist man | man -l -' is the manual.\n"
+		   "\nFirst steps: joist image build debian\n"
+		   "             joist run -d --name web debian -p 8080:80\n"
+		   "             joist ssh web\n"
 		   "\nExit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 wrong state,\n"
 		   "5 the host lacks something, 124 timeout, 128+N ended by signal N.\n");
+}
+
+void cli_help_group(const char *word) {
+	size_t n = strlen(word);
+	printf("Usage: joist %s COMMAND [OPTION]... [ARGUMENT]...\n\nCommands:\n", word);
+	for (unsigned i = 0; cli_verbs[i]; i++)
+		if (strncmp(cli_verbs[i]->name, word, n) == 0 && cli_verbs[i]->name[n] == ' ')
+			print_summary(cli_verbs[i]);
+	printf("\n'joist %s COMMAND --help' explains a command.\n", word);
 }
 
 void cli_help(const struct cli_verb *v) {
@@ -94,7 +110,11 @@ static int run(const struct cli_args *a) {
 	char name[64];
 	snprintf(name, sizeof(name), "%s%s%s", a->operands[0], a->noperands > 1 ? " " : "",
 			 a->noperands > 1 ? a->operands[1] : "");
-	const struct cli_verb *v = cli_find_verb(name);
+	const struct cli_verb *v = cli_find_alias(name);
+	if (!v && cli_is_group(name)) {
+		cli_help_group(name);
+		return CLI_OK;
+	}
 	if (!v) {
 		const char *best = cli_suggest_verb(name);
 		return best ? cli_usage(a->verb, "no command %s (did you mean %s?)", name, best)

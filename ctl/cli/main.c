@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/base/bits.h"
 #include "ctl/cli/cli.h"
 
 const struct cli_verb *const cli_verbs[] = {
@@ -64,10 +65,18 @@ const struct cli_option cli_common[] = {
 	{0},
 };
 
+/* In one piece, since several commands may share a terminal, and without control characters: what
+ * the sentence quotes may come from anywhere. */
 static void print_error(const char *prefix, const char *fmt, va_list ap) {
-	fprintf(stderr, "joist%s%s: ", prefix ? " " : "", prefix ? prefix : "");
-	vfprintf(stderr, fmt, ap);
-	fputc('\n', stderr);
+	char text[2048];
+	int n = snprintf(text, sizeof(text), "joist%s%s: ", prefix ? " " : "", prefix ? prefix : "");
+	int m = vsnprintf(text + n, sizeof(text) - (size_t)n, fmt, ap);
+	if (m >= (int)sizeof(text) - n)
+		memcpy(text + sizeof(text) - 4, "...", 4);
+	for (char *p = text; *p; p++)
+		if ((unsigned char)*p < ' ' || *p == 127)
+			*p = '?';
+	fprintf(stderr, "%s\n", text);
 }
 
 void cli_error(const char *fmt, ...) {
@@ -102,6 +111,20 @@ const struct cli_verb *cli_find_verb(const char *name) {
 	return NULL;
 }
 
+/* Words of other tools that mean exactly the same. Others only get a "did you mean". */
+static const char *const aliases[][2] = {
+	{"list", "ls"},		 {"shell", "ssh"},		 {"info", "inspect"},		 {"attach", "console"},
+	{"top", "stats"},	 {"images", "image ls"}, {"networks", "network ls"}, {"pull", "image pull"},
+	{"rmi", "image rm"},
+};
+
+const struct cli_verb *cli_find_alias(const char *word) {
+	for (unsigned i = 0; i < ARRAY_LEN(aliases); i++)
+		if (strcmp(word, aliases[i][0]) == 0)
+			return cli_find_verb(aliases[i][1]);
+	return cli_find_verb(word);
+}
+
 bool cli_is_group(const char *word) {
 	size_t n = strlen(word);
 	for (unsigned i = 0; cli_verbs[i]; i++)
@@ -112,7 +135,7 @@ bool cli_is_group(const char *word) {
 
 /* Before the verb stand only these. */
 static const char *verb_of_option(const char *arg) {
-	if (strcmp(arg, "--version") == 0 || strcmp(arg, "-V") == 0)
+	if (strcmp(arg, "--version") == 0 || strcmp(arg, "-V") == 0 || strcmp(arg, "-v") == 0)
 		return "version";
 	if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0)
 		return "help";
@@ -132,7 +155,7 @@ int cli_main(int argc, char **argv) {
 	struct cli_args args;
 	bool help;
 	if (argc < 2) {
-		fprintf(stderr, "joist: what to do? Try 'joist --help'.\n");
+		cli_help(NULL);
 		return CLI_USAGE;
 	}
 	const char *name = argv[1];
@@ -144,7 +167,11 @@ int cli_main(int argc, char **argv) {
 	}
 	char two[64];
 	int words = 1;
-	const struct cli_verb *v = cli_find_verb(name);
+	const struct cli_verb *v = cli_find_alias(name);
+	if (!v && cli_is_group(name) && (argc == 2 || argv[2][0] == '-')) {
+		cli_help_group(name);
+		return argc > 2 && verb_of_option(argv[2]) ? flushed(CLI_OK) : CLI_USAGE;
+	}
 	if (!v && argc > 2) {
 		snprintf(two, sizeof(two), "%s %s", name, argv[2]);
 		if ((v = cli_find_verb(two)) != NULL || cli_is_group(name)) {
@@ -156,6 +183,11 @@ int cli_main(int argc, char **argv) {
 		const char *best = cli_suggest_verb(name);
 		if (best)
 			return cli_usage(NULL, "unknown command %s (did you mean %s?)", name, best);
+		if (words == 2) {
+			cli_error("unknown command %s", name);
+			fprintf(stderr, "Try 'joist %s --help'.\n", argv[1]);
+			return CLI_USAGE;
+		}
 		return cli_usage(NULL, "unknown command %s", name);
 	}
 	int r = cli_parse(&args, v, argc - 1 - words, argv + 1 + words, &help);

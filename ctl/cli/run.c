@@ -184,7 +184,8 @@ int cli_configure(const struct cli_args *a, struct run_request *q) {
 	if (a->noperands)
 		c->kernel = a->operands[0];
 	if (!c->kernel)
-		return cli_usage(a->verb, "needs a kernel: --kernel FILE");
+		return cli_usage(a->verb, "needs an image, as debian ('joist image ls' lists them), or a "
+								  "kernel: --kernel FILE");
 	c->initrd = cli_text(a, "initrd");
 	b->append = cli_text(a, "append");
 	b->board = cli_text(a, "board");
@@ -327,7 +328,7 @@ const struct cli_option cli_machine_options[] = {
 	 "this "
 	 "host's page cache",
 	 NULL, NULL, true},
-	{"name", 'n', CLI_NAME, "NAME", "Name of the VM, in messages", NULL, NULL, false},
+	{"name", 'n', CLI_NAME, "NAME", "Name of the VM, else one is made up", NULL, NULL, false},
 	{"engine", 0, CLI_TEXT, "ENGINE", "What runs the guest's code", "auto",
 	 "auto kvm kvm,split kvm,kernel kvm,off soft soft,jit soft,interp soft,cache=128M", false},
 	{"force", 0, CLI_FLAG, NULL, "Use the engine named even where its probe fails", NULL, NULL,
@@ -386,6 +387,9 @@ static const struct cli_option options[] = {
 	 false},
 	{"timeout", 0, CLI_SECONDS, "TIME", "Stop the VM (or waiting) after this time, exit code 124",
 	 NULL, NULL, false},
+	{"interactive", 'i', CLI_FLAG, NULL, "As it is without -d: the console is attached", NULL, NULL,
+	 false},
+	{"tty", 't', CLI_FLAG, NULL, "The same", NULL, NULL, false},
 	{"quiet", 'q', CLI_FLAG, NULL, "No hints on the terminal", NULL, NULL, false},
 	{0},
 };
@@ -394,6 +398,8 @@ const struct cli_verb cli_verb_run = {
 	.name = "run",
 	.operands = "[IMAGE|KERNEL]",
 	.max_operands = 1,
+	.surplus = "a VM starts its own system: 'joist exec VM -- COMMAND' runs something in it, and "
+			   "'joist cp' takes folders into it",
 	.complete = "image",
 	.summary = "make and run a VM",
 	.about = "With -d or an image, makes a VM that is kept, with a process of its own: closing "

@@ -41,31 +41,102 @@ void cli_suggest_add(struct cli_suggest *s, const char *candidate) {
 
 /* Words that users of other tools type. */
 static const char *const habits[][2] = {
-	{"launch", "run"},		{"boot", "run"},		  {"up", "run"},		 {"check", "doctor"},
-	{"host", "doctor"},		{"usage", "help"},		  {"list", "ls"},		 {"delete", "rm"},
-	{"remove", "rm"},		{"destroy", "rm"},		  {"shell", "ssh"},		 {"attach", "console"},
-	{"info", "inspect"},	{"status", "ps"},		  {"top", "stats"},		 {"down", "stop"},
-	{"halt", "stop"},		{"shutdown", "stop"},	  {"suspend", "pause"},	 {"images", "image ls"},
-	{"pull", "image pull"}, {"build", "image build"}, {"kill", "stop"},		 {"set", "update"},
-	{"edit", "update"},		{"port", "port ls"},	  {"image", "image ls"}, {"monitor", "events"},
+	{"launch", "run -d"},
+	{"boot", "run"},
+	{"up", "run"},
+	{"new", "create"},
+	{"define", "create -f"},
+	{"check", "doctor"},
+	{"usage", "help"},
+	{"host", "doctor"},
+	{"delete", "rm"},
+	{"remove", "rm"},
+	{"undefine", "rm"},
+	{"purge", "prune"},
+	{"system", "prune"},
+	{"destroy", "stop -f, or rm"},
+	{"kill", "stop -f"},
+	{"down", "stop"},
+	{"halt", "stop"},
+	{"shutdown", "stop"},
+	{"poweroff", "stop"},
+	{"reboot", "restart"},
+	{"reset", "restart -f"},
+	{"suspend", "pause"},
+	{"unpause", "resume"},
+	{"login", "ssh"},
+	{"status", "ps"},
+	{"build", "image build"},
+	{"import", "image import"},
+	{"find", "image pull"},
+	{"set", "update"},
+	{"edit", "update"},
+	{"config", "update"},
+	{"autostart", "update --restart always"},
+	{"dumpxml", "inspect -o yaml"},
+	{"export", "inspect -o yaml"},
+	{"transfer", "cp"},
+	{"copy", "cp"},
+	{"mount", "cp"},
+	{"monitor", "events"},
+	{"log", "logs"},
+	{"net", "network ls"},
+	{"image inspect", "image ls --json"},
+	{"image list", "image ls"},
+	{"image remove", "image rm"},
+	{"image delete", "image rm"},
+	{"network list", "network ls"},
+	{"network inspect", "network ls --json"},
+	{"network remove", "network rm"},
+	{"network delete", "network rm"},
+	{"port list", "port ls"},
+	{"port remove", "port rm"},
+	{"port delete", "port rm"},
 };
+
+/* The same of options and of keys in definitions. */
+static const char *const option_habits[][2] = {
+	{"network", "net"},		  {"networks", "net"},
+	{"nic", "net"},			  {"port", "publish"},
+	{"ports", "publish"},	  {"expose", "publish"},
+	{"cpu", "cpus"},		  {"vcpus", "cpus"},
+	{"vcpu", "cpus"},		  {"mem", "memory"},
+	{"ram", "memory"},		  {"disks", "disk"},
+	{"drive", "disk"},		  {"hda", "disk"},
+	{"cmdline", "append"},	  {"cloud-init", "user-data"},
+	{"background", "detach"}, {"daemon", "detach"},
+	{"time", "timeout"},	  {"lines", "tail"},
+	{"size", "disk-size"},	  {"format", "output"},
+	{"login", "user"},		  {"cwd", "workdir"},
+};
+
+const char *cli_suggest_habit(const char *wanted) {
+	for (unsigned i = 0; i < ARRAY_LEN(option_habits); i++)
+		if (strcmp(wanted, option_habits[i][0]) == 0)
+			return option_habits[i][1];
+	return NULL;
+}
 
 const char *cli_suggest_verb(const char *wanted) {
 	struct cli_suggest s = {.wanted = wanted};
+	for (unsigned i = 0; i < ARRAY_LEN(habits); i++)
+		if (strcmp(wanted, habits[i][0]) == 0)
+			return habits[i][1];
 	for (unsigned i = 0; cli_verbs[i]; i++)
 		if (!cli_verbs[i]->hidden)
 			cli_suggest_add(&s, cli_verbs[i]->name);
-	for (unsigned i = 0; !s.best && i < ARRAY_LEN(habits); i++)
-		if (strcmp(wanted, habits[i][0]) == 0)
-			s.best = habits[i][1];
 	return s.best;
 }
 
 const char *cli_suggest_option(const struct cli_verb *v, const char *wanted) {
 	struct cli_suggest s = {.wanted = wanted};
+	const char *habit = cli_suggest_habit(wanted);
 	const struct cli_option *t;
 	for (unsigned i = 0; (t = cli_table(v, i)) != NULL; i++)
-		for (const struct cli_option *o = t; o->name; o++)
+		for (const struct cli_option *o = t; o->name; o++) {
+			if (habit && strcmp(o->name, habit) == 0)
+				return habit;
 			cli_suggest_add(&s, o->name);
+		}
 	return s.best;
 }

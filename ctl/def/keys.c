@@ -2,7 +2,7 @@
 #include "ctl/cli/cli.h"
 
 const struct cli_option cli_vm_options[] = {
-	{"image", 'i', CLI_TEXT, "IMAGE", "Image whose kernel and disk it starts with", NULL, NULL,
+	{"image", 0, CLI_TEXT, "IMAGE", "Image whose kernel and disk it starts with", NULL, NULL,
 	 false},
 	{"disk-size", 0, CLI_SIZE, "SIZE", "Size of the disk made from the image", NULL, NULL, false},
 	{"hostname", 0, CLI_NAME, "NAME", "What cloud-init calls the guest, else the VM's name", NULL,

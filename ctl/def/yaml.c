@@ -41,6 +41,9 @@ static int unknown_key(struct reader *r, const char *key) {
 		cli_suggest_add(&s, o->name);
 	for (const struct cli_option *o = cli_vm_options; o->name; o++)
 		cli_suggest_add(&s, o->name);
+	const char *habit = cli_suggest_habit(key);
+	if (habit && def_option(habit))
+		s.best = habit;
 	if (s.best)
 		snprintf(more, sizeof(more), " (did you mean %s?)", s.best);
 	return complain(r, r->event.start_mark, "unknown key", key, more);

@@ -68,7 +68,21 @@ def version():
 
 @case
 def no_arguments():
-    refused([], 2, "joist --help")
+    p = joist()
+    same((p.returncode, p.stderr), (2, ""), "exit code, and no complaint")
+    same(p.stdout, joist("--help").stdout, "what one gets to see")
+
+
+@case
+def groups():
+    """The first word of two: its commands, whichever way one asks."""
+    for group, verb in (("image", "build"), ("port", "add"), ("network", "create"), ("disk", "info")):
+        text = joist("help", group).stdout
+        has(text, f"  {group} {verb} ")
+        for args, code in (((group,), 2), ((group, "--help"), 0), ((group, "-h"), 0)):
+            p = joist(*args)
+            same((p.returncode, p.stdout, p.stderr), (code, text, ""), " ".join(args))
+        refused([group, "frobnicate"], 2, f"unknown command {group} frobnicate", f"joist {group} --help")
 
 
 @case
@@ -125,6 +139,33 @@ def unknown_words():
     refused(["run", "--memroy=1G"], 2, "unknown option --memroy", "did you mean --memory?")
     refused(["run", "-Z"], 2, "unknown option -Z")
     refused(["help", "docter"], 2, "did you mean doctor?")
+    refused(["run", "--network", "lab"], 2, "did you mean --net?")
+    refused(["run", "--vcpus=2"], 2, "did you mean --cpus?")
+
+
+@case
+def habits():
+    """Words of docker, virsh and multipass."""
+    for word, verb in (("images", "image ls"), ("list", "ls"), ("shell", "ssh"), ("info", "inspect")):
+        has(joist("help", word).stdout, "Usage: joist " + verb + " ")
+        same(joist(word, "--help").stdout, joist("help", *verb.split()).stdout, word)
+    refused(["delete", "x"], 2, "did you mean rm?")
+    # It takes the power away with virsh and the disks with vagrant.
+    refused(["destroy", "x"], 2, "did you mean stop -f, or rm?")
+    refused(["run", "-it", "debian", "bash"], 2, "too many arguments: bash", "joist exec VM")
+    with tempfile.TemporaryDirectory() as d:
+        p = joist("run", "-it", "debian", env=dict(os.environ, XDG_DATA_HOME=d))
+        same(p.returncode, 3, "exit code without the image")
+        has(p.stderr, "no image debian; 'joist image build debian'")
+
+
+@case
+def words_of_others_in_messages():
+    """What a message quotes cannot move the cursor, nor fill the terminal."""
+    with tempfile.TemporaryDirectory() as d:
+        p = joist("inspect", "a\033[31m\nb", env=dict(os.environ, XDG_DATA_HOME=d))
+    has(p.stderr, "no VM a?[31m?b;")
+    assert len(joist("run", "--name", "x" * 100000).stderr) < 3000
 
 
 @case
@@ -145,7 +186,7 @@ def bad_values():
     refused(["run", "--no-reboot=1"], 2, "takes no value")
     refused(["run", "a", "b"], 2, "too many arguments: b")
     refused(["doctor", "x"], 2, "takes no argument")
-    refused(["run"], 2, "needs a kernel")
+    refused(["run"], 2, "needs an image", "--kernel FILE")
     refused(["run", "--kernel", "a", "b"], 2, "which is the kernel?")
     refused(["completion"], 2, "needs bash|zsh|fish")
     refused(["completion", "tcsh"], 2, "no completion for tcsh")
