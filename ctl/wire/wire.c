@@ -178,6 +178,7 @@ int wire_call(struct wire_client *c, json_t *request, json_t **reply, int timeou
 int wire_ask(const struct store_vm *vm, json_t *request, json_t **reply, int timeout_ms, int *code,
 			 struct err *e) {
 	struct wire_client c;
+	*reply = NULL; /* whatever happens, it can be given to json_decref() */
 	int r = wire_connect(&c, vm, e);
 	if (r) {
 		json_decref(request);
