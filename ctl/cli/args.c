@@ -42,8 +42,9 @@ int cli_check_value(const struct cli_option *o, const char *text, struct err *e)
 	bool good = true;
 	switch (o->kind) {
 	case CLI_FLAG:
-	case CLI_TEXT:
 		return 0;
+	case CLI_TEXT:
+		return cli_check_machine(o, text, e);
 	case CLI_FILE:
 		if (!*text)
 			return err_set(e, ERR_INVAL, "--%s needs a file name, not an empty one", o->name);
@@ -66,7 +67,7 @@ int cli_check_value(const struct cli_option *o, const char *text, struct err *e)
 		return 0;
 	}
 	if (good)
-		return 0;
+		return cli_check_machine(o, text, e);
 	return err_set(e, ERR_INVAL, "--%s %s: not %s", o->name, text, cli_kind_text(o->kind));
 }
 

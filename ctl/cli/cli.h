@@ -105,6 +105,9 @@ uint64_t cli_nanoseconds(const struct cli_args *a, const char *name);
 
 /* 0, or -ERR_INVAL and "--name text: why not". */
 int cli_check_value(const struct cli_option *o, const char *text, struct err *e);
+/* machine_check.c: the same for what cli_machine_options and cli_vm_options alone have; others are
+ * good. */
+int cli_check_machine(const struct cli_option *o, const char *text, struct err *e);
 
 /* values.c: false if the text is not one. */
 bool cli_read_size(const char *text, uint64_t *bytes);

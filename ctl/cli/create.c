@@ -13,8 +13,9 @@ static int create(const struct cli_args *a) {
 }
 
 static const struct cli_option options[] = {
-	{"file", 'f', CLI_FILE, "FILE", "Take the definition from a YAML file, options override it",
-	 NULL, NULL, false},
+	{"file", 'f', CLI_FILE, "FILE",
+	 "Take the definition from a YAML file (-: standard input), options override it", NULL, NULL,
+	 false},
 	{0},
 };
 

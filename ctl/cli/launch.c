@@ -12,7 +12,6 @@
 
 #include "ctl/cli/machine.h"
 #include "ctl/image/image.h"
-#include "ctl/proc/limit.h"
 #include "ctl/wire/wire.h"
 
 /* A word without a folder that is no file here names an image. */
@@ -26,19 +25,6 @@ bool launch_is_stored(const struct cli_args *a) {
 	return a->noperands && !cli_text(a, "kernel") && is_image(a->operands[0]);
 }
 
-/* The values that no table can check. */
-static int check_values(const struct def *d, struct err *e) {
-	const char *limit = def_text(d, "cpu-limit");
-	uint64_t n = 100;
-	if (limit && !limit_read_percent(limit))
-		return err_set(e, ERR_INVAL,
-					   "--cpu-limit %s: not a part of CPUs (examples: 50%%, 150%%, 1.5)", limit);
-	if (!cli_read_number(def_text(d, "cpu-shares"), &n) || n < 2 || n > 10000)
-		return err_set(e, ERR_INVAL, "--cpu-shares %s: a number from 2 to 10000",
-					   def_text(d, "cpu-shares"));
-	return 0;
-}
-
 static int define(const struct cli_args *a, struct def *d, struct err *e) {
 	const char *file = cli_text(a, "file");
 	char path[PATHS_MAX];
@@ -49,7 +35,7 @@ static int define(const struct cli_args *a, struct def *d, struct err *e) {
 		r = def_add(d, "image", a->operands[0], e);
 	else if (a->noperands && (r = paths_absolute(path, sizeof(path), a->operands[0], NULL, e)) == 0)
 		r = def_add(d, "kernel", path, e);
-	return r ? r : check_values(d, e);
+	return r;
 }
 
 /* Would the machine take these values? Looks at no file but the image's. */

@@ -3,12 +3,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/board/board.h"
 #include "ctl/cli/look.h"
 #include "ctl/proc/limit.h"
 #include "ctl/wire/wire.h"
-#include "host/linux/disk.h"
-#include "host/linux/net.h"
 
 /* Keys that a running VM takes at once. */
 static bool is_live(const char *name) {
@@ -76,35 +73,17 @@ static int tell_process(const struct store_vm *vm, const struct cli_args *a, con
 	return CLI_OK;
 }
 
+/* As the definition's keys; "none" takes a limit away. */
 static int check_values(const struct cli_args *a) {
-	const char *limit = cli_text(a, "cpu-limit");
-	uint64_t n;
-	if (limit && strcmp(limit, "none") != 0 && !limit_read_percent(limit))
-		return cli_usage(a->verb,
-						 "--cpu-limit %s: not a part of CPUs (examples: 50%%, 150%%, none)", limit);
-	static const char *const shares[] = {"cpu-shares", "disk-shares", "net-shares"};
-	for (unsigned i = 0; i < 3; i++) {
-		n = cli_text(a, shares[i]) ? cli_number(a, shares[i]) : 100;
-		if (n < 2 || n > 10000)
-			return cli_usage(a->verb, "--%s %s: a number from 2 to 10000", shares[i],
-							 cli_text(a, shares[i]));
-	}
-	if (cli_text(a, "cpus") && (cli_number(a, "cpus") < 1 || cli_number(a, "cpus") > VM_VCPUS))
-		return cli_usage(a->verb, "--cpus %s: a number from 1 to %d", cli_text(a, "cpus"),
-						 VM_VCPUS);
-	uint64_t memory = cli_size(a, "memory");
-	if (cli_text(a, "memory") &&
-		(memory % 4096 || memory < BOARD_MEMORY_MIN || memory > BOARD_MEMORY_MAX))
-		return cli_usage(a->verb, "--memory %s: a multiple of 4K from %lluM to %lluG",
-						 cli_text(a, "memory"), (unsigned long long)(BOARD_MEMORY_MIN >> 20),
-						 (unsigned long long)(BOARD_MEMORY_MAX >> 30));
-	struct host_disk_limits disk;
-	struct host_net_limits net;
 	struct err e;
-	if (cli_text(a, "disk-limit") && host_disk_read_limits(cli_text(a, "disk-limit"), &disk, &e))
-		return cli_usage(a->verb, "--disk-limit %s", e.text);
-	if (cli_text(a, "net-limit") && host_net_read_limits(cli_text(a, "net-limit"), &net, &e))
-		return cli_usage(a->verb, "--net-limit %s", e.text);
+	for (unsigned i = 0; i < a->nvalues; i++) {
+		const struct cli_value *v = &a->values[i];
+		const struct cli_option *key = def_option(v->option->name);
+		bool none = v->option->kind == CLI_TEXT && strcmp(v->text, "none") == 0;
+		if (key && !none && cli_check_value(key, v->text, &e))
+			return cli_usage(a->verb, "%s%s", e.text,
+							 v->option->kind == CLI_TEXT ? "; none: no limit" : "");
+	}
 	return 0;
 }
 

@@ -37,7 +37,7 @@ int def_take_args(struct def *d, const struct cli_args *a, struct err *e);
 void def_give_args(const struct def *d, struct cli_args *a, const struct cli_verb *v);
 
 /* yaml.c: strict; errors are "FILE:LINE:COLUMN: sentence". Paths in it are taken from its folder.
- */
+ * "-" is standard input, and the folder then the current one. */
 int def_read(struct def *d, const char *path, struct err *e);
 /* `name` NULL: leaves it out. */
 void def_write(const struct def *d, const char *name, FILE *out);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <yaml.h>
 
 #include "ctl/def/def.h"
@@ -146,6 +147,25 @@ static int document(struct reader *r) {
 	return 0;
 }
 
+/* All of standard input, up to a byte more than a definition may have. */
+static int read_input(struct host_file *f, struct err *e) {
+	*f = (struct host_file){.data = malloc(DEF_FILE_MAX + 1)};
+	ssize_t n = 1;
+	if (!f->data)
+		return err_set(e, ERR_NOMEM, "no memory to read standard input");
+	while (n && f->len <= DEF_FILE_MAX) {
+		n = read(STDIN_FILENO, f->data + f->len, DEF_FILE_MAX + 1 - f->len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0) {
+			host_file_free(f);
+			return err_set(e, errno, "reading standard input: %s", strerror(errno));
+		}
+		f->len += (size_t)n;
+	}
+	return 0;
+}
+
 int def_read(struct def *d, const char *path, struct err *e) {
 	struct reader r = {.path = path, .def = d, .e = e};
 	struct host_file f;
@@ -155,9 +175,11 @@ int def_read(struct def *d, const char *path, struct err *e) {
 		return result;
 	if ((slash = strrchr(r.folder, '/')) != NULL)
 		slash[slash == r.folder] = 0;
-	result = host_file_read(&f, path, "definition", e);
+	result = strcmp(path, "-") == 0 ? read_input(&f, e) : host_file_read(&f, path, "definition", e);
 	if (result)
 		return result;
+	if (strcmp(path, "-") == 0)
+		r.path = "standard input";
 	if (f.len > DEF_FILE_MAX) {
 		host_file_free(&f);
 		return err_set(e, ERR_FBIG, "definition %s has more than 1 MiB", path);
