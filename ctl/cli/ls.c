@@ -52,10 +52,61 @@ static void add_row(struct table *t, const struct look *l) {
 	table_cell(t, "%s", list_text(l->addresses, addresses, sizeof(addresses)));
 }
 
+/* --filter KEY=VALUE. docker says status where we say state. */
+static bool read_filter(const char *text, const char **value, char *key) {
+	const char *sign = strchr(text, '=');
+	if (!sign)
+		return false;
+	*value = sign + 1;
+	size_t n = (size_t)(sign - text);
+	if ((n == 5 && memcmp(text, "state", n) == 0) || (n == 6 && memcmp(text, "status", n) == 0))
+		*key = 's';
+	else if ((n == 4 && memcmp(text, "name", n) == 0) || (n == 5 && memcmp(text, "image", n) == 0))
+		*key = text[0];
+	else
+		return false;
+	return true;
+}
+
+/* All filters must hold, but one of several of the same key is enough, as with docker. */
+static bool passes(const struct cli_args *a, const struct look *l) {
+	static const char keys[] = "sni";
+	const char *image = def_text(&l->def, "image"), *text, *value;
+	for (unsigned k = 0; keys[k]; k++) {
+		bool asked = false, good = false;
+		for (unsigned i = 0; (text = cli_nth(a, "filter", i)) != NULL; i++) {
+			char key;
+			if (!read_filter(text, &value, &key) || key != keys[k])
+				continue;
+			asked = true;
+			good = good || (key == 's'	 ? strcmp(l->state, value) == 0
+							: key == 'n' ? strstr(l->vm.name, value) != NULL
+										 : image && strcmp(image, value) == 0);
+		}
+		if (asked && !good)
+			return false;
+	}
+	return true;
+}
+
+/* Without -a and a filter that says which state, those that do not run are left out; one that
+ * died is an accident and shows. */
+static bool is_hidden(const struct cli_args *a, const struct store_vm *v) {
+	const char *text, *value;
+	char key;
+	if (cli_flag(a, "all") || v->phase == STORE_RUNNING || v->phase == STORE_DIED)
+		return false;
+	for (unsigned i = 0; (text = cli_nth(a, "filter", i)) != NULL; i++)
+		if (read_filter(text, &value, &key) && key == 's')
+			return false;
+	return true;
+}
+
 static int print_all(const struct cli_args *a, const struct store_list *list) {
 	static const char *const heads[] = {"NAME",	  "STATE", "IMAGE", "CPUS",
 										"MEMORY", "TIME",  "PORTS", "ADDRESSES"};
-	bool all = cli_flag(a, "all"), quiet = cli_flag(a, "quiet"), json = cli_flag(a, "json");
+	const char *format = cli_text(a, "format");
+	bool quiet = cli_flag(a, "quiet"), json = cli_flag(a, "json") || format[0] == 'j';
 	json_t *out = json ? json_array() : NULL;
 	struct table t;
 	unsigned hidden = 0;
@@ -64,17 +115,20 @@ static int print_all(const struct cli_args *a, const struct store_list *list) {
 	for (unsigned i = 0; i < list->n; i++) {
 		const struct store_vm *v = &list->vms[i];
 		struct look l;
-		/* One that died is an accident and shows. */
-		if (!all && v->phase != STORE_RUNNING && v->phase != STORE_DIED) {
+		if (is_hidden(a, v)) {
 			hidden++;
 			continue;
 		}
-		if (quiet && !json) {
+		if (quiet && !json && !cli_nth(a, "filter", 0)) {
 			printf("%s\n", v->name);
 			continue;
 		}
-		look_at(&l, v, true);
-		if (json)
+		look_at(&l, v, !quiet);
+		if (!passes(a, &l))
+			;
+		else if (quiet && !json)
+			printf("%s\n", v->name);
+		else if (json)
 			json_array_append_new(out, look_json(&l));
 		else
 			add_row(&t, &l);
@@ -86,7 +140,9 @@ static int print_all(const struct cli_args *a, const struct store_list *list) {
 		json_decref(out);
 		return r ? CLI_FAILED : CLI_OK;
 	}
-	if (!quiet) {
+	if (!quiet && format[0] == 'c') {
+		table_print_csv(&t);
+	} else if (!quiet) {
 		table_print(&t);
 		if (hidden)
 			fprintf(stderr, "(%u more, not running: joist ls -a)\n", hidden);
@@ -97,6 +153,11 @@ static int print_all(const struct cli_args *a, const struct store_list *list) {
 static int run(const struct cli_args *a) {
 	struct store_list list;
 	struct err e;
+	const char *text, *value;
+	char key;
+	for (unsigned i = 0; (text = cli_nth(a, "filter", i)) != NULL; i++)
+		if (!read_filter(text, &value, &key))
+			return cli_usage(a->verb, "--filter %s: not state=, name= or image= and a value", text);
 	int r = store_list(&list, &e);
 	if (r)
 		return cli_fail(r, &e);
@@ -107,7 +168,11 @@ static int run(const struct cli_args *a) {
 
 static const struct cli_option options[] = {
 	{"all", 'a', CLI_FLAG, NULL, "Also those that do not run", NULL, NULL, false},
-	{"json", 0, CLI_FLAG, NULL, "Print JSON", NULL, NULL, false},
+	{"filter", 'f', CLI_TEXT, "KEY=VALUE",
+	 "Only those with state=running (created, paused, stopped, died), name=PART or image=IMAGE",
+	 NULL, NULL, true},
+	{"format", 0, CLI_CHOICE, "FORMAT", "How to print it", "table", "table json csv", false},
+	{"json", 0, CLI_FLAG, NULL, "The same as --format json", NULL, NULL, false},
 	{"quiet", 'q', CLI_FLAG, NULL, "Only the names", NULL, NULL, false},
 	{0},
 };

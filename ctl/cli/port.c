@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "ctl/cli/look.h"
+#include "ctl/cli/table.h"
 #include "ctl/wire/wire.h"
 #include "host/linux/net.h"
 
@@ -80,16 +81,15 @@ static int rm(const struct cli_args *a) {
 	return change(a, "port-rm", false);
 }
 
-static int ls(const struct cli_args *a) {
+/* What a VM forwards now, or would if it ran, added to `list`. */
+static int ports_of(const char *name, json_t *list, struct err *e) {
 	char path[PATHS_MAX];
 	struct store_vm vm;
 	struct def d = {0};
-	struct err e;
-	json_t *reply = NULL, *list = json_array(), *p;
-	size_t k;
-	int r = load(a->operands[0], &vm, &d, path, &e);
+	json_t *reply = NULL;
+	int r = load(name, &vm, &d, path, e);
 	if (!r && vm.phase == STORE_RUNNING) {
-		r = wire_ask(&vm, json_pack("{s:s}", "op", "port-ls"), &reply, WIRE_ANSWER_MS, NULL, &e);
+		r = wire_ask(&vm, json_pack("{s:s}", "op", "port-ls"), &reply, WIRE_ANSWER_MS, NULL, e);
 		if (!r)
 			json_array_extend(list, json_object_get(reply, "ports"));
 	} else if (!r) {
@@ -99,6 +99,54 @@ static int ls(const struct cli_args *a) {
 	}
 	json_decref(reply);
 	def_free(&d);
+	return r;
+}
+
+/* Of all VMs, as a table: who has port 8080? */
+static int ls_all(bool json) {
+	static const char *const heads[] = {"VM", "STATE", "PORT"};
+	struct store_list l;
+	struct table t;
+	struct err e;
+	json_t *all = json_object(), *p;
+	size_t k;
+	int r = store_list(&l, &e);
+	if (r) {
+		json_decref(all);
+		return cli_fail(r, &e);
+	}
+	table_start(&t, 3, heads);
+	for (unsigned i = 0; i < l.n; i++) {
+		json_t *list = json_array();
+		if (ports_of(l.vms[i].name, list, &e) == 0) {
+			json_array_foreach(list, k, p) {
+				table_cell(&t, "%s", l.vms[i].name);
+				table_cell(&t, "%s", store_phase_name(l.vms[i].phase));
+				table_cell(&t, "%s", json_string_value(p));
+			}
+			json_object_set(all, l.vms[i].name, list);
+		}
+		json_decref(list);
+	}
+	store_list_free(&l);
+	if (json) {
+		json_dumpf(all, stdout, JSON_INDENT(2));
+		putchar('\n');
+		table_free(&t);
+	} else {
+		table_print(&t);
+	}
+	json_decref(all);
+	return CLI_OK;
+}
+
+static int ls(const struct cli_args *a) {
+	struct err e;
+	size_t k;
+	if (!a->noperands)
+		return ls_all(cli_flag(a, "json"));
+	json_t *list = json_array(), *p;
+	int r = ports_of(a->operands[0], list, &e);
 	if (!r && cli_flag(a, "json")) {
 		json_dumpf(list, stdout, JSON_INDENT(2));
 		putchar('\n');
@@ -141,11 +189,13 @@ static const struct cli_option ls_options[] = {
 
 const struct cli_verb cli_verb_port_ls = {
 	.name = "port ls",
-	.operands = "VM",
-	.min_operands = 1,
+	.operands = "[VM]",
 	.max_operands = 1,
 	.complete = "vm",
 	.summary = "list forwarded ports",
+	.about =
+		"Lists the ports that a VM forwards now or, if it does not run, will; without VM those "
+		"of all.",
 	.options = ls_options,
 	.run = ls,
 };

@@ -15,19 +15,33 @@ static int remove_one(const struct cli_args *a, struct store_vm *vm) {
 			return CLI_WRONG_STATE;
 		}
 		int code = stop_vm(vm, 0, true, true);
-		if (code)
-			return code;
+		if (code && store_is_locked(vm))
+			return code; /* else it ended by itself meanwhile */
 	}
 	int r = store_remove(vm, &e);
-	return r ? cli_fail(r, &e) : CLI_OK;
+	return r == -ERR_NOENT && cli_flag(a, "force") ? CLI_OK : r ? cli_fail(r, &e) : CLI_OK;
 }
 
+/* With --force it is enough that a VM is not there afterwards, as with rm(1): a script's first line
+ * may be "rm -f". It is said all the same, for who has mistyped. */
 static int rm(const struct cli_args *a) {
-	return look_each(a, false, remove_one);
+	int worst = CLI_OK;
+	for (unsigned i = 0; i < a->noperands; i++) {
+		struct store_vm vm;
+		struct err e;
+		int r = store_find(&vm, a->operands[i], &e);
+		int code = r ? cli_fail(r, &e) : remove_one(a, &vm);
+		if (r == -ERR_NOENT && cli_flag(a, "force"))
+			code = CLI_OK;
+		worst = code ? code : worst;
+	}
+	return worst;
 }
 
 static const struct cli_option rm_options[] = {
-	{"force", 'f', CLI_FLAG, NULL, "Also if it runs, without asking the guest", NULL, NULL, false},
+	{"force", 'f', CLI_FLAG, NULL,
+	 "Also if it runs, without asking the guest; none of that name is no failure", NULL, NULL,
+	 false},
 	{0},
 };
 

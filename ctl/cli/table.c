@@ -34,6 +34,29 @@ static const char *at(const struct table *t, unsigned i) {
 	return t->cells[i] ? t->cells[i] : "";
 }
 
+void table_free(struct table *t) {
+	for (unsigned i = 0; i < t->rows; i++)
+		free(t->cells[i]);
+	free(t->cells);
+}
+
+/* [RFC 4180 2], but lines end as everywhere here. */
+void table_print_csv(struct table *t) {
+	for (unsigned i = 0; i < t->rows; i++) {
+		const char *text = at(t, i);
+		bool plain = !strpbrk(text, ",\"\n");
+		if (!plain)
+			putchar('"');
+		for (; *text; text++) {
+			if (*text == '"')
+				putchar('"');
+			putchar(*text);
+		}
+		printf("%s%c", plain ? "" : "\"", (i + 1) % t->columns ? ',' : '\n');
+	}
+	table_free(t);
+}
+
 void table_print(struct table *t) {
 	size_t width[TABLE_COLUMNS] = {0};
 	for (unsigned i = 0; i < t->rows; i++)
@@ -45,9 +68,8 @@ void table_print(struct table *t) {
 			printf("%s\n", at(t, i));
 		else
 			printf("%-*s", (int)width[i % t->columns] + 3, at(t, i));
-		free(t->cells[i]);
 	}
-	free(t->cells);
+	table_free(t);
 }
 
 const char *table_duration(char buf[24], int64_t s) {

@@ -40,6 +40,8 @@ static int open_lock(const struct store_vm *vm) {
 int store_lock(const struct store_vm *vm, struct err *e) {
 	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 	int fd = open_lock(vm);
+	if (fd < 0 && errno == ENOENT)
+		return err_set(e, ERR_NOENT, "VM %s is gone", vm->name);
 	if (fd < 0)
 		return err_set(e, errno, "cannot lock VM %s: %s", vm->name, strerror(errno));
 	if (fcntl(fd, F_OFD_SETLK, &fl) == 0)

@@ -3,6 +3,7 @@
 
 usage: vm.py JOIST [CASE]...
 """
+import csv
 import fcntl
 import hashlib
 import http.server
@@ -101,6 +102,57 @@ def names():
 
 
 @case
+def several_remove_one():
+    """Whoever comes second has nothing to complain about with -f."""
+    refused(3, "rm", "nobody", says="no VM nobody")
+    has(joist("rm", "-f", "nobody").stderr, "no VM nobody")
+    for _ in range(5):
+        run("fought", append="joist.end=shell")
+        many = [subprocess.Popen([vmlib.joist_path, "rm", "-f", "fought"], stderr=subprocess.PIPE)
+                for _ in range(4)]
+        for p in many:
+            err = p.communicate(timeout=120)[1]
+            same(p.returncode, 0, f"exit code; it said {err!r}")
+        same(joist("ls", "-aq").stdout, "", "what is left")
+
+
+@case
+def twenty_at_once():
+    """All get made, each its own; and of twenty of one name one."""
+    def race(names):
+        many = [subprocess.Popen([vmlib.joist_path, "create", "--name", n, *busybox()],
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for n in names]
+        return [(p.communicate(timeout=120)[1], p.returncode) for p in many]
+    same(race([f"p{i}" for i in range(20)]), [("", 0)] * 20, "messages and exit codes")
+    same(len(joist("ls", "-aq").stdout.split()), 20, "how many there are")
+    taken = "joist: there is a VM same already: choose another name, or 'joist rm same'\n"
+    same(sorted(race(["same"] * 20)), sorted([("", 0)] + [(taken, 4)] * 19), "of one name")
+
+
+@case
+def lists():
+    run("here", "-p", "18090:80")
+    joist("create", "--name", "away", "-p", "18091:81", *busybox())
+
+    def names(*args):
+        return joist("ps", "-q", *args).stdout.split()
+    same(names(), ["here"], "those that run")
+    same(names("-a"), ["away", "here"], "all")
+    same(names("--filter", "status=created"), ["away"], "by docker's word for state")
+    same(names("-a", "-f", "name=aw"), ["away"], "by a part of the name")
+    same(names("-a", "-f", "name=e", "-f", "state=running"), ["here"], "by two")
+    same(names("-f", "image=none"), [], "by image")
+    refused(2, "ps", "--filter", "label=x", says="--filter label=x: not state=")
+    same(json.loads(joist("ps", "-a", "--format", "json").stdout)[0]["name"], "away", "JSON")
+    rows = list(csv.reader(joist("ps", "-a", "--format", "csv").stdout.splitlines()))
+    same([r[0] for r in rows], ["NAME", "away", "here"], "CSV")
+    same(json.loads(joist("port", "ls", "--json").stdout),
+         {"away": ["18091:81"], "here": ["127.0.0.1:18090:80/tcp"]}, "ports of all")
+    for verb in (["ps"], ["ps", "-a"], ["stats"], ["image", "ls"], ["network", "ls"], ["port", "ls", "here"]):
+        json.loads(joist(*verb, "--json").stdout)
+
+
+@case
 def guest_ends_by_itself():
     run("off", append='joist.run="echo said"')
     until("its end", lambda: inspect("off")["state"] == "stopped")
@@ -191,10 +243,20 @@ def definitions():
             ("cpus: \"1\n", path + ":"),
             ("no-reboot: perhaps\n", f"{path}:1:12: neither true nor false: perhaps"),
             ("joist: 2\n", f"{path}:1:8: joist: only version 1"),
+            ("cpus: 1\nmemory: 2048\n", f"{path}:2:9: memory 2048: a multiple of 4K"),
+            ("cpus: 99\n", f"{path}:1:7: cpus 99: a number from 1 to"),
+            ("publish: ['80:80', '99999:80']\n", f"{path}:1:20: publish 99999:80: not"),
+            ("net: lab+\n", f"{path}:1:6: net lab+: no such kind"),
+            ("cpu-limit: lots\n", f"{path}:1:12: cpu-limit lots: not a part"),
+            ("engine: xen\n", f"{path}:1:9: no engine xen"),
+            ("ports: ['80:80']\n", "unknown key ports (did you mean publish?)"),
             ("cpus: &a 1\nmemory: *a\n", f"{path}:2:9: one value is wanted for memory")):
         write(text)
         refused(2, "validate", path, says=says)
     refused(3, "create", "-f", "/nowhere.yaml", says="No such file")
+    same(joist("create", "-f", "-", stdin=f"name: piped\nkernel: {kernel}\n").stdout, "piped\n",
+         "from standard input")
+    has(joist("validate", "-", stdin="cpus: 0\n", code=2).stderr, "standard input:1:7: cpus 0:")
     refused(2, "create", "--kernel", kernel, "--cpu-limit", "lots", says="--cpu-limit lots")
     refused(3, "create", "no-such-image", says="no image no-such-image")
 
