@@ -37,10 +37,18 @@ static void target_of(const char *to, const char *from, char *path, size_t size)
 	snprintf(path, size, "%s%s", to, folder ? last_part(from) : "");
 }
 
-static int put(struct wire_client *c, int fd, const char *to, struct err *e) {
+/* The agent would make a file that all may write. A new one gets the mode of ours; one that is
+ * there keeps its own. */
+static int put(struct wire_client *c, int fd, mode_t mode, const char *to, struct err *e) {
+	char octal[8];
 	json_int_t h;
-	int r = guest_open(c, to, "w", &h, e);
-	if (r)
+	snprintf(octal, sizeof(octal), "%03o", (unsigned)mode & 0755);
+	int r = guest_run(c,
+					  json_pack("[s, s, s, s, s]", "/bin/sh", "-c",
+								"[ -e \"$0\" ] || { umask 077; : >\"$0\" && chmod $1 \"$0\"; }", to,
+								octal),
+					  e);
+	if (r || (r = guest_open(c, to, "w", &h, e)) != 0)
 		return r;
 	r = guest_write_from(c, h, fd, e);
 	struct err other;
@@ -59,18 +67,26 @@ static int get(struct wire_client *c, const char *from, int fd, struct err *e) {
 	return r;
 }
 
+static bool is_guest_folder(struct wire_client *c, const char *path) {
+	struct err none;
+	return guest_run(c, json_pack("[s, s, s]", "/usr/bin/test", "-d", path), &none) == 0;
+}
+
 static int copy_in(struct wire_client *c, const char *from, const char *to, struct err *e) {
-	char path[1024];
+	char path[1024], folder[1024];
 	struct stat st;
 	int r, fd = strcmp(from, "-") == 0 ? dup(STDIN_FILENO) : open(from, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st) < 0) {
 		r = err_set(e, errno, "%s: %s", from, strerror(errno));
-	} else if (S_ISDIR(st.st_mode)) {
-		target_of(to, from, path, sizeof(path));
-		r = cp_folder_in(c, from, path, e);
 	} else {
+		/* A folder that is there is one to copy into, with or without its slash. */
+		if (to[strlen(to) - 1] != '/' && is_guest_folder(c, to)) {
+			snprintf(folder, sizeof(folder), "%s/", to);
+			to = folder;
+		}
 		target_of(to, from, path, sizeof(path));
-		r = put(c, fd, path, e);
+		r = S_ISDIR(st.st_mode) ? cp_folder_in(c, from, path, e)
+								: put(c, fd, S_ISREG(st.st_mode) ? st.st_mode : 0644, path, e);
 		/* What can be executed here can be there; only the bits that matter. */
 		if (r == 0 && S_ISREG(st.st_mode) && st.st_mode & 0100)
 			r = guest_ask(
@@ -81,11 +97,6 @@ static int copy_in(struct wire_client *c, const char *from, const char *to, stru
 	if (fd >= 0)
 		close(fd);
 	return r;
-}
-
-static bool is_guest_folder(struct wire_client *c, const char *path) {
-	struct err none;
-	return guest_run(c, json_pack("[s, s, s]", "/usr/bin/test", "-d", path), &none) == 0;
 }
 
 static int copy_out(struct wire_client *c, const char *from, const char *to, struct err *e) {
@@ -140,6 +151,12 @@ static int run(const struct cli_args *a) {
 	return r ? cli_fail(r, &e) : CLI_OK;
 }
 
+static const struct cli_option options[] = {
+	{"recursive", 'r', CLI_FLAG, NULL, "As it is anyway: a folder goes with what is in it", NULL,
+	 NULL, false},
+	{0},
+};
+
 const struct cli_verb cli_verb_cp = {
 	.name = "cp",
 	.operands = "FILE VM:PATH | VM:PATH FILE",
@@ -147,11 +164,13 @@ const struct cli_verb cli_verb_cp = {
 	.max_operands = 2,
 	.summary = "copy files and folders into the guest or out of it",
 	.about =
-		"Copies a file or a folder by the guest's agent, as root. A path that ends in / keeps the "
-		"name; - is standard input or output. A folder goes as an archive (tar) that lies on the "
+		"Copies a file or a folder by the guest's agent, as root. Into a folder that is there, "
+		"and into a path that ends in /, it goes under its own name; - is standard input or "
+		"output. A folder goes as an archive (tar) that lies on the "
 		"guest's disk for a moment.",
 	.examples = "  joist cp nginx.conf web:/etc/nginx/\n"
 				"  joist cp web:/var/log/syslog .\n"
 				"  joist cp site web:/var/www/\n",
+	.options = options,
 	.run = run,
 };

@@ -2,6 +2,7 @@
  * command has ended; so the command writes into two files of the guest's /run, which are read while
  * it runs. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,10 +19,12 @@
 
 #define STDIN_MAX (5u << 20) /* that travels with the request; more goes through a file */
 
-/* $0 is the folder; the rest the command. A shell of POSIX, as small as the guest may have. */
-static const char script[] = "umask 077; mkdir -p \"$0\" && : >\"$0/out\" && : >\"$0/err\" && "
-							 "if [ -f \"$0/in\" ]; then exec <\"$0/in\" && rm -f \"$0/in\"; fi && "
-							 "exec \"$@\" >\"$0/out\" 2>\"$0/err\"";
+/* $0 is the folder; the rest the command. A shell of POSIX, as small as the guest may have. The
+ * command leads a process group where it can, for what Ctrl-C is to reach. */
+static const char script[] =
+	"umask 077; mkdir -p \"$0\" && : >\"$0/out\" && : >\"$0/err\" && "
+	"if [ -f \"$0/in\" ]; then exec <\"$0/in\" && rm -f \"$0/in\"; fi && umask 022 && "
+	"exec $(command -v setsid) \"$@\" >\"$0/out\" 2>\"$0/err\"";
 
 struct job {
 	struct wire_client c;
@@ -152,6 +155,31 @@ static int status_of(struct job *j, int *code, struct err *e) {
 	return 0;
 }
 
+/* Ctrl-C is meant for the command. */
+static volatile sig_atomic_t caught;
+
+static void on_signal(int signo) {
+	caught = signo;
+}
+
+static void catch_signals(void) {
+	struct sigaction s = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+	sigaction(SIGINT, &s, NULL);
+	sigaction(SIGTERM, &s, NULL);
+	sigaction(SIGHUP, &s, NULL);
+}
+
+/* A second one does not wait for a command that takes no notice. */
+static int pass_signal(struct job *j, struct err *e) {
+	static const char send[] = "kill -$0 -- -$1 2>/dev/null || kill -$0 $1";
+	char number[16], pid[24];
+	snprintf(number, sizeof(number), "%d", (int)caught);
+	snprintf(pid, sizeof(pid), "%lld", (long long)j->pid);
+	signal(caught, SIG_DFL);
+	caught = 0;
+	return guest_run(&j->c, json_pack("[s, s, s, s, s]", "/bin/sh", "-c", send, number, pid), e);
+}
+
 static int follow(struct job *j, uint64_t limit_ns, int *code, struct err *e) {
 	int64_t end = limit_ns ? progress_now_ms() + (int64_t)(limit_ns / 1000000) : INT64_MAX;
 	long wait_ns = 5000000;
@@ -167,6 +195,8 @@ static int follow(struct job *j, uint64_t limit_ns, int *code, struct err *e) {
 			*code = CLI_TIMEOUT;
 			return 0;
 		}
+		if (*code < 0 && caught && (r = pass_signal(j, e)) != 0)
+			return r;
 		if (*code < 0)
 			nanosleep(&(struct timespec){0, wait_ns}, NULL);
 		wait_ns = wait_ns < 160000000 ? wait_ns * 2 : wait_ns;
@@ -199,6 +229,7 @@ static int run(const struct cli_args *a) {
 	if ((r = wire_connect(&j.c, &vm, &e)) != 0)
 		return cli_fail(r, &e);
 	code = CLI_FAILED;
+	catch_signals();
 	if ((r = begin(&j, a, &e)) == 0)
 		r = follow(&j, cli_nanoseconds(a, "timeout"), &code, &e);
 	if (j.dir[0])
@@ -229,7 +260,9 @@ const struct cli_verb cli_verb_exec = {
 	.summary = "run a command in the guest",
 	.about =
 		"Runs a command in the guest by its agent (qemu-guest-agent), as root. Output comes while "
-		"it runs, the exit code is the command's. No shell is between: give sh -c for one. With "
+		"it runs, the exit code is the command's. No shell is between: give sh -c for one. Ctrl-C "
+		"goes to "
+		"the command. With "
 		"-t it goes over ssh and the guest's sudo, for programs that want a terminal. A guest that "
 		"is still starting is waited for.",
 	.examples = "  joist exec web -- apt-get install -y nginx\n"

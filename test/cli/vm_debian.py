@@ -107,6 +107,20 @@ def exec_and_cp():
          joist("exec", "web", "ls", "/var/tmp").stdout, "a folder, and nothing left behind")
     joist("cp", "web:/root/tree/", os.path.join(vmlib.home, "back"))
     subprocess.run(["diff", "-r", tree, os.path.join(vmlib.home, "back")], check=True)
+    # A folder that is there is one to copy into; modes are the file's here, or what was there.
+    os.chmod(path, 0o640)
+    joist("cp", path, "web:/var/tmp")
+    joist("exec", "web", "touch", "/var/tmp/made")
+    same(joist("exec", "web", "stat", "-c", "%a", "/var/tmp/blob", "/var/tmp/made").stdout, "640\n644\n",
+         "modes")
+    joist("cp", "-r", "web:/var/log", os.path.join(vmlib.home, "log"))  # what changes meanwhile, too
+    # Ctrl-C is for the command.
+    with subprocess.Popen([vmlib.joist_path, "exec", "web", "--", "sh", "-c",
+                           "trap 'echo told; exit 9' INT; echo up; while :; do sleep 1; done"],
+                          stdout=subprocess.PIPE, text=True) as p:
+        same(p.stdout.readline(), "up\n", "its first line")
+        p.send_signal(signal.SIGINT)
+        same((p.stdout.read(), p.wait()), ("told\n", 9), "what it says and returns")
     # More than fits into one request of the agent's.
     big = os.urandom(8 << 20)
     p = subprocess.run([vmlib.joist_path, "exec", "-i", "web", "--", "sha256sum"], input=big,
