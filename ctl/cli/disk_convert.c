@@ -94,15 +94,17 @@ static int convert(const struct cli_args *a) {
 	struct image *from, *to;
 	struct err e = {{0}};
 	enum image_format format;
+	char source[DISK_NAME], target[DISK_NAME];
 	const char *path;
 	read.disk = (unsigned)MIN(cli_number(a, "disk"), (uint64_t)UINT32_MAX);
-	int r = image_open(&from, a->operands[0], &read, &e);
-	if (r)
+	int r = disk_named(source, cli_text(a, "from"), a->operands[0], &e);
+	if (r || (r = disk_named(target, cli_text(a, "to"), a->operands[1], &e)) != 0 ||
+		(r = image_open(&from, source, &read, &e)) != 0)
 		return disk_fail(r, &e);
 	o.size = align_up(from->top->size, 512);
 	const char *compress = cli_text(a, "compress");
 	o.zstd = compress && strcmp(compress, "zstd") == 0;
-	r = image_format_of(a->operands[1], &format, &path, &e);
+	r = image_format_of(target, &format, &path, &e);
 	if (!r && compress && format != IMAGE_QCOW2)
 		r = err_set(&e, ERR_INVAL, "%s: only qcow2 images can be compressed", path);
 	if (!r && format > IMAGE_QCOW2)
@@ -111,7 +113,7 @@ static int convert(const struct cli_args *a) {
 		r = format == IMAGE_RAW ? image_create_raw(path, o.size, &e)
 								: image_create_qcow2(path, &o, &e);
 	if (!r) {
-		r = image_open(&to, a->operands[1], &write, &e);
+		r = image_open(&to, target, &write, &e);
 		if (!r)
 			r = finish(to, path, compress ? pack_all(a, from, to, &e) : copy_all(a, from, to, &e),
 					   &e);
@@ -123,6 +125,9 @@ static int convert(const struct cli_args *a) {
 }
 
 static const struct cli_option convert_options[] = {
+	{"from", 'f', CLI_CHOICE, "FORMAT", "Of FROM, whatever it is called", NULL,
+	 "raw qcow2 vmdk vhd vhdx vdi", false},
+	{"to", 'O', CLI_CHOICE, "FORMAT", "Of TO, whatever it is called", NULL, "raw qcow2", false},
 	{"compress", 'c', CLI_CHOICE, "HOW", "Compress the clusters of a qcow2 image", NULL,
 	 "zlib zstd", false},
 	{"disk", 0, CLI_NUMBER, "N", "Which disk of an .ova that has several, from 1", NULL, NULL,
@@ -267,18 +272,20 @@ static int rebase(const struct cli_args *a) {
 	struct image_options o = {.alone = cli_flag(a, "unsafe")};
 	struct err e = {{0}};
 	struct image *i;
+	const char *backing = a->noperands > 1 ? a->operands[1] : cli_text(a, "backing");
 	int r = image_open(&i, a->operands[0], &o, &e);
 	if (r)
 		return disk_fail(r, &e);
 	if (i->format != IMAGE_QCOW2)
 		r = err_set(&e, ERR_INVAL, "%s is raw: it has no backing file", i->path);
 	else
-		r = rebase_to(a, i, a->noperands > 1 ? a->operands[1] : NULL, &e);
+		r = rebase_to(a, i, backing && *backing ? backing : NULL, &e);
 	int c = image_close(i, r ? NULL : &e);
 	return r || c ? disk_fail(r ? r : c, &e) : CLI_OK;
 }
 
 static const struct cli_option rebase_options[] = {
+	{"backing", 'b', CLI_FILE, "BACKING", "The same as BACKING", NULL, NULL, false},
 	{"unsafe", 'u', CLI_FLAG, NULL,
 	 "Only change the name in the image, for a backing file that was moved", NULL, NULL, false},
 	{"quiet", 'q', CLI_FLAG, NULL, "No progress bar", NULL, NULL, false},

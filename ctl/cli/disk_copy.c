@@ -13,6 +13,11 @@ int disk_fail(int r, const struct err *e) {
 	return cli_fail(r, e);
 }
 
+int disk_named(char name[DISK_NAME], const char *format, const char *file, struct err *e) {
+	int n = snprintf(name, DISK_NAME, "%s%s%s", format ? format : "", format ? ":" : "", file);
+	return n < DISK_NAME ? 0 : err_set(e, ERR_RANGE, "%.80s...: the path is too long", file);
+}
+
 int disk_copy_start(struct disk_copy *c, const char *what, uint64_t total, bool quiet,
 					struct err *e) {
 	*c = (struct disk_copy){.total = total, .buf = malloc(DISK_COPY_STEP)};

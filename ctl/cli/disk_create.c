@@ -27,8 +27,11 @@ static int create(const struct cli_args *a) {
 	struct qcow2_create_options o = {0};
 	struct err e = {{0}};
 	enum image_format format;
+	char name[DISK_NAME];
 	const char *path, *text = a->noperands > 1 ? a->operands[1] : NULL;
-	int r = image_format_of(a->operands[0], &format, &path, &e);
+	int r = disk_named(name, cli_text(a, "format"), a->operands[0], &e);
+	if (!r)
+		r = image_format_of(name, &format, &path, &e);
 	if (r)
 		return disk_fail(r, &e);
 	if (text && !cli_read_size(text, &o.size))
@@ -52,6 +55,7 @@ static int create(const struct cli_args *a) {
 static const struct cli_option create_options[] = {
 	{"backing", 'b', CLI_FILE, "FILE", "Show this image's contents where nothing was written yet",
 	 NULL, NULL, false},
+	{"format", 'f', CLI_CHOICE, "FORMAT", "Whatever the file is called", NULL, "qcow2 raw", false},
 	{"cluster-size", 0, CLI_SIZE, "SIZE", "Unit of allocation of qcow2", "64K", NULL, false},
 	{"refcount-bits", 0, CLI_NUMBER, "N", "Width of qcow2's reference counts", "16", NULL, false},
 	{"compat", 0, CLI_CHOICE, "VERSION", "Version of qcow2", "v3", "v2 v3", false},

@@ -9,6 +9,10 @@
 /* Prints the error; the exit code. */
 int disk_fail(int r, const struct err *e);
 
+/* FILE as FORMAT:FILE, for options that name the format; `format` may be NULL. */
+#define DISK_NAME 4096
+int disk_named(char name[DISK_NAME], const char *format, const char *file, struct err *e);
+
 /* A disk read and written piece by piece, with a progress bar. */
 struct disk_copy {
 	struct progress bar;

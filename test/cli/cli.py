@@ -119,6 +119,13 @@ def disk_verbs():
         refused(["disk", "convert", "-c", "lzo", disk, raw], 2, "not one of: zlib zstd")
         refused(["disk", "convert", "-c", "zstd", disk, raw], 1, "only qcow2 images can be compressed")
         assert not os.path.exists(raw)
+        named = os.path.join(d, "named")  # as with qemu-img
+        same(joist("disk", "create", "-f", "qcow2", named, "8M").returncode, 0, "create -f")
+        same(joist("disk", "convert", "-f", "qcow2", "-O", "qcow2", named, named + "2").returncode, 0,
+             "convert -f -O")
+        same(json.loads(joist("disk", "info", "--json", "qcow2:" + named + "2").stdout)["format"], "qcow2",
+             "what it made")
+        same(joist("disk", "rebase", "qcow2:" + named, "").returncode, 0, "rebase to nothing")
         refused(["disk", "rebase", disk, os.path.join(d, "gone.raw")], 3, "No such file")
         refused(["disk", "commit", disk], 1, "backing file")
         with open(disk, "r+b") as f:
