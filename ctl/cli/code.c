@@ -1,4 +1,7 @@
 /* Errors as exit codes. */
+#include <errno.h>
+#include <signal.h>
+
 #include "ctl/cli/cli.h"
 
 int cli_code(int r) {
@@ -10,6 +13,8 @@ int cli_code(int r) {
 	case ERR_NOTSUP:
 	case ERR_NOSYS:
 		return CLI_NO_CAPABILITY;
+	case EINTR:
+		return CLI_SIGNAL + SIGINT;
 	default:
 		return CLI_FAILED;
 	}

@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/base/bits.h"
 #include "ctl/cli/table.h"
 #include "ctl/image/build.h"
 #include "ctl/image/disk.h"
@@ -19,19 +20,40 @@ static int bad_name(const struct cli_verb *v, const char *name) {
 
 /* ---- build ---------------------------------------------------------------------------- */
 
+/* "debian", or with a release after it as others write it: debian-12, debian:trixie. NULL: it is
+ * something else. */
+static const char *release_of(const char *operand, const char *preset) {
+	static const char *const known[][2] = {
+		{"12", "bookworm"},	  {"bookworm", "bookworm"}, {"13", "trixie"},
+		{"trixie", "trixie"}, {"sid", "sid"},			{"unstable", "sid"},
+	};
+	if (strncmp(operand, "debian", 6) != 0)
+		return NULL;
+	if (!operand[6])
+		return preset;
+	for (unsigned i = 0; strchr("-:/", operand[6]) && i < ARRAY_LEN(known); i++)
+		if (strcmp(operand + 7, known[i][0]) == 0)
+			return known[i][1];
+	return NULL;
+}
+
 static int build(const struct cli_args *a) {
 	struct err e;
 	struct build_request q = {
-		.release = cli_text(a, "release"),
 		.mirror = cli_text(a, "mirror"),
 		.include = cli_text(a, "include"),
 		.size = cli_size(a, "size"),
 		.replace = cli_flag(a, "replace"),
 		.quiet = cli_flag(a, "quiet"),
 	};
-	if (strcmp(a->operands[0], "debian") != 0)
-		return cli_usage(a->verb, "only debian can be built; 'joist image pull' knows others");
-	q.name = cli_text(a, "name") ? cli_text(a, "name") : "debian";
+	const char *what = a->noperands ? a->operands[0] : "debian";
+	q.release = release_of(what, cli_text(a, "release"));
+	if (!q.release)
+		return cli_usage(a->verb,
+						 "%s: only debian, debian-12 and debian-13 can be built; 'joist "
+						 "image pull' knows others",
+						 what);
+	q.name = cli_nth(a, "name", 0) ? cli_text(a, "name") : what;
 	if (!image_valid_name(q.name))
 		return bad_name(a->verb, q.name);
 	struct vm_image old;
@@ -49,7 +71,7 @@ static int build(const struct cli_args *a) {
 }
 
 static const struct cli_option build_options[] = {
-	{"name", 'n', CLI_TEXT, "NAME", "The image's name", "debian", NULL, false},
+	{"name", 'n', CLI_TEXT, "NAME", "The image's name, else what was asked for", NULL, NULL, false},
 	{"release", 0, CLI_TEXT, "NAME", "Debian's release", "bookworm", "bookworm trixie sid", false},
 	{"size", 0, CLI_SIZE, "SIZE", "Of the disk; VMs may have bigger ones", "4G", NULL, false},
 	{"include", 0, CLI_TEXT, "PACKAGES", "More packages, with commas between", NULL, NULL, false},
@@ -62,10 +84,9 @@ static const struct cli_option build_options[] = {
 
 const struct cli_verb cli_verb_image_build = {
 	.name = "image build",
-	.operands = "debian",
-	.min_operands = 1,
+	.operands = "[debian|debian-12|debian-13]",
 	.max_operands = 1,
-	.complete = "debian",
+	.complete = "debian debian-12 debian-13",
 	.summary = "make an image from Debian's packages",
 	.about = "Makes a bootable image with mmdebstrap: kernel, systemd, cloud-init, openssh-server, "
 			 "qemu-guest-agent. Needs no root where user namespaces are allowed (package uidmap). "

@@ -49,6 +49,22 @@ static void show(struct progress *p, const char *log, const char *watch, uint64_
 	progress_show(p, line);
 }
 
+/* Ctrl-C goes to the program, too, which ends then; here it must not end what tidies up. */
+static volatile sig_atomic_t caught;
+static volatile pid_t running;
+
+static void on_signal(int signo) {
+	caught = signo;
+	if (signo == SIGTERM)
+		kill(running, signo);
+}
+
+static void catch (bool on) {
+	struct sigaction s = {.sa_handler = on ? on_signal : SIG_DFL};
+	sigaction(SIGINT, &s, NULL);
+	sigaction(SIGTERM, &s, NULL);
+}
+
 int build_run(char *const argv[], const char *log, const char *what, const char *watch,
 			  uint64_t total, bool quiet, struct err *e) {
 	struct progress p;
@@ -56,7 +72,8 @@ int build_run(char *const argv[], const char *log, const char *what, const char 
 	if (out < 0)
 		return err_set(e, errno, "cannot write %s: %s", log, strerror(errno));
 	fflush(NULL);
-	pid_t pid = fork();
+	caught = 0;
+	pid_t pid = running = fork();
 	if (pid == 0) {
 		int null = open("/dev/null", O_RDONLY);
 		dup2(null, STDIN_FILENO);
@@ -68,6 +85,7 @@ int build_run(char *const argv[], const char *log, const char *what, const char 
 	close(out);
 	if (pid < 0)
 		return err_set(e, errno, "cannot run %s: %s", argv[0], strerror(errno));
+	catch (true);
 	progress_start(&p, what, quiet);
 	for (unsigned i = 0; waitpid(pid, &status, WNOHANG) == 0; i++) {
 		if (i % 10 == 0)
@@ -75,6 +93,9 @@ int build_run(char *const argv[], const char *log, const char *what, const char 
 		nanosleep(&(struct timespec){0, 50000000}, NULL);
 	}
 	progress_end(&p);
+	catch (false);
+	if (caught)
+		return err_set(e, EINTR, "%s: it is stopped", strsignal(caught));
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
 		return err_set(e, ERR_NOENT, "there is no program %s here", argv[0]);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
