@@ -2,11 +2,13 @@
 """Engine kvm on a whole KVM: Joist inside a Debian kernel with kvm-amd, under QEMU's TCG.
 
 usage: nested.py --build BUILD [--long] [--intel] [--show] [CASE]...
+       nested.py --list [--long | --intel]
 
 --intel: with kvm-intel in Bochs instead, see bochs.py; without CASE the doctor and the cases for it.
---show copies the machine's console to stderr as it comes.
+--show copies the machine's console to stderr as it comes. --list prints the names of the cases only.
+In `make check-long` each case of --long and --intel is a test of its own, nested/CASE.
 
-One level-1 machine runs all cases; each line "ok" or "not ok" of guest-tests counts by itself. See
+One level-1 machine runs all cases that it is given; each line "ok" or "not ok" of guest-tests counts by itself. See
 level1.py for the machine, stuck.py for when it hangs; explained.txt has what this KVM or TCG does
 differently, and why.
 """
@@ -32,7 +34,7 @@ def case(name, script, check, long=False):
 
 
 def joist_run(extra="", run="true", append="", engine="--engine kvm", initrd="/initrd"):
-    return (f"/joist run {engine} -m 256M --timeout 250 --engine-stats {extra} --kernel /vmlinuz "
+    return (f"/joist run {engine} -m 256M --timeout 1200 --engine-stats {extra} --kernel /vmlinuz "
             f"--initrd {initrd} --append '{APPEND}{append}joist.run=\"{run}\"' 2>&1\n")
 
 
@@ -61,7 +63,7 @@ def never(check, pattern):
 
 case("doctor", "/joist doctor", wants(r"^ok +engine kvm +usable", r"lock cmpxchg16b: works",
                                       r"^engine: kvm"))
-GUESTS = ("/guest-tests /images --engine kvm --explained /explained.txt --patience 4 ")
+GUESTS = ("/guest-tests /images --engine kvm --explained /explained.txt --patience 8 ")
 case("guests", GUESTS + "--tier split hello32 hello64 real segments paging32 task v86 paging64 "
      "longmode exceptions features apic smc smp2 late triple nowhere spin holes poke off resets", None)
 case("privileged", "/privileged --explained /explained.txt --count 4000", None)
@@ -211,7 +213,7 @@ class Report:
 def arguments():
     """Those that every machine has."""
     ap = argparse.ArgumentParser()
-    ap.add_argument("--build", required=True)
+    ap.add_argument("--build", required="--list" not in sys.argv)
     ap.add_argument("--show", action="store_true")
     ap.add_argument("--factor", type=float, default=float(os.environ.get("TIMEOUT_FACTOR", "1")))
     ap.add_argument("cases", nargs="*")
@@ -222,10 +224,17 @@ def main():
     ap = arguments()
     ap.add_argument("--long", action="store_true")
     ap.add_argument("--intel", action="store_true")
+    ap.add_argument("--list", action="store_true")
     args = ap.parse_args()
+    unknown = [n for n in args.cases if n not in cases]
+    if unknown:
+        ap.error(f"there is no case {unknown[0]}; --list, --list --long and --list --intel tell which there are")
     todo = {n: c[0] for n, c in cases.items()
             if (n in args.cases if args.cases else
                 n == "doctor" or c[2] == "intel" if args.intel else c[2] == args.long)}
+    if args.list:
+        print("\n".join(todo))
+        return 0
     guest = os.path.join(args.build, "test", "guest")
     programs = {"joist": "joist", "guest-tests": "test/guest/guest-tests",
                 "two-vms": "test/guest/two-vms", "dirty": "test/insn/dirty",
@@ -244,7 +253,7 @@ def main():
                 images["images/" + f] = os.path.join(guest, f)
         return (Bochs if args.intel else Level1)(
             {n: os.path.join(args.build, p) for n, p in programs.items()}, images, todo, scratch,
-            factor=args.factor, limit=3600 if args.long else 2400 if args.intel else 900)
+            factor=args.factor, limit=5400 if args.long else 3600 if args.intel else 1800)
 
     return Report({n: cases[n][1] for n in todo}).run(make, todo, args)
 

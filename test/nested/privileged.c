@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/base/bits.h"
@@ -32,6 +33,7 @@
 #define DATA 0x20000u
 #define AFTER 0x18000u /* where far jumps and SYSCALL go */
 #define DIFFERENCES 400
+#define SNIPPET_SECONDS 5
 
 static struct bench_vm soft, kvm;
 static uint64_t seed = 1;
@@ -308,6 +310,9 @@ static void compare(const struct insn *i, bool user, enum vm_exit_kind ka, enum 
 	static const char *const segs[SEG_COUNT] = {"ES", "CS", "SS", "DS", "FS", "GS", "LDTR", "TR"};
 	const struct x86_state *a = &soft.cpu->state, *b = &kvm.cpu->state;
 	if (ka != kb) {
+		static unsigned told;
+		if (kb == EXIT_FAILED && told++ < 5)
+			printf("# %s: %s\n", i->name, kvm.why);
 		differs(i, user, "end", ka, kb);
 		return;
 	}
@@ -373,22 +378,27 @@ static void compare(const struct insn *i, bool user, enum vm_exit_kind ka, enum 
 		}
 }
 
-/* Gets a snippet out that never ends; its end then differs. */
+/* Gets a snippet out that never ends; its end then differs. The time is that of the thread that
+ * runs them, whose clock this is: a busy host makes none too long. */
 static unsigned current;
 
-static void *watch(void *arg) {
-	unsigned before = ~0u, same = 0;
+static void *watch(void *clock) {
+	unsigned before = ~0u;
+	struct timespec since = {0}, t;
 	for (;;) {
 		usleep(100000);
 		unsigned now = __atomic_load_n(&current, __ATOMIC_RELAXED);
-		same = now == before ? same + 1 : 0;
+		clock_gettime(*(clockid_t *)clock, &t);
+		if (now != before)
+			since = t;
 		before = now;
-		if (same < 20)
+		if (t.tv_sec - since.tv_sec < SNIPPET_SECONDS)
 			continue;
+		since = t;
 		vcpu_post(soft.cpu, EVENT_KICK);
 		vcpu_post(kvm.cpu, EVENT_KICK);
 	}
-	return arg;
+	return NULL;
 }
 
 int main(int argc, char **argv) {
@@ -404,8 +414,9 @@ int main(int argc, char **argv) {
 			seed = strtoull(argv[++i], NULL, 0) | 1;
 		else if (!strcmp(argv[i], "--explained") && i + 1 < argc) {
 			FILE *f = fopen(argv[++i], "re");
-			if (!f || !fread(known + 1, 1, sizeof(known) - 2, f))
-				return fprintf(stderr, "privileged: cannot read %s\n", argv[i]), 2;
+			if (!f || !fread(known + 1, 1, sizeof(known) - 2, f) || getc(f) != EOF)
+				return fprintf(stderr, "privileged: cannot read %s, or it is too long\n", argv[i]),
+					   2;
 			fclose(f);
 		} else {
 			return fprintf(stderr, "usage: privileged [--count N] [--seed N] [--explained FILE]\n"),
@@ -421,7 +432,10 @@ int main(int argc, char **argv) {
 	bench_vm_create(&kvm, RAM, "kvm");
 	bench_vm_create_like(&soft, RAM, "interp", kvm.cpuid);
 	pthread_t watcher;
-	pthread_create(&watcher, NULL, watch, NULL);
+	clockid_t clock;
+	if (pthread_getcpuclockid(pthread_self(), &clock) ||
+		pthread_create(&watcher, NULL, watch, &clock))
+		return fprintf(stderr, "privileged: no thread to watch it\n"), 2;
 	for (unsigned n = 0; n < count; n++) {
 		const struct insn *i = &insns[rng() % ARRAY_LEN(insns)];
 		bool user = rng() % 3 == 0;
