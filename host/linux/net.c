@@ -571,6 +571,7 @@ int host_net_start(struct host_net *n, struct net_device device, struct err *e) 
 		n->started = false;
 		return err_set(e, r, "cannot start a network's thread: %s", strerror(r));
 	}
+	pthread_setname_np(n->thread, "net");
 	return 0;
 }
 

@@ -45,7 +45,7 @@ class Servers:
     def __init__(self, pulse):
         self.process = subprocess.Popen([pulse, "serve"], stdout=subprocess.PIPE, text=True,
                                         start_new_session=True)
-        _, _, self.echo, self.taker = self.process.stdout.readline().split()
+        _, _, self.echo, self.taker, _ = self.process.stdout.readline().split()
 
     def pids(self):
         with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as f:

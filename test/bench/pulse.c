@@ -1,5 +1,5 @@
-/* What a quiet VM and its noisy neighbour do, for test/bench/neighbour.py. Static: the guest has
- * no libraries.
+/* What a quiet VM and its noisy neighbour do, for test/bench/neighbour.py, and network traffic of a
+ * fixed amount, for net_cost.py. Static: the guest has no libraries.
  *
  *   pulse cpu SECONDS              units of some milliseconds of arithmetic
  *   pulse disk SECONDS FILE        4 KiB reads and, one in four, writes past the page cache, random
@@ -8,8 +8,12 @@
  *     percentiles in microseconds
  *   pulse hog CPUS FILE IP PORT    all of it without an end: spins, writes FILE in pieces of 1 MiB,
  *                                  sends to a host that takes everything
- *   pulse serve                    the host: "pulse: ports ECHO TAKER", on the loopback; both cost
- *                                  as little as may be, what is taken is not even copied
+ *   pulse trips COUNT IP PORT      as net, so many
+ *   pulse up MIB IP PORT           sends so much and waits until it is taken
+ *   pulse down MIB IP PORT         takes so much; each ends with "pulse: MODE AMOUNT"
+ *   pulse serve [PORT]             the host: "pulse: ports ECHO TAKER GIVER", on the loopback, or
+ * these three from PORT on everywhere; they cost as little as may be, what is taken is not even
+ * copied
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -144,8 +148,44 @@ static int hog(char **argv) {
 	return die("send");
 }
 
-static int listen_local(int *port) {
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+static int trips(int fd, long count) {
+	struct work w = {fd, 0};
+	for (long i = 0; i < count; i++)
+		if (unit_net(&w))
+			return die("trips");
+	return 0;
+}
+
+static int up(int fd, long mib) {
+	for (long i = 0; i < mib; i++)
+		for (ssize_t sent = 0, n; sent < BIG; sent += n)
+			if ((n = send(fd, big, (size_t)(BIG - sent), 0)) <= 0)
+				return die("up");
+	shutdown(fd, SHUT_WR);
+	return recv(fd, big, 1, 0) == 0 ? 0 : die("up");
+}
+
+static int down(int fd, long mib) {
+	int64_t left = (int64_t)mib * BIG;
+	for (ssize_t n; left > 0; left -= n)
+		if ((n = recv(fd, big, left < BIG ? (size_t)left : BIG, 0)) <= 0)
+			return die("down");
+	return 0;
+}
+
+static int amount(char **argv, int (*move)(int fd, long amount)) {
+	int fd = dial(argv[3], argv[4]);
+	if (fd < 0 || move(fd, atol(argv[2])))
+		return die(argv[1]);
+	printf("pulse: %s %ld\n", argv[1], atol(argv[2]));
+	return 0;
+}
+
+/* Port 0: any, of the loopback. */
+static int listen_at(int *port) {
+	struct sockaddr_in a = {.sin_family = AF_INET,
+							.sin_port = htons((uint16_t)*port),
+							.sin_addr.s_addr = htonl(*port ? INADDR_ANY : INADDR_LOOPBACK)};
 	socklen_t len = sizeof(a);
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&a, len) < 0 || listen(fd, 8) < 0 ||
@@ -155,29 +195,36 @@ static int listen_local(int *port) {
 	return fd;
 }
 
-static void serve_one(int fd, bool echo) {
+enum { ECHO, TAKER, GIVER, SERVICES };
+
+static void serve_one(int fd, int service) {
 	int one = 1;
 	ssize_t n;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	while ((n = recv(fd, big, BIG, echo ? 0 : MSG_TRUNC)) > 0) /* [man 7 tcp]: discards */
-		if (echo && send(fd, big, (size_t)n, MSG_NOSIGNAL) != n)
+	while (service == GIVER && send(fd, big, BIG, MSG_NOSIGNAL) > 0)
+		;
+	while ((n = recv(fd, big, BIG, service == ECHO ? 0 : MSG_TRUNC)) >
+		   0) /* [man 7 tcp]: discards */
+		if (service == ECHO && send(fd, big, (size_t)n, MSG_NOSIGNAL) != n)
 			return;
 }
 
-static int serve(void) {
-	int ports[2];
-	struct pollfd l[2];
-	for (unsigned i = 0; i < 2; i++)
-		if ((l[i] = (struct pollfd){.fd = listen_local(&ports[i]), .events = POLLIN}).fd < 0)
+static int serve(int port) {
+	int ports[SERVICES];
+	struct pollfd l[SERVICES];
+	for (int i = 0; i < SERVICES; i++) {
+		ports[i] = port ? port + i : 0;
+		if ((l[i] = (struct pollfd){.fd = listen_at(&ports[i]), .events = POLLIN}).fd < 0)
 			return die("serve");
+	}
 	signal(SIGCHLD, SIG_IGN);
-	printf("pulse: ports %d %d\n", ports[0], ports[1]);
+	printf("pulse: ports %d %d %d\n", ports[ECHO], ports[TAKER], ports[GIVER]);
 	fflush(stdout);
-	while (poll(l, 2, -1) > 0)
-		for (unsigned i = 0; i < 2; i++) {
+	while (poll(l, SERVICES, -1) > 0)
+		for (int i = 0; i < SERVICES; i++) {
 			int c = l[i].revents ? accept(l[i].fd, NULL, NULL) : -1;
 			if (c >= 0 && fork() == 0) {
-				serve_one(c, i == 0);
+				serve_one(c, i);
 				_exit(0);
 			}
 			if (c >= 0)
@@ -196,8 +243,14 @@ int main(int argc, char **argv) {
 	if (argc == 5 && strcmp(argv[1], "net") == 0)
 		return (w.fd = dial(argv[3], argv[4])) < 0 ? die("net")
 												   : measure("net", seconds, unit_net, &w);
-	if (argc == 2 && strcmp(argv[1], "serve") == 0)
-		return serve();
+	if (argc == 5 && strcmp(argv[1], "trips") == 0)
+		return amount(argv, trips);
+	if (argc == 5 && strcmp(argv[1], "up") == 0)
+		return amount(argv, up);
+	if (argc == 5 && strcmp(argv[1], "down") == 0)
+		return amount(argv, down);
+	if ((argc == 2 || argc == 3) && strcmp(argv[1], "serve") == 0)
+		return serve(argc == 3 ? atoi(argv[2]) : 0);
 	if (argc == 6 && strcmp(argv[1], "hog") == 0)
 		return hog(argv + 2);
 	return 2;
