@@ -40,6 +40,7 @@ void fifo_commit(struct frame_fifo *q, const struct frame *f) {
 		q->end = q->tail; /* it goes on at the bottom */
 	q->room = FIFO_NO_ROOM;
 	memcpy(q->buf + at, f, sizeof(*f));
+	q->last = at;
 	q->tail = at + length(f);
 	q->count++;
 	q->bytes += f->len;
@@ -54,6 +55,23 @@ bool fifo_push(struct frame_fifo *q, const struct frame *f) {
 	copy.data = room;
 	fifo_commit(q, &copy);
 	return true;
+}
+
+bool fifo_last(const struct frame_fifo *q, struct frame *f, size_t *size) {
+	if (!q->count || q->room != FIFO_NO_ROOM)
+		return false;
+	memcpy(f, q->buf + q->last, sizeof(*f));
+	*size = (q->tail <= q->head ? q->head : q->size) - q->last - HEAD;
+	return true;
+}
+
+void fifo_grow(struct frame_fifo *q, const struct frame *f) {
+	struct frame was;
+	size_t size;
+	check(fifo_last(q, &was, &size) && f->data == was.data && f->len >= was.len && f->len <= size);
+	memcpy(q->buf + q->last, f, sizeof(*f));
+	q->tail = q->last + length(f);
+	q->bytes += f->len - was.len;
 }
 
 bool fifo_peek(const struct frame_fifo *q, struct frame *f) {

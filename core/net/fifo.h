@@ -14,6 +14,7 @@ struct frame_fifo {
 	size_t size;
 	size_t head, tail;	 /* the first frame, and where the next one goes */
 	size_t end;			 /* of what is used at the top, when the tail is below the head */
+	size_t last;		 /* the one that was appended last */
 	size_t room;		 /* that fifo_room() has promised, or FIFO_NO_ROOM */
 	size_t count, bytes; /* frames, and the bytes of all of them */
 };
@@ -30,6 +31,11 @@ void fifo_commit(struct frame_fifo *q, const struct frame *f);
 
 /* Copies a frame; false: full. */
 bool fifo_push(struct frame_fifo *q, const struct frame *f);
+
+/* The last frame and how large it may become; false: none, or a place behind it is promised. */
+bool fifo_last(const struct frame_fifo *q, struct frame *f, size_t *size);
+/* It has grown where it is, and is `f` now. */
+void fifo_grow(struct frame_fifo *q, const struct frame *f);
 
 /* The first frame, which stays until fifo_pop(); false: empty. Its bytes may be changed. */
 bool fifo_peek(const struct frame_fifo *q, struct frame *f);

@@ -50,10 +50,23 @@ static void test_random(void **state) {
 				fifo_pop(&q);
 				out++;
 			}
+			size_t size;
+			if (!room && rand() % 4 == 0 && fifo_last(&q, &f, &size)) {
+				size_t more = (size_t)rand() % 3000;
+				assert_int_equal(f.csum_start, (uint16_t)(in - 1));
+				assert_true(size >= f.len);
+				more = more < size - f.len ? more : size - f.len;
+				memset((uint8_t *)(uintptr_t)f.data + f.len, (int)(in - 1), more);
+				f.len += more;
+				fifo_grow(&q, &f);
+				bytes += more;
+				assert_int_equal(q.bytes, bytes);
+			}
 			if (!room) {
 				full++;
 				continue;
 			}
+			assert_false(fifo_last(&q, &f, &size)); /* it may not go where one is promised */
 			assert_ptr_equal(room, fifo_room(&q));
 			f = (struct frame){.data = room, .csum_start = (uint16_t)in};
 			f.len = 1 + (size_t)rand() % (rand() % 4 ? 1500 : FRAME_MAX);

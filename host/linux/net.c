@@ -13,6 +13,7 @@
 #include "core/base/bits.h"
 #include "core/base/check.h"
 #include "core/base/split.h"
+#include "core/net/merge.h"
 #include "host/linux/ledger.h"
 #include "host/linux/net_int.h"
 
@@ -162,7 +163,14 @@ struct net_backend host_net_backend(struct host_net *n) {
 /* --- the thread --- */
 
 void net_to_guest(struct host_net *n, const struct frame *f) {
-	bool taken = fifo_push(&n->rx, f);
+	struct frame last;
+	size_t size;
+	bool taken = fifo_last(&n->rx, &last, &size) &&
+				 frame_merge(&last, (uint8_t *)(uintptr_t)last.data, MIN(size, FRAME_MAX), f);
+	if (taken)
+		fifo_grow(&n->rx, &last);
+	else
+		taken = fifo_push(&n->rx, f);
 	pthread_mutex_lock(&n->lock);
 	if (taken) {
 		n->counters.rx_frames++;

@@ -8,6 +8,7 @@
 #include "core/net/dhcp.h"
 #include "core/net/dns.h"
 #include "core/net/filter.h"
+#include "core/net/merge.h"
 #include "core/net/offload.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
@@ -65,6 +66,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
 			check_answer(out, n, DHCP_ANSWER_MAX);
 		if (dns_serve(&dns, &p, data, out, &n))
 			check_answer(out, n, DNS_ANSWER_MAX);
+	}
+	/* Two halves, of which the first may be one that was judged: what comes of them can be cut. */
+	static uint8_t room[FRAME_MAX];
+	size_t half = MIN(len / 2, (size_t)input[6] * 16);
+	struct frame a = f, b = {.data = data + half, .len = len - half, .csum_ok = true};
+	memcpy(room, data, half);
+	a.data = room;
+	a.len = half;
+	if (input[0] & 4)
+		a = (struct frame){.data = room, .len = half, .csum_ok = true};
+	if (((input[0] & 4) || frame_valid(&a)) && frame_merge(&a, room, sizeof(room), &b)) {
+		if (!frame_valid(&a))
+			abort();
+		frame_segment(&a, out, on_segment, NULL);
 	}
 	if (frame_valid(&f)) {
 		if (f.gso != FRAME_GSO_NONE)
