@@ -42,7 +42,7 @@ static bool is_watched(const struct watch *w, const char *id) {
 }
 
 /* VMs that were started since the last look. There is no daemon that would tell. */
-static void rescan(struct watch *w, const struct cli_args *a, bool first) {
+static void rescan(struct watch *w, const struct cli_args *a, const char *only, bool first) {
 	struct store_list l;
 	struct err e;
 	json_t *reply;
@@ -51,8 +51,7 @@ static void rescan(struct watch *w, const struct cli_args *a, bool first) {
 	for (unsigned i = 0; i < l.n; i++) {
 		struct watch *slot = NULL;
 		if (l.vms[i].phase != STORE_RUNNING || is_watched(w, l.vms[i].id) ||
-			(a->noperands && strcmp(a->operands[0], l.vms[i].name) != 0 &&
-			 strncmp(a->operands[0], l.vms[i].id, strlen(a->operands[0])) != 0))
+			(only && strcmp(only, l.vms[i].id) != 0))
 			continue;
 		for (unsigned k = 0; !slot && k < WATCHED; k++)
 			slot = w[k].used ? NULL : &w[k];
@@ -82,10 +81,15 @@ static void rescan(struct watch *w, const struct cli_args *a, bool first) {
 
 static int run(const struct cli_args *a) {
 	static struct watch w[WATCHED];
+	struct store_vm vm;
+	struct err e;
 	bool first = true;
+	int r = a->noperands ? store_find(&vm, a->operands[0], &e) : 0;
+	if (r)
+		return cli_fail(r, &e);
 	for (;; first = false) {
 		struct pollfd p[WATCHED];
-		rescan(w, a, first);
+		rescan(w, a, a->noperands ? vm.id : NULL, first);
 		for (unsigned i = 0; i < WATCHED; i++)
 			p[i] = (struct pollfd){w[i].used ? w[i].c.fd : -1, POLLIN, 0};
 		if (poll(p, WATCHED, RESCAN_MS) < 0 && errno != EINTR)

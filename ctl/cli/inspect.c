@@ -17,6 +17,10 @@ static int run(const struct cli_args *a) {
 			return cli_fail(r, &e);
 		}
 		look_at(&l, &vm, !yaml);
+		if (l.gone) {
+			json_decref(list);
+			return cli_fail(err_set(&e, ERR_NOENT, "VM %s is gone", vm.name), &e);
+		}
 		if (yaml)
 			def_write(&l.def, vm.name, stdout);
 		else

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "ctl/wire/wire.h"
 
@@ -36,8 +37,12 @@ void look_at(struct look *l, const struct store_vm *vm, bool addresses) {
 	char path[PATHS_MAX];
 	struct err e;
 	*l = (struct look){.vm = *vm, .state = store_phase_name(vm->phase)};
-	if (paths_join(path, sizeof(path), vm->dir, "vm.yaml", &e) || def_read(&l->def, path, &e))
+	if (paths_join(path, sizeof(path), vm->dir, "vm.yaml", &e) || def_read(&l->def, path, &e)) {
+		l->gone = access(vm->dir, F_OK) < 0;
+		if (l->gone)
+			return;
 		cli_error("%s", e.text);
+	}
 	if (vm->phase != STORE_RUNNING)
 		return;
 	if (wire_ask(vm, json_pack("{s:s}", "op", "status"), &l->status, WIRE_ANSWER_MS, NULL, &e)) {

@@ -13,6 +13,7 @@ struct look {
 	json_t *status;	   /* NULL: it does not run or does not answer */
 	json_t *addresses; /* array of strings, from the agent; NULL: not asked or no answer */
 	const char *state; /* "running", "paused", "stopped", "died"... */
+	bool gone;		   /* removed while it was looked at; all else is empty */
 };
 
 /* `addresses`: ask the guest's agent, too, if it answers. */

@@ -124,7 +124,7 @@ static int print_all(const struct cli_args *a, const struct store_list *list) {
 			continue;
 		}
 		look_at(&l, v, !quiet);
-		if (!passes(a, &l))
+		if (l.gone || !passes(a, &l))
 			;
 		else if (quiet && !json)
 			printf("%s\n", v->name);

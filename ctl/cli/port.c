@@ -21,14 +21,18 @@ static bool same_place(const char *a, const char *b) {
 		   x.udp == y.udp && x.host.s_addr == y.host.s_addr && x.host_port == y.host_port;
 }
 
-static void drop(struct def *d, const char *text) {
+/* How many there were. */
+static unsigned drop(struct def *d, const char *text) {
 	struct def keep = {0};
+	unsigned n = d->n;
 	for (unsigned i = 0; i < d->n; i++)
 		if (strcmp(d->values[i].option->name, "publish") != 0 ||
 			!same_place(d->values[i].text, text))
 			def_add(&keep, d->values[i].option->name, d->values[i].text, NULL);
+	n -= keep.n;
 	def_free(d);
 	*d = keep;
+	return n;
 }
 
 /* The running VM first: what it refuses is not written down. */
@@ -58,11 +62,14 @@ static int change(const struct cli_args *a, const char *op, bool add) {
 						 WIRE_ANSWER_MS, &code, &e);
 			json_decref(reply);
 		}
-		if (!r) {
-			drop(&d, text);
-			if (add)
-				r = def_add(&d, "publish", text, &e);
-		}
+		if (r)
+			break;
+		unsigned dropped = drop(&d, text);
+		if (add)
+			r = def_add(&d, "publish", text, &e);
+		else if (!dropped && vm.phase != STORE_RUNNING)
+			r = err_set(&e, ERR_NOENT, "VM %s forwards no port %s; 'joist port ls %s' lists them",
+						vm.name, a->operands[i], vm.name);
 	}
 	if (!r)
 		r = def_save(&d, path, &e);

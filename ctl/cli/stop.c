@@ -1,4 +1,5 @@
 /* joist stop: asks the guest, then insists. */
+#include <signal.h>
 #include <string.h>
 #include <time.h>
 
@@ -80,6 +81,13 @@ int stop_vm(const struct store_vm *vm, uint64_t timeout_ns, bool force, bool qui
 	/* A process that does not answer may be ending by itself just now. */
 	if (wait_end(vm, r ? DYING_MS : FORCE_MS, quiet, "the VM ends"))
 		return CLI_OK;
+	/* It holds its lock, and so it is the process that wrote its number down. */
+	struct store_vm now = *vm;
+	if (force && store_load(&now, &e) == 0 && now.phase == STORE_RUNNING && now.pid > 0 &&
+		kill(now.pid, SIGKILL) == 0 && wait_end(vm, FORCE_MS, quiet, "the VM's process ends")) {
+		cli_error("the process of VM %s did not answer and is killed", vm->name);
+		return CLI_OK;
+	}
 	if (r) {
 		cli_error("%s; its process is %d", e.text, vm->pid);
 		return code;

@@ -163,6 +163,7 @@ static int serve(struct proc *p, int ready, struct err *e) {
 		p->vm.pid = (int)getpid();
 		p->vm.started = time(NULL);
 		p->vm.end[0] = p->vm.why[0] = 0;
+		snprintf(p->vm.socket, sizeof(p->vm.socket), "%.107s", p->socket);
 		r = store_save(&p->vm, e);
 	}
 	if (r == 0) {

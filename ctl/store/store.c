@@ -92,6 +92,7 @@ static int read_state(struct store_vm *vm, const json_t *j, bool alive, struct e
 	vm->pid = (int)number(j, "pid");
 	copy(vm->end, sizeof(vm->end), text(j, "end"));
 	copy(vm->why, sizeof(vm->why), text(j, "why"));
+	copy(vm->socket, sizeof(vm->socket), text(j, "socket"));
 	if (alive)
 		vm->phase = STORE_RUNNING;
 	else if (strcmp(phase, "running") == 0)
@@ -124,11 +125,11 @@ int store_save(const struct store_vm *vm, struct err *e) {
 	int r = paths_join(path, sizeof(path), vm->dir, "state.json", e);
 	if (r)
 		return r;
-	json_t *j = json_pack("{s:i, s:s, s:s, s:i, s:I, s:I, s:I, s:i, s:s, s:s}", "version",
+	json_t *j = json_pack("{s:i, s:s, s:s, s:i, s:I, s:I, s:I, s:i, s:s, s:s, s:s}", "version",
 						  STATE_VERSION, "id", vm->id, "phase", phases[vm->phase], "pid", vm->pid,
 						  "created", (json_int_t)vm->created, "started", (json_int_t)vm->started,
 						  "ended", (json_int_t)vm->ended, "exit-code", vm->exit_code, "end",
-						  vm->end, "why", vm->why);
+						  vm->end, "why", vm->why, "socket", vm->socket);
 	char *s = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
 	json_decref(j);
 	if (!s)

@@ -15,6 +15,7 @@
 
 #define STORE_NAME 64
 #define STORE_ID 16
+#define STORE_SOCKET 108 /* what a socket's address holds */
 
 enum store_phase {
 	STORE_CREATED, /* never started */
@@ -33,6 +34,7 @@ struct store_vm {
 	int exit_code;					 /* of the last run, as enum cli_exit */
 	char end[40];					 /* "powered off", "panicked"... */
 	char why[256];					 /* more about it; may be empty */
+	char socket[STORE_SOCKET]; /* its process's control socket; empty: where we would put it */
 };
 
 struct store_list {

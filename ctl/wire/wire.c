@@ -84,7 +84,11 @@ int wire_connect(struct wire_client *c, const struct store_vm *vm, struct err *e
 	if (vm->phase != STORE_RUNNING)
 		return err_set(e, ERR_BUSY, "VM %s is not running; 'joist start %s' starts it", vm->name,
 					   vm->name);
-	int r = paths_socket(path, sizeof(path), vm->id, ".sock", e);
+	/* Its process may have been started with another XDG_RUNTIME_DIR, or with none: a login here,
+	 * cron or sudo there. */
+	int r = vm->socket[0] ? 0 : paths_socket(path, sizeof(path), vm->id, ".sock", e);
+	if (vm->socket[0])
+		snprintf(path, sizeof(path), "%s", vm->socket);
 	if (r || (r = unix_address(&a, path, "control socket", e)) != 0)
 		return r;
 	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);

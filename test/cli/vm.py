@@ -117,6 +117,21 @@ def several_remove_one():
 
 
 @case
+def out_of_reach():
+    """A VM is found from where XDG_RUNTIME_DIR is another, and rm -f ends one that does not answer."""
+    env = {k: v for k, v in os.environ.items() if k != "XDG_RUNTIME_DIR"}
+    joist("run", "-d", "--name", "far", *busybox(append="joist.end=shell"), env=env)
+    same(inspect("far")["state"], "running", "state, seen from here")
+    j = inspect("far")
+    for end in "sock", "agent":
+        os.unlink(f"/tmp/joist-{os.getuid()}/{j['id']}.{end}")
+    has(joist("ps").stdout, "not answering")
+    has(joist("rm", "-f", "far").stderr, "did not answer and is killed")
+    until("the end of its process", lambda: not alive(j["pid"]))
+    same(joist("ls", "-aq").stdout, "", "what is left")
+
+
+@case
 def twenty_at_once():
     """All get made, each its own; and of twenty of one name one."""
     def race(names):
@@ -414,6 +429,8 @@ def ports():
     with socket.create_connection(("127.0.0.1", 18443), timeout=10):
         pass
     joist("port", "rm", "net", "18443")
+    joist("create", "--name", "still", *busybox())
+    refused(3, "port", "rm", "still", "18443", says="VM still forwards no port 18443")
     assert "18443" not in joist("port", "ls", "net").stdout
     refused(2, "port", "add", "net", "nonsense", says="nonsense")
     joist("stop", "-f", "net")
@@ -424,6 +441,7 @@ def ports():
 def events():
     run("seen")
     p = subprocess.Popen([vmlib.joist_path, "events", "--json"], stdout=subprocess.PIPE, text=True)
+    refused(3, "events", "nobody", says="no VM nobody")
     try:
         def something_seen():  # it may not listen yet
             joist("pause", "seen")
