@@ -117,6 +117,8 @@ int qcow2_create(struct block *file, const struct block_host *host,
 		r = block_write_sync(file, 0, sector, Q_SECTOR);
 	if (!r)
 		r = block_flush_sync(file);
+	if (r == -ERR_NOSPC)
+		return err_set(e, -r, "the image cannot be written: no room is left");
 	return r ? err_set(e, -r, "the image cannot be written (error %d)", -r) : 0;
 }
 
