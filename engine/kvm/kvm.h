@@ -84,6 +84,7 @@ struct kvm_engine {
 	unsigned next_route;
 	uint64_t messages, pins; /* counters */
 	struct kvm_slot slots[KVM_SLOTS];
+	bool crowded; /* the map has wanted more; said once */
 	struct kvm_cpu *cpus[VM_VCPUS];
 	unsigned ncpus;
 

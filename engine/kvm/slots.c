@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "core/base/bits.h"
+#include "core/base/fmt.h"
 #include "engine/kvm/kvm.h"
 
 static int set_slot(struct kvm_engine *e, unsigned n, const struct kvm_slot *s) {
@@ -22,8 +23,10 @@ static int set_slot(struct kvm_engine *e, unsigned n, const struct kvm_slot *s) 
 	return kvm_ioctl(e->fd, KVM_SET_USER_MEMORY_REGION, &r) < 0 ? -errno : 0;
 }
 
-/* The slots that the map asks for; how many, or -ERR_NOSPC. */
-static int wanted_slots(const struct mem_space *m, struct kvm_slot want[KVM_SLOTS]) {
+/* The slots that the map asks for; how many. Only a guest that puts devices all over its memory
+ * wants more than there are: the memory left over exits, and is served by core/vm/mem.c. */
+static unsigned wanted_slots(struct kvm_engine *e, struct kvm_slot want[KVM_SLOTS]) {
+	const struct mem_space *m = &e->vm->mem;
 	unsigned n = 0;
 	for (unsigned i = 0; i < m->nflat; i++) {
 		const struct mem_range *at = &m->flat[i];
@@ -34,8 +37,14 @@ static int wanted_slots(const struct mem_space *m, struct kvm_slot want[KVM_SLOT
 		gpa_t start = align_up(at->start, PAGE_SIZE), end = align_down(at->end, PAGE_SIZE);
 		if (start >= end)
 			continue;
-		if (n == KVM_SLOTS)
-			return -ERR_NOSPC;
+		if (n == KVM_SLOTS) {
+			if (!e->crowded)
+				log_line(LOG_WARN,
+						 "the guest's memory is in more than %u pieces: from %llx on it is slow",
+						 KVM_SLOTS, (unsigned long long)start);
+			e->crowded = true;
+			break;
+		}
 		want[n++] = (struct kvm_slot){.gpa = start,
 									  .size = end - start,
 									  .host = r->host + (start - r->base),
@@ -43,7 +52,7 @@ static int wanted_slots(const struct mem_space *m, struct kvm_slot want[KVM_SLOT
 											   : m->dirty		  ? KVM_MEM_LOG_DIRTY_PAGES
 																  : 0};
 	}
-	return (int)n;
+	return n;
 }
 
 /* The same memory; whether its writes are logged can be changed in place. */
@@ -61,11 +70,9 @@ static struct kvm_slot *find(struct kvm_slot *list, unsigned n, const struct kvm
 
 int kvm_update_slots(struct kvm_engine *e) {
 	struct kvm_slot want[KVM_SLOTS], none = {0};
-	int n = wanted_slots(&e->vm->mem, want);
-	if (n < 0)
-		return n;
+	unsigned n = wanted_slots(e, want);
 	for (unsigned i = 0; i < KVM_SLOTS; i++) {
-		if (!e->slots[i].size || find(want, (unsigned)n, &e->slots[i]))
+		if (!e->slots[i].size || find(want, n, &e->slots[i]))
 			continue;
 		int r = set_slot(e, i, &none);
 		if (r)
@@ -75,7 +82,7 @@ int kvm_update_slots(struct kvm_engine *e) {
 			mem_note_dirty(&e->vm->mem, e->slots[i].gpa, e->slots[i].size);
 		e->slots[i] = none;
 	}
-	for (int k = 0; k < n; k++) {
+	for (unsigned k = 0; k < n; k++) {
 		const struct kvm_slot *old = find(e->slots, KVM_SLOTS, &want[k]);
 		if (old && old->flags == want[k].flags)
 			continue;

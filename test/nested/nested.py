@@ -70,7 +70,7 @@ case("privileged", "/privileged --explained /explained.txt --count 4000", None)
 case("parts", "/dirty --tier kvm --rounds 60; "
      "JOIST_KVM_OFF=dirty-ring /dirty --tier kvm --rounds 60; /bells --rounds 60; "
      "/late --rounds 60; JOIST_KVM_OFF=coalesced /late --rounds 60; "
-     "/late-two --rounds 60; JOIST_KVM_OFF=coalesced /late-two --rounds 60; /stuck", None)
+     "/late-two --rounds 60; JOIST_KVM_OFF=coalesced /late-two --rounds 60; /stuck; /pieces kvm", None)
 case("boot-auto", joist_run(engine=""),
      never(wants(r"^joist-guest: up ", r"^joist-guest: status 0", r"^kvm_entries +[1-9]"),
            r"engine: soft"))
@@ -240,6 +240,7 @@ def main():
                 "two-vms": "test/guest/two-vms", "dirty": "test/insn/dirty",
                 "bells": "test/insn/bells", "late": "test/insn/late",
                 "late-two": "test/insn/late-two", "stuck": "test/insn/stuck",
+                "pieces": "test/insn/pieces",
                 "hold": "test/nested/hold",
                 "privileged": "test/nested/privileged",
                 "joist-move": "test/nested/joist-move"}
