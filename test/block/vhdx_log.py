@@ -251,9 +251,10 @@ def one_random(seed):
     for e in entries:
         put_in_log(image, at, e)
         at = (at + len(e) // SECTOR) % sectors
-    if r.randrange(2):  # an entry that was not written to its end
-        put_in_log(image, at, entry(number + count, start, [("data", 5 * MIB, b"torn" * 1024)],
-                                    size, last)[:SECTOR])
+    after = r.randrange(3)
+    if after:  # one that was not written to its end, or that came after one that is lost
+        e = entry(number + count + after - 1, start, [("data", 5 * MIB, b"torn" * 1024)], size, last)
+        put_in_log(image, at, e[:SECTOR] if after == 1 else e)
     wanted = bytearray(image)
     for ops in wanted_ops[tail_index:]:
         apply(wanted, ops, last)
