@@ -90,7 +90,9 @@ int disk_copy(const char *from, const char *to, struct err *e) {
 }
 
 bool disk_is_foreign(const uint8_t head[8]) {
-	static const char *const magics[] = {"QFI\xfb", "KDMV", "vhdxfile", "conectix"};
+	static const char *const magics[] = {"QFI\xfb",	 "KDMV", "vhdxfile",
+										 "conectix", "<<< ", /* VDI: "<<< ... Disk Image >>>" */
+										 "# Disk D"};		 /* a VMDK of several files */
 	for (unsigned i = 0; i < ARRAY_LEN(magics); i++)
 		if (memcmp(head, magics[i], strlen(magics[i])) == 0)
 			return true;

@@ -9,11 +9,14 @@
 #include "core/base/bits.h"
 #include "ctl/image/disk.h"
 #include "ctl/image/pull.h"
+#include "host/linux/image.h"
 
 /* Raw disks have no magic; what is not raw is known by its first bytes. */
 static int copy_disk(struct vm_image *i, const char *path, struct err *e) {
 	uint8_t head[8] = {0};
 	char to[PATHS_MAX];
+	enum image_format format;
+	const char *name;
 	struct stat st;
 	int r, fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st) < 0) {
@@ -28,7 +31,10 @@ static int copy_disk(struct vm_image *i, const char *path, struct err *e) {
 		return err_set(e, ERR_INVAL, "%s is no disk file", path);
 	if (memcmp(head, "QFI\xfb", 4) == 0)
 		return disk_import(i, path, e);
-	if (disk_is_foreign(head))
+	/* An archive and a fixed VHD show what they are elsewhere. Of a name with qcow2's ending the
+	 * first bytes decide. */
+	bool foreign = image_format_of(path, &format, &name, NULL) == 0 && format > IMAGE_QCOW2;
+	if (foreign || disk_is_foreign(head))
 		return err_set(e, ERR_NOTSUP,
 					   "%s is neither raw nor qcow2: 'joist disk convert' makes a qcow2 file of it",
 					   path);

@@ -500,6 +500,12 @@ def qcow2_images():
     has(joist("disk", "info", os.path.join(folder("q"), "disk0.qcow2")).stdout, "16M")
     joist("rm", "q")
     joist("image", "rm", "b")
+    for name, text in [("x.img", "# Disk DescriptorFile\n"), ("y.img", "<<< Some VDI >>>\n"),
+                       ("x.ova", "vm.ovf\0\0\0"), ("x.vhd", "MZ" * 99)]:
+        path = os.path.join(vmlib.home, name)
+        with open(path, "w") as f:
+            f.write(text)
+        refused(5, "image", "import", path, says="neither raw nor qcow2")
 
 
 class Server(http.server.BaseHTTPRequestHandler):
