@@ -25,7 +25,10 @@ static const char packages[] =
 static const char hook[] =
 	"set -e; "
 	"printf 'LABEL=root / ext4 defaults 0 1\\n' >\"$1/etc/fstab\"; "
-	"printf 'datasource_list: [ NoCloud, None ]\\n' >\"$1/etc/cloud/cloud.cfg.d/90-joist.cfg\"; "
+	/* What a first boot needs not wait for: RSA host keys, which are slow to find, and settings for
+	 * a boot loader and a locale that the image does not have. User-data may say otherwise. */
+	"printf '%s\\n' 'datasource_list: [ NoCloud, None ]' 'ssh_genkeytypes: [ed25519, ecdsa]' "
+	"'grub_dpkg: {enabled: false}' 'locale: false' >\"$1/etc/cloud/cloud.cfg.d/90-joist.cfg\"; "
 	"rm -f \"$1\"/etc/ssh/ssh_host_* \"$1\"/var/cache/apt/archives/*.deb; : "
 	">\"$1/etc/machine-id\"; "
 	"printf 'localhost\\n' >\"$1/etc/hostname\"; "
