@@ -181,6 +181,7 @@ const struct cli_verb cli_verb_ls = {
 	.name = "ls",
 	.summary = "list VMs",
 	.about = "Lists the VMs that run, and those whose process died; with -a all.",
+	.surplus = "'joist inspect VM' is about one, and --filter name=PART about some",
 	.options = options,
 	.run = run,
 };
@@ -189,6 +190,7 @@ const struct cli_verb cli_verb_ps = {
 	.name = "ps",
 	.summary = "the same as ls",
 	.about = "Lists the VMs that run, and those whose process died; with -a all.",
+	.surplus = "'joist inspect VM' is about one, and --filter name=PART about some",
 	.options = options,
 	.run = run,
 };
