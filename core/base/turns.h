@@ -60,7 +60,8 @@ struct turns_own {
 	int64_t left_ns;		 /* CPU time that it had and did not use; below 0: used beyond it */
 };
 
-/* What is user's now, with `cpus` of them altogether; it has used `used_ns` of CPU time so far.
+/* What is user's now, with `cpus` of them altogether; it has used `used_ns` of CPU time so far, or
+ * has stood in line for it where programs that are no users had the CPU.
  *
  * Who has less than a CPU stands still for the rest of each period. But a moment is of no use to
  * who works, waits for an answer and works again, or looks late, as all do on a busy computer, and

@@ -29,7 +29,9 @@ struct cpu_share {
 	bool held;
 	cpu_set_t all;		 /* what it may use when it is free */
 	uint64_t held_since; /* since this sample, or 0 */
+	/* For the turns: what it used, or stood in line for where others used it. */
 	struct turns_own own;
+	uint64_t used_ns, used_wanted_ns, used_at_ns; /* the sum; its threads' when it was looked at */
 
 	/* The last sample. */
 	uint64_t at_ns, cpu_ns, wanted_ns; /* wanted_ns 0: threads were not looked at */
@@ -96,6 +98,21 @@ static void sample(struct cpu_share *s, uint64_t now) {
 	s->held_ns = 0;
 }
 
+/* Only what it did not even want is left of its part: what other programs took is theirs. */
+static uint64_t used(struct cpu_share *s, uint64_t now) {
+	uint64_t wanted = 0;
+	if (!s->turn.free)
+		for_threads(add_wanted, &wanted);
+	if (!wanted)
+		wanted = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	/* It was free, or a thread has ended. */
+	if (s->used_at_ns && wanted > s->used_wanted_ns)
+		s->used_ns += MIN(wanted - s->used_wanted_ns, now - s->used_at_ns);
+	s->used_wanted_ns = wanted;
+	s->used_at_ns = s->turn.free ? 0 : now;
+	return s->used_ns;
+}
+
 /* ---- what it gets ------------------------------------------------------------------------ */
 
 static void confine(void *set, int tid) {
@@ -150,8 +167,7 @@ static void look(void *opaque) {
 	if (gone)
 		ledger_ring(s->ledger);
 	if (ledger_cpu_met(s->ledger)) {
-		ledger_cpu_look(s->ledger, (unsigned)CPU_COUNT(&s->all), now,
-						clock_ns(CLOCK_PROCESS_CPUTIME_ID), &s->own, &turn);
+		ledger_cpu_look(s->ledger, (unsigned)CPU_COUNT(&s->all), now, used(s, now), &s->own, &turn);
 		next = !turn.free ? turn.until_ns - now : s->wants > IDLE ? BUSY_NS : IDLE_NS;
 	}
 	apply(s, &turn, now);
