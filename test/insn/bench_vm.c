@@ -202,3 +202,20 @@ enum vm_exit_kind bench_vm_run_cpu(struct bench_vm *b, struct vcpu *v) {
 		b->why = e.failed.why;
 	return e.kind;
 }
+
+struct wanted {
+	const char *name;
+	uint64_t val;
+};
+
+static void pick(void *out, const char *name, uint64_t val) {
+	struct wanted *w = out;
+	if (!strcmp(name, w->name))
+		w->val = val;
+}
+
+uint64_t bench_vm_stat(struct bench_vm *b, const char *name) {
+	struct wanted w = {name, 0};
+	b->engine.ops->stats(b->engine.self, pick, &w);
+	return w.val;
+}

@@ -52,4 +52,7 @@ enum vm_exit_kind bench_vm_run(struct bench_vm *b);
 /* The same for any of them, each by a thread of its own. */
 enum vm_exit_kind bench_vm_run_cpu(struct bench_vm *b, struct vcpu *v);
 
+/* One of the engine's counters; 0 if there is none of that name. */
+uint64_t bench_vm_stat(struct bench_vm *b, const char *name);
+
 #endif
