@@ -401,6 +401,7 @@ struct jit_jumps_kept {
 	struct jit_kept {
 		uint8_t user, table;
 		uint16_t index;
+		uint32_t page;
 		uint64_t rip;
 		const uint8_t *entry;
 	} entry[JIT_KEPT];

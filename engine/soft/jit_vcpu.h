@@ -11,7 +11,7 @@
 #define JIT_TARGETS 4096
 #define JIT_FAR 16384
 #define JIT_TOUCHED 4096
-#define JIT_PAGE_BITS 16
+#define JIT_PAGE_BITS 17
 
 /* Probed by emitted code: `tag` is the page's guest address, or no page's; host address = guest
  * address + addend. */
@@ -44,12 +44,15 @@ struct jit_target {
 	const uint8_t *entry;
 };
 
-/* Which of the entries that depend on mappings are in use, so that forgetting them need not look at
- * all: table << 16 | index. More than JIT_TOUCHED: all of them may be. */
+/* Which of the entries that depend on mappings are in use, and on that of which page, so that
+ * forgetting them need not look at all. More than JIT_TOUCHED: all of them may be. */
 enum jit_table { JIT_TABLE_JUMPS, JIT_TABLE_TARGETS, JIT_TABLE_FAR };
 struct jit_touched {
 	uint32_t n;
-	uint32_t entry[JIT_TOUCHED];
+	struct {
+		uint16_t table, index;
+		uint32_t page; /* the lowest bits of its number */
+	} entry[JIT_TOUCHED];
 };
 
 /* Of a segment outside of 64-bit mode: so many offsets from 0 on may be read, written without
@@ -97,9 +100,10 @@ struct jit_vcpu {
 	struct jit_seg segs[6];
 	bool on;					   /* this vCPU runs translated code */
 	struct jit_touched touched[2]; /* [user]; the kernel's: only in pages that are not global */
-	/* A bitmap of hashes: pages that have entries. Large, as INVLPG of other pages should miss it.
-	 */
-	uint64_t jump_pages[1 << (JIT_PAGE_BITS - 6)];
+	/* Bitmaps of hashes: pages that have entries, which hold for one address space and for all.
+	 * Large, as INVLPG of other pages should miss them. */
+	uint64_t jump_pages[1 << (JIT_PAGE_BITS - 6)], global_pages[1 << (JIT_PAGE_BITS - 6)];
+	uint32_t vain_looks;		/* for entries of a page that the bitmap has, and there were none */
 	uint64_t jump_clears;		/* how often all entries went */
 	void *shadow;				/* its memory, with a guard page below */
 	bool fpu_known, fpu_masked; /* all x87 and SSE exceptions are masked */

@@ -14,6 +14,7 @@
  * leads to C all the same. */
 #define NO_RIP (1ull << 63)
 #define FAR_HASH (2 * JIT_FAR)
+#define VAIN_LOOKS 64
 
 struct jit_far {
 	uint64_t rip;
@@ -84,8 +85,23 @@ static unsigned target_index(uint64_t rip) {
 	return (unsigned)(rip ^ (uint32_t)rip >> 6) & (JIT_TARGETS - 1);
 }
 
-static unsigned page_bit(uint64_t rip) {
-	return (unsigned)((rip >> 12) * 0x9e3779b97f4a7c15ull >> (64 - JIT_PAGE_BITS));
+/* ---- pages with entries ---- */
+
+/* The halves of the address space do not meet: a kernel's many pages are no user page's bad luck.
+ */
+static unsigned page_bit(gva_t gva) {
+	uint64_t hash = (gva >> 12) * 0x9e3779b97f4a7c15ull >> (65 - JIT_PAGE_BITS);
+	return (unsigned)(hash << 1 | gva >> 63);
+}
+
+static bool has_page(const uint64_t *pages, gva_t gva) {
+	unsigned bit = page_bit(gva);
+	return pages[bit / 64] & BIT(bit % 64);
+}
+
+static void note_page(struct soft_vcpu *c, gva_t gva, bool global) {
+	unsigned bit = page_bit(gva);
+	(global ? c->jit.global_pages : c->jit.jump_pages)[bit / 64] |= BIT(bit % 64);
 }
 
 static void clear_entry(struct soft_vcpu *c, unsigned user, enum jit_table table, unsigned n) {
@@ -124,6 +140,8 @@ void jit_jumps_clear(struct soft_vcpu *c) {
 	clear_all(c, 0);
 	clear_all(c, 1);
 	memset(c->jit.jump_pages, 0, sizeof(c->jit.jump_pages));
+	memset(c->jit.global_pages, 0, sizeof(c->jit.global_pages));
+	c->jit.vain_looks = 0;
 	c->jit.jump_clears++;
 }
 
@@ -134,8 +152,27 @@ static void clear_local(struct soft_vcpu *c, unsigned user) {
 		return;
 	}
 	for (unsigned n = 0; n < t->n; n++)
-		clear_entry(c, user, (enum jit_table)(t->entry[n] >> 16), t->entry[n] & 0xffff);
+		clear_entry(c, user, (enum jit_table)t->entry[n].table, t->entry[n].index);
 	t->n = 0;
+}
+
+/* Those of one page; false: there were none. An entry that has become another page's meanwhile
+ * goes, too, and is learnt again. */
+static bool clear_page(struct soft_vcpu *c, unsigned user, uint32_t page) {
+	struct jit_touched *t = &c->jit.touched[user];
+	uint32_t left = 0;
+	if (t->n > JIT_TOUCHED) {
+		clear_all(c, user);
+		return true;
+	}
+	for (uint32_t n = 0; n < t->n; n++)
+		if (t->entry[n].page == page)
+			clear_entry(c, user, (enum jit_table)t->entry[n].table, t->entry[n].index);
+		else
+			t->entry[left++] = t->entry[n];
+	bool any = left < t->n;
+	t->n = left;
+	return any;
 }
 
 void jit_jumps_flush(struct soft_vcpu *c, bool global_too) {
@@ -148,17 +185,29 @@ void jit_jumps_flush(struct soft_vcpu *c, bool global_too) {
 }
 
 void jit_jumps_flush_page(struct soft_vcpu *c, gva_t gva) {
-	unsigned bit = page_bit(gva);
-	if (c->jit.jump_pages[bit / 64] & BIT(bit % 64))
+	if (has_page(c->jit.global_pages, gva)) {
 		jit_jumps_clear(c);
+		return;
+	}
+	if (!has_page(c->jit.jump_pages, gva))
+		return;
+	bool any = clear_page(c, 0, (uint32_t)(gva >> 12));
+	any |= clear_page(c, 1, (uint32_t)(gva >> 12));
+	if (any)
+		c->jit.vain_looks = 0;
+	else if (++c->jit.vain_looks == VAIN_LOOKS)
+		jit_jumps_clear(c); /* and the bitmap begins anew */
 }
 
-static void touch(struct soft_vcpu *c, unsigned user, enum jit_table table, unsigned n) {
+static void touch(struct soft_vcpu *c, unsigned user, enum jit_table table, unsigned n, gva_t gva) {
 	struct jit_touched *t = &c->jit.touched[user];
-	if (t->n < JIT_TOUCHED)
-		t->entry[t->n++] = (uint32_t)table << 16 | n;
-	else
+	if (t->n >= JIT_TOUCHED) {
 		t->n = JIT_TOUCHED + 1;
+		return;
+	}
+	t->entry[t->n].table = (uint16_t)table;
+	t->entry[t->n].index = (uint16_t)n;
+	t->entry[t->n++].page = (uint32_t)(gva >> 12);
 }
 
 static void learn_far(struct soft_vcpu *c, unsigned user, uint64_t rip, const uint8_t *entry,
@@ -168,7 +217,8 @@ static void learn_far(struct soft_vcpu *c, unsigned user, uint64_t rip, const ui
 		return;
 	c->jit.far[f->slot - 1] = entry;
 	if (!global)
-		touch(c, user, JIT_TABLE_FAR, f->slot - 1);
+		touch(c, user, JIT_TABLE_FAR, f->slot - 1,
+			  jit_linear(c->jit.keys[user] & JIT_KEY_LEGACY, rip));
 }
 
 const uint8_t *jit_jump_known(struct soft_vcpu *c, unsigned user, uint64_t rip) {
@@ -181,31 +231,32 @@ const uint8_t *jit_jump_known(struct soft_vcpu *c, unsigned user, uint64_t rip) 
 }
 
 void jit_span_learn(struct soft_vcpu *c, const struct jit_block *b, gva_t second, bool global) {
-	unsigned user = b->key & JIT_KEY_USER ? 1 : 0, bit = page_bit(second);
+	unsigned user = b->key & JIT_KEY_USER ? 1 : 0;
 	if (c->jit.far[b->span_slot] == b->span_body)
 		return;
-	c->jit.jump_pages[bit / 64] |= BIT(bit % 64);
+	global &= !user;
+	note_page(c, second, global);
 	c->jit.far[b->span_slot] = b->span_body;
-	if (!global || user)
-		touch(c, user, JIT_TABLE_FAR, b->span_slot);
+	if (!global)
+		touch(c, user, JIT_TABLE_FAR, b->span_slot, second);
 }
 
 void jit_jump_learn(struct soft_vcpu *c, unsigned user, const struct jit_block *b, bool global) {
 	const struct jit *j = c->soft->jit;
 	unsigned jump = jump_index(j, b->rip), target = target_index(b->rip);
-	unsigned bit = page_bit(jit_linear(b->key & JIT_KEY_LEGACY, b->rip));
+	gva_t gva = jit_linear(b->key & JIT_KEY_LEGACY, b->rip);
 	if (b->rip == NO_RIP)
 		return;
 	global &= !user;
-	c->jit.jump_pages[bit / 64] |= BIT(bit % 64);
+	note_page(c, gva, global);
 	c->jit.jumps[user][jump] = b->entry_checked;
 	c->jit.targets[user][target] = (struct jit_target){b->rip, b->entry};
 	c->jit.target_global[user][target] = global;
 	learn_far(c, user, b->rip, b->entry, global);
 	if (global)
 		return;
-	touch(c, user, JIT_TABLE_JUMPS, jump);
-	touch(c, user, JIT_TABLE_TARGETS, target);
+	touch(c, user, JIT_TABLE_JUMPS, jump, gva);
+	touch(c, user, JIT_TABLE_TARGETS, target, gva);
 }
 
 void jit_jump_forget(struct soft_vcpu *c, const struct jit_block *b) {
@@ -235,11 +286,12 @@ void jit_jumps_save(struct soft_vcpu *c, struct jit_jumps_kept *k) {
 			continue;
 		/* The newest first: they are what is needed soonest. */
 		for (unsigned n = t->n; n-- > 0 && k->n < JIT_KEPT; k->n++) {
-			unsigned i = t->entry[n] & 0xffff;
+			unsigned i = t->entry[n].index;
 			struct jit_kept *e = &k->entry[k->n];
 			e->user = (uint8_t)user;
-			e->table = (uint8_t)(t->entry[n] >> 16);
+			e->table = (uint8_t)t->entry[n].table;
 			e->index = (uint16_t)i;
+			e->page = t->entry[n].page;
 			switch ((enum jit_table)e->table) {
 			case JIT_TABLE_JUMPS:
 				e->entry = c->jit.jumps[user][i];
@@ -274,6 +326,6 @@ void jit_jumps_restore(struct soft_vcpu *c, const struct jit_jumps_kept *k) {
 			c->jit.far[e->index] = e->entry;
 			break;
 		}
-		touch(c, e->user, (enum jit_table)e->table, e->index);
+		touch(c, e->user, (enum jit_table)e->table, e->index, (gva_t)e->page << 12);
 	}
 }

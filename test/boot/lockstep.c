@@ -471,10 +471,15 @@ static struct machine *machine_of(const struct vcpu *v) {
 
 #define LOST 2000000000ul /* so many instructions behind the last equal state */
 
-/* true: this is the state to stop at, and it was the last to be written down. */
+/* true: this is the state to stop at, and it was the last to be written down. A look at events
+ * comes back to where it left, and the interpreter comes there once. */
 static bool write_down(struct vcpu *v) {
+	struct traced now;
+	take(&now, v);
+	if (ntrace && memcmp(&now, &trace[ntrace - 1], sizeof(now)) == 0)
+		return false;
 	if (ntrace < TRACE_MAX)
-		take(&trace[ntrace++], v);
+		trace[ntrace++] = now;
 	if (ntrace < trace_limit)
 		return false;
 	machine_of(v)->stopped = true;

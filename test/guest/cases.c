@@ -59,7 +59,7 @@ const struct guest_case guest_cases[] = {
 	 .checks = 45},
 	PLAIN("chips", 66),
 	PLAIN("apic", 61),
-	WEAK("smc", 24),
+	WEAK("smc", 26),
 	{.name = "smp2", .image = "smp", .cpus = 2, .memory_mb = 64, .checks = 26},
 	{.name = "late", .cpus = 2, .memory_mb = 64, .checks = 12, .weak_kvm = true},
 	{.name = "smp4", .image = "smp", .cpus = 4, .memory_mb = 64, .checks = 26, .seconds = 60},

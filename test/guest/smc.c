@@ -20,6 +20,39 @@ static void put(volatile u8 *at, const u8 *code, unsigned n) {
 		at[i] = code[i];
 }
 
+/* Pages of code that are mapped now here, now there: each is called through a register, and by a
+ * direct jump from another page. `flags`: of their entries. Wrong answers. */
+#define MANY 24
+static u32 remapped_among_many(u64 flags) {
+	static volatile u8 frames[3 * 4096] __attribute__((aligned(4096)));
+	volatile u8 *at = (u8 *)0x8000000000 + 16 * 4096, *jumps = at + MANY * 4096;
+	u8 code[] = {0xb8, 1, 0, 0, 0, 0xc3}; /* mov $1, %eax; ret */
+	u32 seed = 1, bad = 0, shown[MANY] = {0};
+	put(frames, code, 6);
+	code[1] = 2;
+	put(frames + 4096, code, 6);
+	pt1[16 + MANY] = (u64)(frames + 2 * 4096) | 3;
+	for (u32 n = 0; n < MANY; n++) {
+		volatile u8 *jump = frames + 2 * 4096 + 8 * n;
+		jump[0] = 0xe9;
+		*(volatile u32 *)(jump + 1) = (u32)(at + 4096 * n - (jumps + 8 * n + 5));
+		pt1[16 + n] = (u64)frames | flags;
+		asm volatile("invlpg (%0)" : : "r"(at + 4096 * n) : "memory");
+	}
+	for (u32 step = 0; step < 3000; step++) {
+		seed = seed * 1664525 + 1013904223;
+		u32 n = (seed >> 16) % MANY;
+		shown[n] ^= 1;
+		pt1[16 + n] = (u64)(frames + 4096 * shown[n]) | flags;
+		asm volatile("invlpg (%0)" : : "r"(at + 4096 * n) : "memory");
+		for (u32 k = 0; k < 3; k++, n = (n + 7) % MANY) {
+			bad += call(at + 4096 * n) != 1 + shown[n];
+			bad += call(jumps + 8 * n) != 1 + shown[n];
+		}
+	}
+	return bad;
+}
+
 void guest(void) {
 	u32 r;
 	/* The very next instruction: MOV imm is patched by the one before it. */
@@ -132,4 +165,9 @@ void guest(void) {
 	on_stack[1] = 0x34;
 	barrier();
 	check("changed there", call(on_stack), 0x34);
+	check("remapped among many", remapped_among_many(7), 0);
+	u64 cr4 = get_cr4();
+	set_cr4(cr4 | 0x80); /* PGE */
+	check("and global ones", remapped_among_many(0x107), 0);
+	set_cr4(cr4);
 }
