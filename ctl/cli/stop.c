@@ -9,6 +9,7 @@
 
 #define FORCE_MS 15000
 #define DYING_MS 3000
+#define QUIT_TRIES 3
 
 static int ask(const struct store_vm *vm, json_t *q, int *code, struct err *e) {
 	json_t *reply;
@@ -77,10 +78,15 @@ int stop_vm(const struct store_vm *vm, uint64_t timeout_ns, bool force, bool qui
 		cli_error("the guest of VM %s has not shut down in %llu s: taking the power away", vm->name,
 				  (unsigned long long)(timeout_ns / 1000000000));
 	}
-	r = ask(vm, json_pack("{s:s}", "op", "quit"), &code, &e);
-	/* A process that does not answer may be ending by itself just now. */
-	if (wait_end(vm, r ? DYING_MS : FORCE_MS, quiet, "the VM ends"))
-		return CLI_OK;
+	/* A process that does not answer may be ending by itself just now, or be about to start its VM
+	 * again (--restart): then the next try finds it. */
+	for (unsigned i = 0; i < QUIT_TRIES; i++) {
+		r = ask(vm, json_pack("{s:s}", "op", "quit"), &code, &e);
+		if (wait_end(vm, r ? DYING_MS : FORCE_MS, quiet, "the VM ends"))
+			return CLI_OK;
+		if (!r)
+			break;
+	}
 	/* It holds its lock, and so it is the process that wrote its number down. */
 	struct store_vm now = *vm;
 	if (force && store_load(&now, &e) == 0 && now.phase == STORE_RUNNING && now.pid > 0 &&
