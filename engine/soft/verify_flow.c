@@ -106,6 +106,13 @@ static bool widen(struct verifier *v, const struct region *r, size_t *from, size
 	return true;
 }
 
+/* A slot was filled anew: what was loaded from it before goes with no check that is made after. */
+static void slot_changed(struct verifier *v, uint32_t slot) {
+	for (unsigned n = 0; n < v->natoms; n++)
+		if (v->atoms[n].slot == slot && (v->atoms[n].of_slot || v->atoms[n].lo_of))
+			v->atoms[n] = (struct atom){0};
+}
+
 /* What the code of [from, to) writes, and what is written when a slot is missed there; false: it
  * has a call. */
 static bool closed(struct verifier *v, const struct region *r, size_t from, size_t to,
@@ -122,6 +129,7 @@ static bool closed(struct verifier *v, const struct region *r, size_t from, size
 				if (v->passed[n].slot != filled || v->passed[n].pc >= r->at + from)
 					v->passed[kept++] = v->passed[n];
 			v->npassed = kept;
+			slot_changed(v, filled);
 			*regs |= 1u << 10 | 1u << 11;
 		}
 		const struct x86_opnd *m = insn_memory(&v->insn);
@@ -149,6 +157,7 @@ static bool come_back(struct verifier *v, const struct region *r, size_t label) 
 		last->pc != r->at + label - 6 || last->reg != 10)
 		return false;
 	struct passed own = *last;
+	slot_changed(v, slot);
 	for (unsigned n = 0; n + 1 < v->npassed; n++)
 		if (v->passed[n].slot != slot)
 			v->passed[kept++] = v->passed[n];
