@@ -150,8 +150,9 @@ static bool same_rflags(uint64_t a, uint64_t b) {
 	return !((a ^ b) & (options.strict ? ~0ull : ~(uint64_t)RFLAGS_ARITH));
 }
 
+/* RF, of an IRET, is gone before the translator's next instruction, not behind it. */
 static bool same(const struct traced *a, const struct traced *b) {
-	if (a->rip != b->rip || !same_rflags(a->rflags, b->rflags))
+	if (a->rip != b->rip || !same_rflags(a->rflags & ~RFLAGS_RF, b->rflags & ~RFLAGS_RF))
 		return false;
 	for (unsigned n = 0; n < 16; n++)
 		if (a->gpr[n] != b->gpr[n] && !is_flags(a->gpr[n], b->gpr[n]))
@@ -472,11 +473,13 @@ static struct machine *machine_of(const struct vcpu *v) {
 #define LOST 2000000000ul /* so many instructions behind the last equal state */
 
 /* true: this is the state to stop at, and it was the last to be written down. A look at events
- * comes back to where it left, and the interpreter comes there once. */
+ * comes back to where it left, maybe without flags that are dead there; the interpreter comes there
+ * once. */
 static bool write_down(struct vcpu *v) {
 	struct traced now;
 	take(&now, v);
-	if (ntrace && memcmp(&now, &trace[ntrace - 1], sizeof(now)) == 0)
+	const struct traced *last = &trace[ntrace - 1];
+	if (ntrace && now.rip == last->rip && !memcmp(now.gpr, last->gpr, sizeof(now.gpr)))
 		return false;
 	if (ntrace < TRACE_MAX)
 		trace[ntrace++] = now;
