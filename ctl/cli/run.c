@@ -9,6 +9,7 @@
 #include "ctl/cli/launch.h"
 #include "ctl/cli/machine.h"
 #include "ctl/cli/pick.h"
+#include "ctl/proc/limit.h"
 #include "host/linux/log.h"
 #include "host/linux/loop.h"
 #include "host/linux/machine.h"
@@ -22,6 +23,7 @@ struct session {
 	struct signals signals;
 	struct loop_timer timeout;
 	struct machine *machine;
+	struct limit limit;
 	const char *name; /* of the VM; NULL: it has none */
 	int signo;
 	bool timed_out;
@@ -217,11 +219,29 @@ int cli_configure(const struct cli_args *a, struct run_request *q) {
 	return r ? r : configure_nets(a, c);
 }
 
+/* Shares and limits, if any were asked for: a group of its own is made for them only. */
+static bool wishes_limits(const struct cli_args *a, struct limit_wish *w) {
+	*w = (struct limit_wish){.cpu_limit = cli_text(a, "cpu-limit"),
+							 .cpu_shares = cli_text(a, "cpu-shares"),
+							 .disk_shares = cli_text(a, "disk-shares"),
+							 .memory_limit = cli_text(a, "memory-limit")};
+	return w->cpu_limit || w->memory_limit || cli_number(a, "cpu-shares") != 100 ||
+		   cli_number(a, "disk-shares") != 100;
+}
+
 static int run_machine(struct session *s, const struct cli_args *a, struct run_request *q) {
 	struct err e = {{0}};
+	struct limit_wish wish;
+	bool limits = wishes_limits(a, &wish);
+	char id[24];
+	snprintf(id, sizeof(id), "run-%d", (int)getpid());
+	if (limits)
+		limit_create(&s->limit, &s->loop, id, NULL);
 	int r = machine_create(&s->machine, &s->loop, &q->config, &e);
 	if (r) {
 		cli_error("%s", e.text);
+		if (limits)
+			limit_destroy(&s->limit);
 		return cli_code(r);
 	}
 	if (q->engine.why[0] && !cli_flag(a, "quiet"))
@@ -229,8 +249,12 @@ static int run_machine(struct session *s, const struct cli_args *a, struct run_r
 	bool raw = q->config.escape && terminal_make_raw(STDIN_FILENO);
 	if (raw && !cli_flag(a, "quiet"))
 		say(s, "Ctrl-] stops the VM and leaves", NULL);
+	if (limits)
+		limit_attach(&s->limit, s->machine, &e);
 	r = machine_start(s->machine, &e);
 	if (r == 0) {
+		if (limits)
+			limit_apply(&s->limit, &wish);
 		uint64_t limit = cli_nanoseconds(a, "timeout");
 		if (limit)
 			loop_timer_set(&s->timeout, limit);
@@ -243,6 +267,8 @@ static int run_machine(struct session *s, const struct cli_args *a, struct run_r
 	} else if (cli_flag(a, "engine-stats")) {
 		machine_stats(s->machine, print_stat, stderr);
 	}
+	if (limits)
+		limit_destroy(&s->limit);
 	machine_destroy(s->machine);
 	return s->exit_code;
 }

@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #include "core/base/bits.h"
+#include "core/base/fmt.h"
+#include "ctl/cli/cli.h"
 
 #define CGROUP_PERIOD_US 100000
 
@@ -199,9 +201,12 @@ static bool set_nice(int nice) {
 }
 
 /* Where the kernel groups processes by session ([man 7 sched], "The autogroup feature"), a thread's
- * nice level counts within its session only; each VM is a session, and the group has a level. */
+ * nice level counts within its session only; each VM is a session, and the group has a level. But
+ * one in the foreground of a terminal shares its session with the shell. */
 static bool set_session_nice(int nice) {
 	char text[16];
+	if (getsid(0) != getpid())
+		return false;
 	snprintf(text, sizeof(text), "%d\n", nice);
 	return write_text("/proc/self", "autogroup", text);
 }
@@ -240,6 +245,21 @@ const char *limit_set_memory(struct limit *l, uint64_t bytes) {
 	else
 		snprintf(text, sizeof(text), "max\n");
 	return l->group[0] && write_text(l->group, "memory.high", text) ? "cgroup" : "none";
+}
+
+void limit_apply(struct limit *l, const struct limit_wish *w) {
+	uint64_t shares = 100, bytes = 0;
+	if (w->cpu_limit && strcmp(limit_set_cpu(l, limit_read_percent(w->cpu_limit)), "none") == 0)
+		log_line(LOG_WARN, "cpu-limit cannot be kept here");
+	if (cli_read_number(w->cpu_shares, &shares) && shares != 100 &&
+		strcmp(limit_set_shares(l, (unsigned)shares), "none") == 0)
+		log_line(LOG_WARN,
+				 "cpu-shares are not kept here: that needs $XDG_RUNTIME_DIR or cgroup v2");
+	if (cli_read_number(w->disk_shares, &shares) && shares != 100)
+		limit_set_disk_shares(l, (unsigned)shares); /* the ledger has it in any case */
+	if (w->memory_limit && cli_read_size(w->memory_limit, &bytes) &&
+		strcmp(limit_set_memory(l, bytes), "none") == 0)
+		log_line(LOG_WARN, "memory-limit needs cgroup v2, which this user may not use here");
 }
 
 void limit_destroy(struct limit *l) {

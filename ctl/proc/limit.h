@@ -4,8 +4,9 @@
  *                the process has used up its time. The guest's clock goes on, as with any
  *                hypervisor that schedules it away.
  *   cpu-shares   among the user's VMs host/linux/cpu_share.h, in any case. Against everything
- *                else cpu.weight, or the nice level of the vCPU threads and of the session's
- *                group (lower shares only: an unprivileged process cannot raise its own).
+ *                else cpu.weight, or the nice level of the vCPU threads and, if the session is the
+ *                VM's own, of the session's group (lower shares only: an unprivileged process
+ *                cannot raise its own).
  *   disk-shares  io.weight and io.bfq.weight, so that they count against other programs too; among
  *                the user's VMs host/linux/ledger.h, in any case.
  *   memory-limit memory.high; no own means.
@@ -48,5 +49,12 @@ const char *limit_set_shares(struct limit *l, unsigned shares);
 const char *limit_set_disk_shares(struct limit *l, unsigned shares);
 const char *limit_set_memory(struct limit *l, uint64_t bytes);
 void limit_destroy(struct limit *l);
+
+/* What was asked for when the VM was made: texts as in its definition, NULL for nothing. */
+struct limit_wish {
+	const char *cpu_limit, *cpu_shares, *disk_shares, *memory_limit;
+};
+/* Once the machine runs. What cannot be kept here is a warning. */
+void limit_apply(struct limit *l, const struct limit_wish *w);
 
 #endif

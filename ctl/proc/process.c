@@ -109,20 +109,12 @@ static int up(struct proc *p, struct err *e) {
 }
 
 static void apply_limits(struct proc *p) {
-	const char *limit = def_text(&p->def, "cpu-limit"), *memory = def_text(&p->def, "memory-limit");
-	uint64_t shares = 100, bytes = 0;
-	p->cpu_percent = limit ? limit_read_percent(limit) : 0;
-	if (limit && strcmp(limit_set_cpu(&p->limit, p->cpu_percent), "none") == 0)
-		log_line(LOG_WARN, "cpu-limit cannot be kept here");
-	if (cli_read_number(def_text(&p->def, "cpu-shares"), &shares) && shares != 100 &&
-		strcmp(limit_set_shares(&p->limit, (unsigned)shares), "none") == 0)
-		log_line(LOG_WARN,
-				 "cpu-shares are not kept here: that needs $XDG_RUNTIME_DIR or cgroup v2");
-	if (cli_read_number(def_text(&p->def, "disk-shares"), &shares) && shares != 100)
-		limit_set_disk_shares(&p->limit, (unsigned)shares); /* the ledger has it in any case */
-	if (memory && cli_read_size(memory, &bytes) &&
-		strcmp(limit_set_memory(&p->limit, bytes), "none") == 0)
-		log_line(LOG_WARN, "memory-limit needs cgroup v2, which this user may not use here");
+	const struct limit_wish w = {.cpu_limit = def_text(&p->def, "cpu-limit"),
+								 .cpu_shares = def_text(&p->def, "cpu-shares"),
+								 .disk_shares = def_text(&p->def, "disk-shares"),
+								 .memory_limit = def_text(&p->def, "memory-limit")};
+	p->cpu_percent = w.cpu_limit ? limit_read_percent(w.cpu_limit) : 0;
+	limit_apply(&p->limit, &w);
 }
 
 /* From here on nobody watches standard error. */

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 
 import vmlib
 from waiting import Child, Output  # vmlib knows where it is
@@ -274,6 +275,18 @@ def definitions():
     has(joist("validate", "-", stdin="cpus: 0\n", code=2).stderr, "standard input:1:7: cpus 0:")
     refused(2, "create", "--kernel", kernel, "--cpu-limit", "lots", says="--cpu-limit lots")
     refused(3, "create", "no-such-image", says="no image no-such-image")
+
+
+@case
+def limits_in_the_foreground():
+    """The part of a CPU is an upper bound: a busy host makes it less, never more."""
+    before, start = os.times(), time.monotonic()
+    joist("run", "--cpu-limit", "25%", "--timeout", "8s",
+          *busybox(append='joist.run="while :; do :; done"'), code=124)
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    part = used / (time.monotonic() - start)
+    assert part < 0.5, f"{part:.2f} CPUs were used, with a limit of 0.25"
 
 
 @case
