@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -152,6 +153,46 @@ static void futex_run(uint64_t n) {
 	}
 }
 
+/* What a JIT compiler does that never has its code writable and executable at once: opens an area,
+ * writes a function, closes it, and calls this one and some of the others. */
+#define JIT_AREA (64 << 10)
+#define JIT_PIECE 64
+
+static uint8_t *jit_area;
+
+static void jit_write(size_t at, uint32_t value) {
+	jit_area[at] = 0xb8; /* mov $value, %eax; ret */
+	memcpy(jit_area + at + 1, &value, 4);
+	jit_area[at + 5] = 0xc3;
+}
+
+static int jit_setup(void) {
+	jit_area = mmap(NULL, JIT_AREA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (jit_area == MAP_FAILED)
+		return -1;
+	for (size_t at = 0; at < JIT_AREA; at += JIT_PIECE)
+		jit_write(at, (uint32_t)at);
+	return 0;
+}
+
+static void jit_run(uint64_t n) {
+	uint64_t sum = 0;
+
+	for (; n; n--) {
+		size_t at = n * JIT_PIECE % JIT_AREA;
+		if (mprotect(jit_area, JIT_AREA, PROT_READ | PROT_WRITE))
+			return;
+		jit_write(at, (uint32_t)n);
+		if (mprotect(jit_area, JIT_AREA, PROT_READ | PROT_EXEC))
+			return;
+		for (unsigned k = 0; k < 32; k++) {
+			uint8_t *f = jit_area + (at + k * 7 * JIT_PIECE) % JIT_AREA;
+			sum += (uint64_t)((int (*)(void))(uintptr_t)f)();
+		}
+	}
+	bench_sink = sum;
+}
+
 const struct bench bench_kernel[] = {
 	{"getppid", NULL, getppid_run, 0},
 	{"clock_gettime", NULL, clock_run, 0},
@@ -161,5 +202,6 @@ const struct bench bench_kernel[] = {
 	{"fork-exec", NULL, fork_exec_run, 0},
 	{"pipe", pipe_setup, pipe_run, 0},
 	{"futex", futex_setup, futex_run, 0},
+	{"jit", jit_setup, jit_run, 0},
 	{NULL, NULL, NULL, 0},
 };
