@@ -22,6 +22,7 @@ static bool copies(const struct x86_insn *i) {
 	case X86_OP_DEC:
 	case X86_OP_MUL:
 	case X86_OP_IMUL:
+	case X86_OP_MOV:
 	case X86_OP_MOVZX:
 	case X86_OP_MOVSX:
 	case X86_OP_MOVSXD:
@@ -76,8 +77,6 @@ static bool copies(const struct x86_insn *i) {
 	case X86_OP_MFENCE:
 	case X86_OP_SFENCE:
 		return true;
-	case X86_OP_MOV: /* but for the moffs forms of 64-bit code */
-		return i->modrm_off || !tx_memory_operand(i) || i->mode != X86_MODE_64;
 	case X86_OP_BT:
 	case X86_OP_BTS:
 	case X86_OP_BTR:

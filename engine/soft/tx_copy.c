@@ -192,6 +192,14 @@ static void swap_bytes(struct emit *e, unsigned reg) { /* xchg al, ah */
 	e8(e, 0xc0 | reg << 3 | (reg + 4));
 }
 
+/* MOV A0..A3, whose address is all that they have, as 88..8B. */
+static void emit_direct(struct emit *e, const struct x86_insn *i, const struct emem *m) {
+	const struct x86_opnd *o = tx_memory_operand(i);
+	if (o->size == 2)
+		e8(e, 0x66);
+	e_op_mem(e, o->size == 8, (o == &i->opnd[0] ? 0x88 : 0x8a) | (o->size > 1), RAX, m);
+}
+
 /* ---- bit strings ---------------------------------------------------------------------------- */
 
 /* The bit that counts is in the operand that lies `offset` >> 5 or 6 operands from the one that is
@@ -301,7 +309,10 @@ bool tx_native(struct tx *t, unsigned n) {
 	for (unsigned k = 0; k < ntemps; k++)
 		if (temps[k].load)
 			e_load_gs(e, temps[k].host, GS_GPR(temps[k].guest));
-	emit_copy(e, i, &f, mem ? &m : NULL);
+	if (mem && !i->modrm_off)
+		emit_direct(e, i, &m);
+	else
+		emit_copy(e, i, &f, mem ? &m : NULL);
 	if (swapped != NOREG)
 		swap_bytes(e, swapped);
 	for (unsigned k = 0; k < ntemps; k++)
