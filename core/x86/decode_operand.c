@@ -360,7 +360,7 @@ int x86_decode_operands(struct x86_decoder *d, const struct x86_dec *dec) {
 		int rc = operand(d, &spec[n], &o->opnd[n]);
 		if (rc)
 			return rc;
-		if (o->opnd[n].kind == OPND_MEM && !o->mem)
+		if (o->opnd[n].kind == OPND_MEM)
 			o->mem = (uint8_t)(n + 1);
 	}
 	return 0;

@@ -67,7 +67,7 @@ struct x86_insn {
 	uint8_t cond;	  /* for JCC, SETCC, CMOVCC: the condition, 0..15 */
 	uint8_t modrm;
 	uint8_t nopnds;
-	uint8_t mem; /* number of the (first) memory operand, from 1; 0: there is none */
+	uint8_t mem; /* number of the memory operand, from 1; 0: there is none */
 	/* The memory operand, if one operand is OPND_MEM. */
 	uint8_t seg;			/* effective segment, default or prefix: enum x86_seg */
 	uint8_t seg_prefix;		/* the segment prefix as given, or X86_REG_NONE */
@@ -83,6 +83,11 @@ struct x86_insn {
 	/* The bytes themselves, zero from `len` on: what runs as itself is re-encoded from them. */
 	uint8_t raw[16];
 };
+
+/* The memory operand of a decoded instruction; NULL: it has none. */
+static inline const struct x86_opnd *x86_memory_operand(const struct x86_insn *i) {
+	return i->mem ? &i->opnd[i->mem - 1] : NULL;
+}
 
 /* How an engine may run a form. */
 enum x86_class {

@@ -108,7 +108,7 @@ static bool is_masked_access(const struct x86_insn *i) {
 
 /* A switch says so (README.md). */
 static bool switched_off(uint32_t off, const struct x86_insn *i, const struct x86_form *f) {
-	if (off & JIT_OFF_MEM && tx_memory_operand(i) && !(f->attr & X86_ATTR_NOMEM_FAULT))
+	if (off & JIT_OFF_MEM && x86_memory_operand(i) && !(f->attr & X86_ATTR_NOMEM_FAULT))
 		return true;
 	switch (f->cls) {
 	case X86_CLASS_INT:
@@ -142,8 +142,8 @@ static bool needs_call(const struct tx *t, const struct x86_insn *i, int quick) 
 		return true;
 	if (tx_legacy(t) && tx_legacy_needs_call(t, i))
 		return true;
-	if (tx_memory_operand(i)) {
-		const struct x86_opnd *m = tx_memory_operand(i);
+	if (x86_memory_operand(i)) {
+		const struct x86_opnd *m = x86_memory_operand(i);
 		if (!tx_legacy(t) &&
 			(i->addrsize != 8 || (i->seg_prefix != X86_REG_NONE && i->seg < SEG_FS)))
 			return true;
@@ -173,7 +173,7 @@ static bool needs_call(const struct tx *t, const struct x86_insn *i, int quick) 
 	case X86_OP_MOV_SEG: /* to memory, or to a register, whose upper half is written */
 		return i->opnd[0].kind != OPND_MEM && (i->opnd[0].kind != OPND_GPR || i->opnd[0].size == 2);
 	case X86_OP_POP:
-		return (!tx_legacy(t) && i->opsize != 8) || tx_memory_operand(i) != NULL;
+		return (!tx_legacy(t) && i->opsize != 8) || x86_memory_operand(i) != NULL;
 	case X86_OP_FLDCW:
 		return true;
 	default:
@@ -288,16 +288,6 @@ int tx_decode(struct tx *t, const struct jit_decoded **found, const uint8_t *hos
 	return len;
 }
 
-bool tx_is_restless(struct tx *t, const uint8_t *host, unsigned len) {
-	const uint8_t *line = host - ((uintptr_t)host & 63);
-	if (line == t->calm && host + len <= line + 64)
-		return false;
-	if (jit_restless(t->j, host, len))
-		return true;
-	t->calm = line;
-	return false;
-}
-
 /* ---- flags ------------------------------------------------------------------------------ */
 
 /* Flags that are live at a guest address of the same page, by a short look ahead. */
@@ -312,7 +302,7 @@ static uint16_t flags_at(struct tx *t, uint64_t rip) {
 		unsigned at = tx_page_offset(t, rip);
 		const uint8_t *host = t->b->host + ((int)at - (int)tx_page_offset(t, t->b->rip));
 		int len = tx_decode(t, &d, host, PAGE_SIZE - at);
-		if (len <= 0 || tx_restless(t, host, (unsigned)len))
+		if (len <= 0 || jit_restless(t->j, host, (unsigned)len))
 			return live | open;
 		/* A change of it changes what is dead here. */
 		t->b->peek_from = MIN(t->b->peek_from, (uint16_t)at);

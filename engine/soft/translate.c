@@ -224,7 +224,7 @@ static void decode_block(struct tx *t) {
 			at = avail;
 			t->n = 1;
 		}
-		if (len <= 0 || (n && !t->b->bytes && tx_restless(t, t->b->host + at, (unsigned)len)))
+		if (len <= 0 || (n && !t->b->bytes && jit_restless(t->j, t->b->host + at, (unsigned)len)))
 			break;
 		if (t->loose && !t->fact[n].call && tx_self_loads(t, i))
 			t->b->loose |= ((1ull << i->imm_len) - 1) << (at + i->imm_off);
@@ -342,7 +342,6 @@ static struct jit_block *translate(struct soft_vcpu *c, struct jit_block *draft,
 	t->n = t->ncold = 0;
 	t->saved = t->crossing = t->failed = t->again = false;
 	t->loose = loose;
-	t->calm = NULL;
 	t->e = (struct emit){j->hot, j->hot_end};
 	decode_block(t);
 	if (t->n)

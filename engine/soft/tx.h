@@ -111,7 +111,6 @@ struct tx {
 	bool again;	 /* an instruction turned out to need its handler */
 	unsigned ncold;
 	struct tx_cold cold[TX_COLD];
-	const uint8_t *calm; /* a line of 64 bytes that was found not to be restless */
 };
 
 enum tx_emitted { EMIT_OK, EMIT_END, EMIT_CALL };
@@ -161,10 +160,6 @@ static inline unsigned tx_user(const struct tx *t) {
 	return t->key & JIT_KEY_USER ? 1 : 0;
 }
 
-static inline const struct x86_opnd *tx_memory_operand(const struct x86_insn *i) {
-	return i->mem ? &i->opnd[i->mem - 1] : NULL;
-}
-
 static inline bool tx_resident(unsigned reg) { /* lives in memory */
 	return reg == R10 || reg == R11 || reg == R14;
 }
@@ -179,11 +174,6 @@ int tx_decode(struct tx *t, const struct jit_decoded **d, const uint8_t *host, u
 void tx_judge(const struct tx *t, const struct x86_insn *i, struct jit_fact *f);
 /* Leaves instruction n to its handler, which may read or push any flags. */
 void tx_leave_to_handler(struct tx *t, unsigned n);
-/* Whether code at `host` is left to self-checking blocks. */
-bool tx_is_restless(struct tx *t, const uint8_t *host, unsigned len);
-static inline bool tx_restless(struct tx *t, const uint8_t *host, unsigned len) {
-	return t->j->unrest && tx_is_restless(t, host, len);
-}
 /* Flags needed before an instruction if `after` are behind it. */
 static inline uint16_t tx_flags_before(const struct jit_fact *f, uint16_t after) {
 	return (uint16_t)((after & ~f->kills) | f->reads);

@@ -194,7 +194,7 @@ static void swap_bytes(struct emit *e, unsigned reg) { /* xchg al, ah */
 
 /* MOV A0..A3, whose address is all that they have, as 88..8B. */
 static void emit_direct(struct emit *e, const struct x86_insn *i, const struct emem *m) {
-	const struct x86_opnd *o = tx_memory_operand(i);
+	const struct x86_opnd *o = x86_memory_operand(i);
 	if (o->size == 2)
 		e8(e, 0x66);
 	e_op_mem(e, o->size == 8, (o == &i->opnd[0] ? 0x88 : 0x8a) | (o->size > 1), RAX, m);

@@ -250,15 +250,23 @@ static int8_t join(struct tx *t, struct tx_group *g, int64_t off, unsigned size,
 	return (int8_t)t->ngroups++;
 }
 
+/* The memory operand that a group's check can be for; NULL: there is none. What a bit string
+ * accesses lies elsewhere, and it has a check of its own. */
+static const struct x86_opnd *checked_operand(const struct x86_insn *i) {
+	const struct x86_opnd *o = x86_memory_operand(i);
+	if (!o || !o->size || x86_forms[i->form].attr & X86_ATTR_NOMEM_FAULT || i->op == X86_OP_LEA ||
+		i->op == X86_OP_NOP || i->op == X86_OP_PREFETCH || tx_is_bit_string(i))
+		return NULL;
+	return o;
+}
+
 static int8_t operand_group(struct scan *s, unsigned n) {
 	struct tx *t = s->t;
 	const struct x86_insn *i = &t->insn[n];
-	const struct x86_opnd *o = tx_memory_operand(i);
+	const struct x86_opnd *o = checked_operand(i);
 	struct tx_group g = {.base = NOREG, .index = NOREG, .seg = NOREG, .first = n};
 	int64_t off;
-	if (!o || !o->size || o->size > 64 || tx_is_bit_string(i) ||
-		x86_forms[i->form].attr & X86_ATTR_NOMEM_FAULT || i->op == X86_OP_LEA ||
-		i->op == X86_OP_NOP || i->op == X86_OP_PREFETCH)
+	if (!o || o->size > 64)
 		return -1;
 	g.exact = tx_legacy(t) && !tx_legacy_plain(t, i);
 	if (tx_is_const_ea(i)) {
@@ -368,12 +376,9 @@ static bool place(struct tx *t, struct tx_group *g, unsigned era_start, const st
 /* Whether instruction n has an access that belongs to no group, though it has a check to make. */
 static bool left_out(const struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
-	const struct x86_opnd *o = tx_memory_operand(i);
 	if (t->fact[n].call)
 		return false;
-	if (o && o->size && !tx_is_bit_string(i) && !(x86_forms[i->form].attr & X86_ATTR_NOMEM_FAULT) &&
-		t->groups_of[n][0] < 0 && i->op != X86_OP_LEA && i->op != X86_OP_NOP &&
-		i->op != X86_OP_PREFETCH)
+	if (checked_operand(i) && t->groups_of[n][0] < 0)
 		return true;
 	switch (i->op) {
 	case X86_OP_PUSH:

@@ -19,7 +19,7 @@
 
 static bool vex_needs_call(const struct x86_insn *i) {
 	const struct x86_opspec *spec = &x86_opspecs[x86_decs[i->form].ops];
-	const struct x86_opnd *m = tx_memory_operand(i);
+	const struct x86_opnd *m = x86_memory_operand(i);
 	bool wide = i->rex & 8; /* VEX.W, which here does not make a general operand one of 64 bits */
 	if (i->mode == X86_MODE_16) /* maybe real mode, which has no VEX */
 		return true;
@@ -37,7 +37,7 @@ static bool vex_needs_call(const struct x86_insn *i) {
 }
 
 bool tx_legacy_needs_call(const struct tx *t, const struct x86_insn *i) {
-	const struct x86_opnd *m = tx_memory_operand(i);
+	const struct x86_opnd *m = x86_memory_operand(i);
 	if (i->prefix & X86_PFX_VEX && vex_needs_call(i))
 		return true;
 	/* 16-bit addresses without a segment base are rare. */
@@ -206,7 +206,7 @@ static void address(struct tx *t, const struct x86_insn *i, struct emem *m) {
 
 void tx_legacy_access(struct tx *t, unsigned n, struct emem *m) {
 	const struct x86_insn *i = &t->insn[n];
-	const struct x86_opnd *o = tx_memory_operand(i);
+	const struct x86_opnd *o = x86_memory_operand(i);
 	struct emit *e = &t->e;
 	bool write = o->access & OPND_W;
 	bool aligned = x86_forms[i->form].attr & X86_ATTR_ALIGN && o->size > 1;
@@ -521,7 +521,7 @@ static enum tx_emitted mov(struct tx *t, unsigned n) {
 		e_mov(e, tx_host_reg(a->reg), tx_host_reg(b->reg));
 		return EMIT_OK;
 	}
-	const struct x86_opnd *o = tx_memory_operand(i);
+	const struct x86_opnd *o = x86_memory_operand(i);
 	if (!o || i->modrm_off)
 		return TX_NOT_SPECIAL;
 	tx_legacy_access(t, n, &m);

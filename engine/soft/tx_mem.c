@@ -118,7 +118,7 @@ void tx_probe(struct tx *t, unsigned size, bool write, struct tx_cold *k) {
 /* #GP for an operand that must be aligned is the interpreter's. With the address in T0. */
 void tx_check_alignment(struct tx *t, unsigned n) {
 	struct emit *e = &t->e;
-	const struct x86_opnd *o = tx_memory_operand(&t->insn[n]);
+	const struct x86_opnd *o = x86_memory_operand(&t->insn[n]);
 	e_bytes(e, 4, 0xc2f641 | (o->size - 1u) << 24); /* test r10b, size - 1 */
 	struct tx_cold *a = tx_add_cold(t);
 	*a = (struct tx_cold){.rip = t->rip[n], .kind = COLD_INTERP};
@@ -131,7 +131,7 @@ void tx_access(struct tx *t, unsigned n, struct emem *m) {
 	const struct x86_insn *i = &t->insn[n];
 	uint64_t rip = t->rip[n];
 	struct emit *e = &t->e;
-	const struct x86_opnd *o = tx_memory_operand(i);
+	const struct x86_opnd *o = x86_memory_operand(i);
 	bool write = o->access & OPND_W;
 	bool aligned = x86_forms[i->form].attr & X86_ATTR_ALIGN && o->size > 1;
 	if (tx_legacy(t)) {

@@ -132,7 +132,7 @@ static bool closed(struct verifier *v, const struct region *r, size_t from, size
 			slot_changed(v, filled);
 			*regs |= 1u << 10 | 1u << 11;
 		}
-		const struct x86_opnd *m = insn_memory(&v->insn);
+		const struct x86_opnd *m = x86_memory_operand(&v->insn);
 		if (insn_is_branch(&v->insn)) {
 			if (!insn_is_relative(&v->insn) || v->insn.op == X86_OP_CALL)
 				return false;

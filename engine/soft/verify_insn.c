@@ -118,7 +118,7 @@ static bool names_rsp(const struct x86_insn *i) {
 	for (unsigned n = 0; n < i->nopnds; n++)
 		if (i->opnd[n].kind == OPND_GPR && i->opnd[n].reg == RSP)
 			return true;
-	return insn_memory(i) && (i->base == RSP || i->index == RSP);
+	return x86_memory_operand(i) && (i->base == RSP || i->index == RSP);
 }
 
 /* XCHG AL, AH and the like. */
@@ -287,7 +287,7 @@ bool verify_plain(struct verifier *v) {
 		return verify_refuse(v, "names the host's stack pointer");
 	if (i->seg_prefix != X86_REG_NONE && i->seg_prefix != SEG_GS)
 		return verify_refuse(v, "segment prefix");
-	const struct x86_opnd *m = insn_memory(i);
+	const struct x86_opnd *m = x86_memory_operand(i);
 	if (m && f->attr & X86_ATTR_NOMEM_FAULT)
 		m = NULL;
 	if (i->op == X86_OP_LEA)

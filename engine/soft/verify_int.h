@@ -128,13 +128,6 @@ struct verifier {
 /* Once per block: remembers the first reason. Always false. */
 bool verify_refuse(struct verifier *v, const char *why);
 
-static inline const struct x86_opnd *insn_memory(const struct x86_insn *i) {
-	for (unsigned n = 0; n < i->nopnds; n++)
-		if (i->opnd[n].kind == OPND_MEM)
-			return &i->opnd[n];
-	return NULL;
-}
-
 static inline bool insn_is_relative(const struct x86_insn *i) {
 	return i->nopnds && i->opnd[0].kind == OPND_REL;
 }

@@ -127,7 +127,8 @@ bool verify_branch(struct verifier *v) {
 		return true;
 	}
 	if (!insn_is_relative(i)) {
-		if ((i->op != X86_OP_JMP && i->op != X86_OP_CALL) || !insn_memory(i) || !through_table(v))
+		if ((i->op != X86_OP_JMP && i->op != X86_OP_CALL) || !x86_memory_operand(i) ||
+			!through_table(v))
 			return verify_refuse(v, "indirect jump");
 		verify_forget(v);
 		return true;

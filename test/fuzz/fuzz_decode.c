@@ -46,7 +46,8 @@ static void examine(const struct x86_insn *i) {
 		if (o->kind == OPND_SEG)
 			hold(o->reg < 6);
 	}
-	hold(memories <= 1);
+	hold(memories <= 1 && memories == (i->mem != 0));
+	hold(!i->mem || (i->mem <= i->nopnds && x86_memory_operand(i)->kind == OPND_MEM));
 	hold(i->base < 16 || i->base == X86_REG_RIP || i->base == X86_REG_NONE);
 	hold(i->index < 32 || i->index == X86_REG_NONE);
 	for (size_t size = 0; size < sizeof(text); size = size * 2 + 1) {

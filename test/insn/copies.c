@@ -17,13 +17,6 @@
 
 #define AT 0x100u
 
-static const struct x86_opnd *memory(const struct x86_insn *i) {
-	for (unsigned n = 0; n < i->nopnds; n++)
-		if (i->opnd[n].kind == OPND_MEM)
-			return &i->opnd[n];
-	return NULL;
-}
-
 static bool stays_guest_reg(unsigned reg) {
 	return reg != RSP && reg != R10 && reg != R11 && reg != R14;
 }
@@ -50,15 +43,15 @@ static const char *differs(const struct x86_insn *a, const struct x86_insn *b) {
 		if (x->kind == OPND_IMM && a->imm != b->imm)
 			return "immediate";
 	}
-	if (memory(a) && a->base < 16 && a->disp != b->disp)
+	if (a->mem && a->base < 16 && a->disp != b->disp)
 		return "displacement";
 	return NULL;
 }
 
 static bool is_handlers(const struct x86_insn *i) {
-	return (memory(i) && i->evex & 7) || x86_forms[i->form].attr & X86_ATTR_VSIB ||
-		   soft_handlers[i->op] || (memory(i) && i->seg_prefix < SEG_FS) ||
-		   (memory(i) && i->addrsize != 8);
+	return (i->mem && i->evex & 7) || x86_forms[i->form].attr & X86_ATTR_VSIB ||
+		   soft_handlers[i->op] || (i->mem && i->seg_prefix < SEG_FS) ||
+		   (i->mem && i->addrsize != 8);
 }
 
 /* The copy in the block; NULL: none. */

@@ -486,10 +486,8 @@ static void make_fpu(uint8_t *x) {
 }
 
 static unsigned operand_size(const struct x86_insn *i) {
-	for (unsigned n = 0; n < i->nopnds; n++)
-		if (i->opnd[n].kind == OPND_MEM)
-			return i->opnd[n].size;
-	return 0;
+	const struct x86_opnd *m = x86_memory_operand(i);
+	return m ? m->size : 0;
 }
 
 static bool make_case(struct arena *a, unsigned form) {
@@ -532,10 +530,7 @@ static bool make_case(struct arena *a, unsigned form) {
 	if (gen_below(12) == 0)
 		b->gpr[RSP] = target(8);
 	gva_t t = target(operand_size(&i));
-	bool has_mem = false;
-	for (unsigned n = 0; n < i.nopnds; n++)
-		has_mem |= i.opnd[n].kind == OPND_MEM;
-	if (has_mem || (i.modrm_off && (bytes[i.modrm_off] >> 6) != 3)) {
+	if (i.mem || (i.modrm_off && (bytes[i.modrm_off] >> 6) != 3)) {
 		bool vsib = x86_forms[form].attr & X86_ATTR_VSIB;
 		uint64_t idx = 0;
 		if (i.index < 16 && !vsib) {

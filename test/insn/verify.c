@@ -190,13 +190,6 @@ static struct jit_block *block;
 static unsigned long done[DAMAGES], passed[DAMAGES];
 static unsigned sample;
 
-static const struct x86_opnd *memory(const struct x86_insn *i) {
-	for (unsigned n = 0; n < i->nopnds; n++)
-		if (i->opnd[n].kind == OPND_MEM)
-			return &i->opnd[n];
-	return NULL;
-}
-
 static void judge(enum damage d, const uint8_t *at, const uint8_t *orig, unsigned len) {
 	const char *why = jit_verify(j, block);
 	/* The second tier checks more than one access needs: these may be harmless. */
@@ -237,7 +230,7 @@ static uint32_t gs_of(size_t off) {
 /* Applies damage d to the instruction at `at`. false: it has no such place. */
 static bool damage(enum damage d, uint8_t *at, const struct x86_insn *i,
 				   const struct x86_insn *prev, bool last) {
-	const struct x86_opnd *m = memory(i);
+	const struct x86_opnd *m = x86_memory_operand(i);
 	bool gs = i->seg_prefix == SEG_GS, guest = m && !gs && i->op != X86_OP_LEA && m->size;
 	bool rel = i->nopnds && i->opnd[0].kind == OPND_REL;
 	bool table = gs && m && (i->base < 16 || i->index < 16);
