@@ -80,9 +80,17 @@ static void sync_done(struct block_request *r, int error) {
 	a->error = error;
 }
 
+int block_submit_sync(struct block *b, struct block_request *r) {
+	struct answer a = {false, 0};
+	r->done = sync_done;
+	r->opaque = &a;
+	block_submit(b, r);
+	check(a.done); /* a file that completes later has no business here */
+	return a.error;
+}
+
 static int submit_sync(struct block *b, enum block_op op, uint64_t offset, void *buf,
 					   uint64_t len) {
-	struct answer a = {false, 0};
 	struct block_request r;
 	r.op = op;
 	r.offset = offset;
@@ -90,11 +98,7 @@ static int submit_sync(struct block *b, enum block_op op, uint64_t offset, void 
 	r.fua = false;
 	r.nsegs = buf ? 1 : 0;
 	r.segs[0] = (struct block_segment){buf, len};
-	r.done = sync_done;
-	r.opaque = &a;
-	block_submit(b, &r);
-	check(a.done); /* a file that completes later has no business here */
-	return a.error;
+	return block_submit_sync(b, &r);
 }
 
 int block_read_sync(struct block *b, uint64_t offset, void *buf, size_t len) {

@@ -72,7 +72,9 @@ void block_done(struct block_request *r, int error);
 /* Closes the implementation. `b` may be NULL or never opened. */
 int block_close(struct block *b);
 
-/* One request, answered when it returns: 0 or -ERR_*. */
+/* One request, answered when it returns: 0 or -ERR_*. The first takes any, and sets its `done` and
+ * `opaque`. A file that answers later has no business here. */
+int block_submit_sync(struct block *b, struct block_request *r);
 int block_read_sync(struct block *b, uint64_t offset, void *buf, size_t len);
 int block_write_sync(struct block *b, uint64_t offset, const void *buf, size_t len);
 int block_zeroes_sync(struct block *b, uint64_t offset, uint64_t len);

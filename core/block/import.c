@@ -47,30 +47,16 @@ uint8_t *import_table(struct import *m, uint64_t offset, uint64_t len, struct er
 	return NULL;
 }
 
-struct answer {
-	bool done;
-	int error;
-};
-
-static void note_answer(struct block_request *r, int error) {
-	*(struct answer *)r->opaque = (struct answer){true, error};
-}
-
 int import_pass(struct block *file, uint64_t at, const struct block_request *r, uint64_t pos,
 				uint64_t len) {
-	struct answer a = {false, 0};
 	struct block_request q;
 	q.op = BLOCK_READ;
 	q.offset = at;
 	q.len = len;
 	q.fua = false;
 	q.nsegs = 0;
-	q.done = note_answer;
-	q.opaque = &a;
 	block_slice(&q, r, pos, len);
-	block_submit(file, &q);
-	check(a.done); /* a file that completes later has no business here */
-	return a.error;
+	return block_submit_sync(file, &q);
 }
 
 /* Decompresses a block into m->out. */

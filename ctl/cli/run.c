@@ -240,8 +240,7 @@ static int run_machine(struct session *s, const struct cli_args *a, struct run_r
 	int r = machine_create(&s->machine, &s->loop, &q->config, &e);
 	if (r) {
 		cli_error("%s", e.text);
-		if (limits)
-			limit_destroy(&s->limit);
+		limit_destroy(&s->limit);
 		return cli_code(r);
 	}
 	if (q->engine.why[0] && !cli_flag(a, "quiet"))
@@ -267,8 +266,7 @@ static int run_machine(struct session *s, const struct cli_args *a, struct run_r
 	} else if (cli_flag(a, "engine-stats")) {
 		machine_stats(s->machine, print_stat, stderr);
 	}
-	if (limits)
-		limit_destroy(&s->limit);
+	limit_destroy(&s->limit);
 	machine_destroy(s->machine);
 	return s->exit_code;
 }
