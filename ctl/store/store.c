@@ -36,27 +36,54 @@ static int open_lock(const struct store_vm *vm) {
 }
 
 /* Locks of the open file description: they end with the last descriptor, however the process
- * dies, and can be looked at without being taken. */
-int store_lock(const struct store_vm *vm, struct err *e) {
-	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-	int fd = open_lock(vm);
-	if (fd < 0 && errno == ENOENT)
-		return err_set(e, ERR_NOENT, "VM %s is gone", vm->name);
-	if (fd < 0)
-		return err_set(e, errno, "cannot lock VM %s: %s", vm->name, strerror(errno));
-	if (fcntl(fd, F_OFD_SETLK, &fl) == 0)
+ * dies, and can be looked at without being taken. Who holds the first byte runs the VM, or removes
+ * it; those that want to remove it queue up for the second one. */
+enum { LOCK_RUN, LOCK_REMOVE };
+
+static int lock_byte(int fd, int byte, int command) {
+	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+	int r;
+	do
+		r = fcntl(fd, command, &fl);
+	while (r < 0 && errno == EINTR);
+	return r < 0 ? errno : fl.l_type != F_UNLCK && command == F_OFD_GETLK ? EAGAIN : 0;
+}
+
+/* Whether the file that was opened is still the one of that folder, not that of a VM which has been
+ * removed since. */
+static bool is_lock_of(const struct store_vm *vm, int fd) {
+	char path[PATHS_MAX];
+	struct stat mine, there;
+	return paths_join(path, sizeof(path), vm->dir, "lock", NULL) == 0 && fstat(fd, &mine) == 0 &&
+		   stat(path, &there) == 0 && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
+}
+
+static int lock(const struct store_vm *vm, bool to_remove, struct err *e) {
+	int fd = open_lock(vm), error = fd < 0 ? errno : 0;
+	if (!error && to_remove)
+		error = lock_byte(fd, LOCK_REMOVE, F_OFD_SETLKW);
+	if (!error)
+		error = lock_byte(fd, LOCK_RUN, F_OFD_SETLK);
+	if (fd >= 0 && !is_lock_of(vm, fd))
+		error = ENOENT;
+	if (!error)
 		return fd;
-	int error = errno;
-	close(fd);
+	if (fd >= 0)
+		close(fd);
+	if (error == ENOENT)
+		return err_set(e, ERR_NOENT, "VM %s is gone", vm->name);
 	if (error == EAGAIN || error == EACCES)
 		return err_set(e, ERR_BUSY, "VM %s is running", vm->name);
 	return err_set(e, error, "cannot lock VM %s: %s", vm->name, strerror(error));
 }
 
+int store_lock(const struct store_vm *vm, struct err *e) {
+	return lock(vm, false, e);
+}
+
 bool store_is_locked(const struct store_vm *vm) {
-	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 	int fd = open_lock(vm);
-	bool held = fd >= 0 && fcntl(fd, F_OFD_GETLK, &fl) == 0 && fl.l_type != F_UNLCK;
+	bool held = fd >= 0 && lock_byte(fd, LOCK_RUN, F_OFD_GETLK) == EAGAIN;
 	if (fd >= 0)
 		close(fd);
 	return held;
@@ -313,14 +340,19 @@ int store_rename(struct store_vm *vm, const char *name, struct err *e) {
 
 int store_remove(struct store_vm *vm, struct err *e) {
 	char gone[40];
-	int lock = store_lock(vm, e);
-	if (lock < 0)
-		return lock;
+	struct store_vm now = *vm;
+	int fd = lock(vm, true, e);
+	if (fd < 0)
+		return fd;
+	int r = store_load(&now, e);
+	if (r == 0 && strcmp(now.id, vm->id) != 0)
+		r = err_set(e, ERR_NOENT, "VM %s is gone, and another one has its name", vm->name);
 	/* First out of sight, then in pieces. */
 	snprintf(gone, sizeof(gone), ".rm-%s", vm->id);
-	int r = move(vm, gone, e);
+	if (r == 0)
+		r = move(vm, gone, e);
 	if (r == 0)
 		r = paths_remove_tree(vm->dir, e);
-	close(lock);
+	close(fd);
 	return r;
 }

@@ -58,7 +58,7 @@ void store_abandon(struct store_vm *vm);
 
 /* A running VM keeps its folder open and may be renamed. */
 int store_rename(struct store_vm *vm, const char *name, struct err *e);
-/* -ERR_BUSY: it runs. */
+/* Waits for others that remove it: -ERR_NOENT, they did. -ERR_BUSY: it runs. */
 int store_remove(struct store_vm *vm, struct err *e);
 
 /* Reads or writes state.json in vm->dir. */
