@@ -65,7 +65,7 @@ case("doctor", "/joist doctor", wants(r"^ok +engine kvm +usable", r"lock cmpxchg
                                       r"^engine: kvm"))
 GUESTS = ("/guest-tests /images --engine kvm --explained /explained.txt --patience 8 ")
 case("guests", GUESTS + "--tier split hello32 hello64 real segments paging32 task v86 paging64 "
-     "longmode exceptions features apic smc smp2 late triple nowhere spin holes poke off resets", None)
+     "longmode exceptions features apic smc smp2 triple nowhere spin holes poke off resets", None)
 case("privileged", "/privileged --explained /explained.txt --count 4000", None)
 case("parts", "/dirty --tier kvm --rounds 60; "
      "JOIST_KVM_OFF=dirty-ring /dirty --tier kvm --rounds 60; /bells --rounds 60; "
