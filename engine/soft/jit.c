@@ -310,7 +310,7 @@ uint64_t jit_call(struct vcpu *v, const struct jit_op *op) {
 	c->leave_block = false;
 	c->code_page = NULL;
 	unsigned code = op->insn.op;
-	c->jit.calls_of[code]++;
+	c->jit.calls_of[jit_repeats(&op->insn)][code]++;
 	if (SOFT_FPU_EAGER)
 		soft_fpu_unload(c);
 	op->handler(c, &op->insn);

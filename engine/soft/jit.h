@@ -171,6 +171,11 @@ enum jit_quick {
 	JIT_QUICKS = QUICK_STRING + 16
 };
 
+/* Whether it is a string instruction with REP, REPE or REPNE, which elsewhere mean other things. */
+static inline bool jit_repeats(const struct x86_insn *i) {
+	return i->prefix & (X86_PFX_REP | X86_PFX_REPNE) && x86_forms[i->form].attr & X86_ATTR_REP;
+}
+
 /* What a thunk needs and does. */
 #define JIT_QUICK_SPOILS 1u	 /* the host's flags */
 #define JIT_QUICK_FAILS 2u	 /* T0 != 0: the interpreter's turn */

@@ -116,8 +116,8 @@ struct jit_vcpu {
 	uint32_t sample; /* the next poll tells where this vCPU spends its time; atomic */
 	uint64_t enters, polls, interpreted, calls, fills, links, slot_fills, promotions,
 		windows_opened;
-	uint64_t direct;				 /* went on from a handler to another block */
-	uint64_t calls_of[X86_OP_COUNT]; /* handler calls by enum x86_op */
+	uint64_t direct;					/* went on from a handler to another block */
+	uint64_t calls_of[2][X86_OP_COUNT]; /* handler calls: [with REP or REPNE][enum x86_op] */
 };
 
 #endif

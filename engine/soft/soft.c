@@ -176,25 +176,46 @@ static void soft_mem_written(void *self, gpa_t gpa, uint64_t len) {
 		jit_device_wrote(s, gpa, len);
 }
 
-/* Which handlers translated code calls most. */
+/* What a counter calls the handler of `op`: as assemblers do, but for those that share a name. */
+static const char *handler_name(unsigned op) {
+	unsigned form = 0;
+	switch (op) {
+	case X86_OP_INVALID: /* not decoded when the block was made */
+		return "crossing_pages";
+	case X86_OP_MOV_SEG:
+		return "mov_seg";
+	case X86_OP_PUSH_SEG:
+		return "push_seg";
+	case X86_OP_POP_SEG:
+		return "pop_seg";
+	case X86_OP_MOV_CR:
+		return "mov_cr";
+	case X86_OP_MOV_DR:
+		return "mov_dr";
+	default:
+		while (form + 1 < X86_FORM_COUNT && x86_forms[form].op != op)
+			form++;
+		return x86_forms[form].mnemonic;
+	}
+}
+
+/* Which handlers translated code calls most, with a repeat prefix and without one. */
 static void stats_calls(const struct soft *s,
 						void (*line)(void *out, const char *name, uint64_t val), void *out) {
-	uint64_t calls[X86_OP_COUNT] = {0};
+	uint64_t calls[2 * X86_OP_COUNT] = {0};
 	for (unsigned n = 0; n < s->nvcpus; n++)
-		for (unsigned op = 0; op < X86_OP_COUNT; op++)
-			calls[op] += s->vcpus[n]->jit.calls_of[op];
+		for (unsigned op = 0; op < 2 * X86_OP_COUNT; op++)
+			calls[op] += s->vcpus[n]->jit.calls_of[op / X86_OP_COUNT][op % X86_OP_COUNT];
 	for (unsigned k = 0; k < 24; k++) {
-		unsigned most = 0, form = 0;
-		for (unsigned op = 1; op < X86_OP_COUNT; op++)
+		unsigned most = 0;
+		for (unsigned op = 1; op < 2 * X86_OP_COUNT; op++)
 			if (calls[op] > calls[most])
 				most = op;
 		if (!calls[most])
 			return;
-		while (form + 1 < X86_FORM_COUNT && x86_forms[form].op != most)
-			form++;
 		char name[40];
-		fmt_text(name, sizeof(name), "calls.%s",
-				 most ? x86_forms[form].mnemonic : "crossing_pages");
+		fmt_text(name, sizeof(name), "calls.%s%s", most >= X86_OP_COUNT ? "rep_" : "",
+				 handler_name(most % X86_OP_COUNT));
 		line(out, name, calls[most]);
 		calls[most] = 0;
 	}
