@@ -68,10 +68,22 @@ static void show(const struct hpet_timer *t) {
 
 /* ---- matches ------------------------------------------------------------------------- */
 
-/* Arms the timer for the next match. `fresh`: a match right now still counts. */
+/* An edge of a timer that is not enabled leaves no trace, so that nobody has to wake for it: Linux
+ * leaves timer 0 with 250 of them a second. */
+static bool seen(const struct hpet_timer *t) {
+	return t->config & (T_LEVEL | T_ENABLE);
+}
+
+/* Notes when it matches next. */
+static void expect(struct hpet_timer *t, uint64_t at_ns) {
+	t->next_ns = at_ns;
+	timer_arm(t->hpet->timers, &t->timer, seen(t) ? at_ns : TIMER_NEVER);
+}
+
+/* Finds the next match. `fresh`: one right now still counts. */
 static void arm(struct hpet_timer *t, bool fresh) {
 	struct hpet *h = t->hpet;
-	timer_cancel(&t->timer);
+	expect(t, TIMER_NEVER);
 	if (!(h->config & CFG_ENABLE))
 		return;
 	uint64_t now = timers_now(h->timers), mask = mask_of(t);
@@ -84,13 +96,14 @@ static void arm(struct hpet_timer *t, bool fresh) {
 	uint64_t at = now - phase + ahead * HPET_TICK_NS;
 	if (t->last_ns && at < t->last_ns + MIN_NS)
 		at = t->last_ns + MIN_NS;
-	timer_arm(h->timers, &t->timer, at);
+	expect(t, at);
 }
 
 static void match(void *opaque) {
 	struct hpet_timer *t = opaque;
 	struct hpet *h = t->hpet;
-	t->last_ns = timers_now(h->timers);
+	if (seen(t))
+		t->last_ns = timers_now(h->timers);
 	if (t->config & T_LEVEL) {
 		h->status |= BIT(index_of(t));
 		show(t);
@@ -106,11 +119,11 @@ static void match(void *opaque) {
 }
 
 /* Notes matches whose time has come before the guest looks or changes what would come
- * next: the host's loop may be late. */
+ * next: the host's loop may be late, or was not asked to wake. */
 static void catch_up(struct hpet *h) {
 	for (unsigned n = 0; n < HPET_TIMERS; n++) {
 		struct hpet_timer *t = &h->timer[n];
-		if (!timer_armed(&t->timer) || t->timer.deadline_ns > timers_now(h->timers))
+		if (t->next_ns == TIMER_NEVER || t->next_ns > timers_now(h->timers))
 			continue;
 		timer_cancel(&t->timer);
 		match(t);
@@ -186,6 +199,8 @@ static void write_timer_config(struct hpet_timer *t, uint64_t val) {
 	show(t);
 	if ((was ^ val) & (T_32BIT | T_PERIODIC))
 		arm(t, false);
+	else
+		expect(t, t->next_ns);
 }
 
 /* In periodic mode every write is the period, and with VAL_SET also the first match. */
@@ -280,7 +295,7 @@ static void state(struct state_io *io, void *self) {
 		state_u64(io, "timer_config", &t->config);
 		state_u64(io, "compare", &t->compare);
 		state_u64(io, "period", &t->period);
-		t->due_ns = t->timer.deadline_ns;
+		t->due_ns = t->next_ns;
 		state_u64(io, "due_ns", &t->due_ns);
 		if (!io->loading)
 			continue;
@@ -304,8 +319,8 @@ static void loaded(void *self) {
 		show(t);
 		arm(t, true);
 		/* A match whose time had come, but which was not noted yet, is not to be lost. */
-		if ((h->config & CFG_ENABLE) && t->due_ns < t->timer.deadline_ns)
-			timer_arm(h->timers, &t->timer, t->due_ns);
+		if ((h->config & CFG_ENABLE) && t->due_ns < t->next_ns)
+			expect(t, t->due_ns);
 	}
 }
 

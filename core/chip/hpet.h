@@ -27,7 +27,8 @@ struct hpet_timer {
 	uint64_t config; /* the writable bits */
 	uint64_t compare, period;
 	uint64_t last_ns; /* VM clock of the last match */
-	uint64_t due_ns;  /* the timer's deadline, in saved state only */
+	uint64_t next_ns; /* VM clock of the next one, or TIMER_NEVER */
+	uint64_t due_ns;  /* the same, in saved state only */
 	struct vm_timer timer;
 	struct hpet *hpet;
 };

@@ -134,6 +134,28 @@ static void test_one_shot(void **state) {
 	assert_int_equal(m->gsi[21].raised, 3);
 }
 
+/* Nothing wakes for a timer whose edges nobody gets, but it goes on all the same. */
+static void test_unseen(void **state) {
+	struct machine *m = *state;
+	out(m, 0x10, 1);
+	out(m, CONF(0), GSI(20) | 4 | 8 | 0x40);
+	out(m, COMP(0), 1000);
+	fake_clock_set(&m->clock, 10000);
+	assert_int_equal(m->gsi[20].raised, 1);
+	out(m, CONF(0), GSI(20) | 8);
+	assert_false(timer_armed(&m->h.timer[0].timer));
+	fake_clock_set(&m->clock, 10000 + 5 * 10000 + 1000);
+	assert_int_equal(in(m, COMP(0)), 7000);
+	assert_false(timer_armed(&m->h.timer[0].timer));
+	out(m, CONF(0), GSI(20) | 4 | 8);
+	assert_int_equal(m->h.timer[0].timer.deadline_ns, 70000);
+	fake_clock_set(&m->clock, 70000);
+	assert_int_equal(m->gsi[20].raised, 2);
+	/* A level stays in the status register, enabled or not. */
+	out(m, CONF(0), GSI(20) | 2 | 8);
+	assert_true(timer_armed(&m->h.timer[0].timer));
+}
+
 /* The check of kernels after setting a comparator that may have passed already. */
 static void test_passed(void **state) {
 	struct machine *m = *state;
@@ -281,6 +303,7 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(test_power_on, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_counter, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_shot, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_unseen, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_passed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_level, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_periodic, setup, teardown),

@@ -2,10 +2,13 @@
  * guest code, by asking it to stop at its next block (jit.sample, jit.poll). A block that is found
  * there twice is translated again by the second tier (blocks.c, jit_promote()). Translated code
  * counts nothing. The thread looks more often while that finds something, less often while no vCPU
- * runs.
+ * runs, and hardly at all when none has run for long: an idle VM costs its host nothing.
  */
+#include <linux/futex.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "core/base/check.h"
 #include "engine/soft/jit.h"
@@ -14,6 +17,8 @@
 #define PERIOD_NS 1000000
 #define IDLE_NS 16000000
 #define IDLE_AFTER 64
+#define ASLEEP_NS 250000000
+#define ASLEEP_AFTER 256
 #define BUSY_FOR 32
 
 static void *sample(void *opaque) {
@@ -27,8 +32,12 @@ static void *sample(void *opaque) {
 		else if (busy)
 			busy--;
 		promoted = now;
-		struct timespec ts = {0, idle > IDLE_AFTER ? IDLE_NS : busy ? BUSY_NS : PERIOD_NS};
-		nanosleep(&ts, NULL);
+		struct timespec ts = {0, idle > ASLEEP_AFTER ? ASLEEP_NS
+								 : idle > IDLE_AFTER ? IDLE_NS
+								 : busy				 ? BUSY_NS
+													 : PERIOD_NS};
+		/* Or until jit_sampler_destroy(). */
+		syscall(SYS_futex, &j->sampling, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 1, &ts, NULL, 0);
 		bool any = false;
 		unsigned nvcpus = __atomic_load_n(&j->soft->nvcpus, __ATOMIC_ACQUIRE);
 		for (unsigned n = 0; n < nvcpus; n++) {
@@ -58,7 +67,8 @@ int jit_sampler_create(struct jit *j) {
 void jit_sampler_destroy(struct jit *j) {
 	if (!j->has_sampler)
 		return;
-	__atomic_store_n(&j->sampling, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&j->sampling, 0, __ATOMIC_SEQ_CST);
+	syscall(SYS_futex, &j->sampling, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, NULL, NULL, 0);
 	pthread_join(j->sampler, NULL);
 	j->has_sampler = false;
 }

@@ -122,8 +122,12 @@ static void timer_ready(void *opaque) {
 	}
 	host_lock(m);
 	/* Paused: the clock stands still, machine_resume() sets the timer again. */
-	if (__atomic_load_n(&m->clock.stopped_at, __ATOMIC_RELAXED) == UINT64_MAX)
-		set_timer(m, timers_run(&m->vm.timers, timers_now(&m->vm.timers)));
+	if (__atomic_load_n(&m->clock.stopped_at, __ATOMIC_RELAXED) == UINT64_MAX) {
+		m->vm.timers.rearm = NULL; /* once, afterwards */
+		uint64_t next = timers_run(&m->vm.timers, timers_now(&m->vm.timers));
+		m->vm.timers.rearm = timer_rearm;
+		set_timer(m, next);
+	}
 	host_unlock(m);
 }
 

@@ -5,7 +5,7 @@ frames in the guest, for a trip of 1 KiB there and back or for a MiB.
 usage: net_cost.py --joist JOIST --guest PULSE [--only LOAD,...] [--trips N] [--mib N] [--rounds N]
                    [--net TEXT] [--json FILE]
 Loads: trips, up (guest to host), down (host to guest), and lan-trips, lan-up: from one VM to another on a
-named network, of which the table has the first one. PULSE is pulse.c, linked statically. Amounts are fixed,
+named network; the threads of the one that answers are called "peer", and the sum is of both. PULSE is pulse.c, linked statically. Amounts are fixed,
 so that the counts tell two builds apart on a computer that is busy with other things; CPU time does
 so only roughly. Medians of the rounds. System calls are counted by perf where it may (root, or a
 kernel.perf_event_paranoid of -1). TAP with a line a load, and a table; nothing passes or fails by them.
@@ -129,9 +129,12 @@ def once(args, load, pulse, ports):
         for line in p.stdout:
             lines.append(line.rstrip())
             if "net-cost: begins" in line:
-                calls, before = Calls(p.pid), threads(p.pid)
+                vms = {"": p.pid} | ({"peer ": server.pid} if server else {})
+                calls = {who: Calls(pid) for who, pid in vms.items()}
+                before = {who: threads(pid) for who, pid in vms.items()}
             elif "net-cost: over" in line:
-                after, calls = threads(p.pid), calls.end()
+                after = {who: threads(pid) for who, pid in vms.items()}
+                calls = {who: c.end() for who, c in calls.items()}
         p.wait(60)
     finally:
         for q in (p, server):
@@ -141,13 +144,13 @@ def once(args, load, pulse, ports):
     if not after or f"pulse: {kind} {amount}" not in "\n".join(lines):
         raise AssertionError("\n".join(lines))
     got = {}
-    for key in after:
-        ran, slept = (a - b for a, b in zip(after[key], before.get(key, [0, 0])))
-        t = got.setdefault("thread " + (key[0] if key[1] != str(p.pid) else "main"), {})
+    for who, key in ((who, key) for who in after for key in after[who]):
+        ran, slept = (a - b for a, b in zip(after[who][key], before[who].get(key, [0, 0])))
+        t = got.setdefault(who + "thread " + (key[0] if key[1] != str(vms[who]) else "main"), {})
         t["us"] = t.get("us", 0) + ran / amount
         t["sleeps"] = t.get("sleeps", 0) + slept / amount
-        if calls:
-            t["calls"] = t.get("calls", 0) + calls.get(key[1], 0) / amount
+        if calls[who]:
+            t["calls"] = t.get("calls", 0) + calls[who].get(key[1], 0) / amount
     got = {k: t for k, t in got.items() if t["us"] >= 0.5 or t["sleeps"] >= 0.01}
     got["all"] = {k: sum(t.get(k, 0) for t in got.values()) for k in ("us", "sleeps", "calls")}
     got["guest"] = {k: n / amount for k, n in guest_counts(lines).items()}
@@ -166,7 +169,7 @@ def table(load, got):
     print(f"# {load}, for a {unit}: " + ", ".join(f"{k} {n}" for k, n in got["guest"].items()))
     for name, t in got.items():
         if name != "guest":
-            print(f"#   {name:16}" + "".join(f"{t[k]:9.2f} {w}" for k, w in (
+            print(f"#   {name:20}" + "".join(f"{t[k]:9.2f} {w}" for k, w in (
                 ("calls", "system calls"), ("sleeps", "sleeps"), ("us", "us")) if t.get(k) is not None))
 
 
