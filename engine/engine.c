@@ -85,6 +85,12 @@ void engine_set_state(struct engine *en, struct vcpu *v) {
 		en->ops->set_state(v);
 }
 
+void engine_trim(struct engine *en) {
+	check(!__atomic_load_n(&en->running, __ATOMIC_ACQUIRE));
+	if (en->ops->trim)
+		en->ops->trim(en->self);
+}
+
 /* INIT first: one posted together with a SIPI is the usual start of a processor. A SIPI
  * that finds no processor waiting for it is lost ([SDM3 8.4.4.1]). */
 static void serve_init(struct engine *en, struct vcpu *v) {

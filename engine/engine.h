@@ -58,6 +58,8 @@ struct engine_ops {
 	void (*mem_changed)(void *self);   /* the address map changed; VM lock held, any thread */
 	void (*bells_changed)(void *self); /* see mem_set_bells(); VM lock held */
 	void (*mem_written)(void *self, gpa_t gpa, uint64_t len); /* a device wrote RAM */
+	/* Gives back memory that it needs only to be quick, and can fill again. NULL: it has none. */
+	void (*trim)(void *self);
 	void (*stats)(void *self, void (*line)(void *out, const char *name, uint64_t val), void *out);
 };
 
@@ -89,5 +91,8 @@ void engine_run(struct engine *en, struct vcpu *v, struct vm_exit *out);
 void engine_kick(struct engine *en, struct vcpu *v);
 void engine_get_state(struct engine *en, struct vcpu *v);
 void engine_set_state(struct engine *en, struct vcpu *v);
+/* For a VM that has long been idle: gives back memory that its engine needs only to be quick. What
+ * the guest does next is slower for a while, and the same. */
+void engine_trim(struct engine *en);
 
 #endif

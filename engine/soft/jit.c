@@ -75,7 +75,8 @@ int jit_create(struct soft *s, size_t cache_size) {
 	j->npages = ram_pages(s->vm);
 	j->arena = mmap(NULL, j->arena_size, PROT_READ | PROT_WRITE,
 					MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	j->hash = calloc(JIT_HASH, sizeof(*j->hash));
+	j->hash = mmap(NULL, JIT_HASH * sizeof(*j->hash), PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	j->pages = mmap(NULL, pages_size(j), PROT_READ | PROT_WRITE,
 					MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	j->code_bytes = mmap(NULL, j->npages * sizeof(*j->code_bytes) + 1, PROT_READ | PROT_WRITE,
@@ -84,9 +85,9 @@ int jit_create(struct soft *s, size_t cache_size) {
 	j->code = (uint8_t *)(j->lines + j->npages);
 	j->idle = j->code + j->npages;
 	s->jit = j;
-	if (j->rw == MAP_FAILED || rx == MAP_FAILED || j->arena == MAP_FAILED || !j->hash ||
-		j->pages == MAP_FAILED || j->code_bytes == MAP_FAILED || jit_far_create(j) ||
-		(j->verify && jit_verifier_create(j))) {
+	if (j->rw == MAP_FAILED || rx == MAP_FAILED || j->arena == MAP_FAILED ||
+		j->hash == MAP_FAILED || j->pages == MAP_FAILED || j->code_bytes == MAP_FAILED ||
+		jit_far_create(j) || (j->verify && jit_verifier_create(j))) {
 		if (rx != MAP_FAILED)
 			munmap(rx, cache_size);
 		jit_destroy(s);
@@ -123,11 +124,33 @@ void jit_destroy(struct soft *s) {
 		munmap(j->pages, pages_size(j));
 	if (j->code_bytes != MAP_FAILED)
 		munmap(j->code_bytes, j->npages * sizeof(*j->code_bytes) + 1);
-	free(j->hash);
+	if (j->hash != MAP_FAILED)
+		munmap(j->hash, JIT_HASH * sizeof(*j->hash));
 	free(j->far_hash);
 	jit_verifier_destroy(j);
 	free(j);
 	s->jit = NULL;
+}
+
+/* As jit_flush_all(), but the tables become zero by what the host does with their pages. */
+void jit_trim(struct jit *j) {
+	uint8_t *unused = (uint8_t *)align_up((uintptr_t)j->hot_start, PAGE_SIZE);
+	for (unsigned n = 0; n < j->soft->nvcpus; n++) {
+		jit_tlb_flush(j->soft->vcpus[n], true);
+		jit_windows_destroy(j->soft->vcpus[n]);
+	}
+	madvise(j->pages, pages_size(j), MADV_DONTNEED);
+	madvise(j->code_bytes, j->npages * sizeof(*j->code_bytes), MADV_DONTNEED);
+	madvise(j->hash, JIT_HASH * sizeof(*j->hash), MADV_DONTNEED);
+	madvise(j->arena, j->arena_size, MADV_DONTNEED);
+	/* Of both mappings. */
+	madvise(unused, (size_t)(j->end - unused), MADV_REMOVE);
+	j->hot_ready = unused;
+	j->cold_ready = j->cold_start;
+	jit_cache_begin(j);
+	jit_far_reset(j);
+	j->trims++;
+	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
 }
 
 /* ---- per vCPU --------------------------------------------------------------------------- */

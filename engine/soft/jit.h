@@ -246,13 +246,15 @@ struct jit {
 	bool has_sampler;
 	gpa_t written[64];
 	uint32_t nwritten; /* > 64: all */
-	uint64_t blocks, insns, flushes, invalidations, bytes;
+	uint64_t blocks, insns, flushes, trims, invalidations, bytes;
 	bool verify; /* every new block */
 	struct verifier *verifier;
 	uint32_t off; /* JIT_OFF_*: what is left out */
 };
 
 void *jit_arena(struct jit *j, size_t size); /* NULL: full */
+/* Gives back the memory of all that was translated. While no vCPU runs. */
+void jit_trim(struct jit *j);
 /* Points the jump whose displacement is at `at` (writable) to `to` (executable), at once. */
 void jit_put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec);
 

@@ -199,6 +199,12 @@ static const char *handler_name(unsigned op) {
 	}
 }
 
+static void soft_trim(void *self) {
+	struct soft *s = self;
+	if (s->jit)
+		jit_trim(s->jit);
+}
+
 /* Which handlers translated code calls most, with a repeat prefix and without one. */
 static void stats_calls(const struct soft *s,
 						void (*line)(void *out, const char *name, uint64_t val), void *out) {
@@ -257,6 +263,7 @@ static void soft_stats(void *self, void (*line)(void *out, const char *name, uin
 	line(out, "translated_instructions", s->jit->insns);
 	line(out, "translated_bytes", s->jit->bytes);
 	line(out, "cache_flushes", s->jit->flushes);
+	line(out, "cache_trims", s->jit->trims);
 	line(out, "blocks_invalidated", s->jit->invalidations);
 	line(out, "block_links", sum.links);
 	line(out, "cache_entries", sum.enters);
@@ -286,5 +293,6 @@ const struct engine_ops engine_soft = {
 	.set_state = soft_set_state,
 	.mem_changed = soft_mem_changed,
 	.mem_written = soft_mem_written,
+	.trim = soft_trim,
 	.stats = soft_stats,
 };

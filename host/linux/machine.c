@@ -3,6 +3,7 @@
 #include "host/linux/machine.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -167,6 +168,21 @@ void machine_hold(struct machine *m, bool on) {
 		hold(m);
 	else
 		release(m);
+}
+
+bool machine_trim(struct machine *m) {
+	hold(m);
+	bool parked = wait_parked(m);
+	if (parked) {
+		engine_trim(&m->engine);
+		malloc_trim(0);
+	}
+	release(m);
+	return parked;
+}
+
+static void trim_idle(void *opaque) {
+	machine_trim(opaque);
 }
 
 static void hold_for_others(void *opaque, bool on) {
@@ -625,6 +641,7 @@ int machine_start(struct machine *m, struct err *e) {
 	release(m);
 	m->cpu_share = cpu_share_create(m->loop, m->ledger, hold_for_others, m);
 	cpu_share_set_limit(m->cpu_share, m->cpu_limit);
+	idle_start(&m->idle, m->loop, trim_idle, m);
 	return 0;
 }
 
@@ -705,6 +722,7 @@ void machine_destroy(struct machine *m) {
 		if (m->nets[i])
 			host_net_destroy(m->nets[i]);
 	cpu_share_destroy(m->cpu_share);
+	idle_stop(&m->idle);
 	ledger_close(m->ledger);
 	if (m->vsock)
 		host_vsock_destroy(m->vsock);

@@ -102,6 +102,11 @@ void machine_resume(struct machine *m);
  * them go again. Does not wait for them to stand still. */
 void machine_hold(struct machine *m, bool on);
 
+/* Gives memory back to the host that the VM needs only to be quick (engine_trim()): done by itself
+ * when the guest is idle for long. false: some vCPU did not stop in time. From the loop's thread.
+ */
+bool machine_trim(struct machine *m);
+
 /* For what needs the machine itself: vm and engine of snapshots, board of the power button. */
 struct vm *machine_vm(struct machine *m);
 struct engine *machine_engine(struct machine *m);

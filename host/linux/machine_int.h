@@ -10,6 +10,7 @@
 #include "host/linux/console.h"
 #include "host/linux/cpu_share.h"
 #include "host/linux/disk.h"
+#include "host/linux/idle.h"
 #include "host/linux/machine.h"
 #include "host/linux/ram.h"
 #include "host/linux/source.h"
@@ -59,6 +60,7 @@ struct machine {
 	unsigned hold, parked;
 	struct ledger *ledger; /* shares with the user's other VMs; NULL: none */
 	struct cpu_share *cpu_share;
+	struct idle idle;
 	unsigned cpu_limit; /* in percent, see machine_set_cpu_limit() */
 	unsigned pauses;	/* machine_pause() without its resume; loop's thread only */
 	bool quit;

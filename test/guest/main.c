@@ -1,12 +1,12 @@
 /* Runs the test guests of cases.c, each on a machine of its own, and prints TAP.
  *
  *     guest-tests IMAGES [--engine NAME] [--tier NAME] [--cpu-model NAME] [--explained FILE]
- *                 [--patience N] [--verbose] [CASE]...
+ *                 [--patience N] [--trim] [--verbose] [CASE]...
  *
  * A case that failed is followed by the lines of its report that say what failed. FILE has
  * differences that are known and why each is there (explained.h); N times the usual time is given.
- * Where the engine does not work cases are skipped; a KVM that fails its probe still has to run
- * those that it can. */
+ * --trim has the engine give back all of its memory once a millisecond. Where the engine does not
+ * work cases are skipped; a KVM that fails its probe still has to run those that it can. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +19,7 @@ struct options {
 	const char *images, *engine, *tier, *cpu_model, *explained, *patience;
 	struct engine_probe probe;
 	struct explained known;
-	bool verbose;
+	bool verbose, trim;
 	char **names;
 	int nnames;
 };
@@ -57,6 +57,7 @@ static bool run_case(const struct options *o, const struct guest_case *c, struct
 		.tier = o->tier,
 		.cpu_model = o->cpu_model,
 		.patience = o->patience ? (unsigned)atoi(o->patience) : 1,
+		.trim = o->trim,
 		.loop = l,
 	};
 	if (why_not) {
@@ -105,6 +106,8 @@ int main(int argc, char **argv) {
 															   : NULL;
 		if (!strcmp(argv[i], "--verbose"))
 			o.verbose = true;
+		else if (!strcmp(argv[i], "--trim"))
+			o.trim = true;
 		else if (value && i + 1 < argc)
 			*value = argv[++i];
 		else
@@ -112,7 +115,7 @@ int main(int argc, char **argv) {
 	}
 	if (argc < 2 || (i < argc && argv[i][0] == '-') || !guest_engine(o.engine)) {
 		fprintf(stderr, "usage: guest-tests IMAGES [--engine NAME] [--tier NAME] "
-						"[--cpu-model NAME] [--explained FILE] [--patience N] [--verbose] "
+						"[--cpu-model NAME] [--explained FILE] [--patience N] [--trim] [--verbose] "
 						"[CASE]...\n");
 		return 2;
 	}

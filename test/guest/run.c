@@ -11,7 +11,8 @@
 
 #include "core/base/bits.h"
 
-#define SECONDS 30	 /* for a case that names no limit */
+#define SECONDS 30 /* for a case that names no limit */
+#define TRIM_NS 1000000
 #define STOP_AFTER 1 /* for a case that has to be stopped */
 
 const struct engine_ops *guest_engine(const char *name) {
@@ -43,6 +44,12 @@ static void out_of_time(void *opaque) {
 	struct guest_run *r = opaque;
 	r->timeout = true;
 	machine_stop(r->m);
+}
+
+static void trim(void *opaque) {
+	struct guest_run *r = opaque;
+	if (machine_trim(r->m))
+		loop_timer_set(&r->trimmer, TRIM_NS);
 }
 
 static int start(struct guest_run *r, struct err *e) {
@@ -81,10 +88,15 @@ static int start(struct guest_run *r, struct err *e) {
 	if (ret)
 		return err_set(e, -ret, "cannot make a timer: %s", strerror(-ret));
 	loop_timer_set(&r->timer, seconds * 1000000000ull);
+	ret = loop_timer_create(r->loop, &r->trimmer, trim, r);
+	if (ret)
+		return err_set(e, -ret, "cannot make a timer: %s", strerror(-ret));
 	++*r->running;
 	ret = machine_start(r->m, e);
 	if (ret)
 		--*r->running;
+	else if (r->trim)
+		loop_timer_set(&r->trimmer, 0);
 	return ret;
 }
 
@@ -100,17 +112,21 @@ int guest_start(struct guest_run *r, unsigned *running) {
 	return 0;
 }
 
-static void take_flushes(void *out, const char *name, uint64_t val) {
+static void take_counts(void *out, const char *name, uint64_t val) {
+	struct guest_run *r = out;
 	if (!strcmp(name, "cache_flushes"))
-		*(uint64_t *)out = val;
+		r->cache_flushes = val;
+	else if (!strcmp(name, "cache_trims"))
+		r->cache_trims = val;
 }
 
 void guest_finish(struct guest_run *r) {
 	struct stat st;
 	r->cache_flushes = UINT64_MAX;
 	if (r->m) {
-		machine_stats(r->m, take_flushes, &r->cache_flushes);
+		machine_stats(r->m, take_counts, r);
 		loop_timer_destroy(r->loop, &r->timer);
+		loop_timer_destroy(r->loop, &r->trimmer);
 		machine_destroy(r->m);
 		r->m = NULL;
 	}
@@ -163,8 +179,10 @@ const char *guest_judge(const struct guest_run *r, char *buf, unsigned size) {
 				 r->why[0] ? ": " : "", r->why);
 	else if (ok + skipped != r->c->checks)
 		snprintf(buf, size, "%u checks reported, %u expected", ok + skipped, r->c->checks);
-	else if (r->c->flushes && !r->cache_flushes)
+	else if (r->c->flushes && !r->cache_flushes && !r->trim)
 		snprintf(buf, size, "the code cache was never full: the case shows nothing");
+	else if (r->trim && !r->cache_trims)
+		snprintf(buf, size, "nothing was trimmed: the case shows nothing");
 	else
 		return NULL;
 	return buf;

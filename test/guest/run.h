@@ -13,6 +13,7 @@ struct guest_run {
 	const char *tier; /* NULL: the engine's default */
 	const char *cpu_model;
 	unsigned patience; /* times the usual limits; 0: 1 */
+	bool trim;		   /* the engine gives back its memory all the time */
 	struct loop *loop;
 	/* out */
 	bool ended;
@@ -22,10 +23,11 @@ struct guest_run {
 	bool timeout;
 	char why[300];
 	uint64_t cache_flushes; /* UINT64_MAX: no translator */
-	char *report;			/* all that it wrote to its serial port; from malloc */
+	uint64_t cache_trims;
+	char *report; /* all that it wrote to its serial port; from malloc */
 	/* private */
 	struct machine *m;
-	struct loop_timer timer;
+	struct loop_timer timer, trimmer;
 	int out;
 	unsigned *running; /* the loop ends when this reaches 0 */
 };
