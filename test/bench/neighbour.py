@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""The noisy neighbour: what a quiet VM gets alone, beside a VM that takes all it can, and beside
-the same one with limits.
+"""The noisy neighbour: what a quiet VM gets alone, beside a twin, and beside a VM that takes all it can.
 
-usage: neighbour.py --joist JOIST --guest PULSE [--seconds N] [--rounds N] [--json FILE]
-PULSE is pulse.c, linked statically. The quiet VM has one virtual CPU; the hog has as many as the
-host, all of them busy, writes its disk and sends over its network without pause. Both have equal
-shares of everything. Alone, beside and limited take turns, N rounds; each figure is the median of the
-rounds, and what is kept the median of each round's own ratio, so that a host whose load changes
-slowly does not count.
-
-What the quiet one's share is: of the CPUs, half of what all others than the two VMs leave (the servers
-that they talk to are others), or the one CPU that it can use if that is less; of the network, too,
-since its round trips fill no link: there it should keep what it has alone.
-Its disk's reads follow each other without a pause, so that alone it has the disk all the time, and
-its share is half of that. The last figure, kept of the share, should be 90 % or more. TAP with a
-line for each of CPU, disk and network; the figures go to FILE. Nothing passes or fails by them.
+usage: neighbour.py --joist JOIST --guest PULSE [--seconds N] [--rounds N] [--limited] [--json FILE]
+PULSE is pulse.c, linked statically. All VMs have equal shares of everything.
+  alone  the quiet VM, with one virtual CPU: one after the other it computes, reads and writes its disk, makes
+         round trips over its network, copies memory, each for N seconds
+  twin   beside another one that does the same at the same time. What it gets then is an equal share of this
+         computer, by measurement: half of a disk or of a link, but of two CPUs a whole one, less what CPUs
+         lose that are threads of one core, or share a cache, a memory, a host with others
+  hog    beside a VM with as many virtual CPUs as the host, all of them busy, that at the same time writes its
+         disk, sends over its network and copies all of its memory without pause
+  limited  beside the same with limits (with --limited)
+They take turns, N rounds. Throughput and the 99th percentile of a unit's time are medians of the rounds; what
+is kept is the median of each round's own ratio, so that a host whose load changes slowly does not count:
+"of its share" is hog/twin, which should be 90 % or more, "of alone" is hog/alone. TAP with a line for each
+of CPU, disk, network and memory; the figures go to FILE. Nothing passes or fails by them.
 """
 import argparse
 import glob
@@ -23,9 +23,11 @@ import os
 import re
 import statistics
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 sys.dont_write_bytecode = True
@@ -36,7 +38,7 @@ import vmlib  # noqa: E402
 from vmlib import joist, until  # noqa: E402
 
 NET = "ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0\n"
-SHARE = {"cpu": 1.0, "disk": 0.5, "net": 1.0}  # of what it gets alone
+MODES = ("cpu", "disk", "net", "mem")
 LIMITS = ["--disk-limit", "10M,burst=1M,iops=200", "--net-limit", "10M,burst=1M", "--cpu-limit", "50%"]
 
 
@@ -54,6 +56,25 @@ class Servers:
     def close(self):
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+class Gate:
+    """Lets guests go on when `size` of them wait."""
+    def __init__(self):
+        self.socket = socket.create_server(("127.0.0.1", 0), backlog=8)
+        self.port = self.socket.getsockname()[1]
+        self.size, self.waiting = 1, []
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        while True:
+            self.waiting.append(self.socket.accept()[0])
+            if len(self.waiting) < self.size:
+                continue
+            for c in self.waiting:
+                c.sendall(b"x")
+                c.close()
+            self.waiting = []
 
 
 def account(pids):
@@ -101,62 +122,79 @@ def start(name, script, pulse, image, cpus, extra=()):
     initrd = vm.initrd_with({"pulse": pulse, "test.sh": (NET + script).encode()})
     keep = os.path.join(vmlib.home, name + ".initrd")
     os.replace(initrd, keep)
-    joist("run", "-d", "--engine", engine, "--name", name, "-m", "128M", "-c", str(cpus), "--kernel",
+    joist("run", "-d", "--engine", engine, "--name", name, "-c", str(cpus), "--kernel",
           vm.guest_file("vmlinuz-cloud"), "--initrd", keep, "--net", "user,loopback", "--append",
           "console=ttyS0 quiet panic=-1 joist.modules=1 joist.end=shell joist.script=test.sh",
           "--disk", image, *extra)
 
 
-def quiet(args, pulse, image, servers, hog=False):
-    script = f"/pulse cpu {args.seconds}\n/pulse disk {args.seconds} /dev/vda\n" \
-             f"/pulse net {args.seconds} 10.0.2.2 {servers.echo}\n"
-    start("quiet", script, pulse, image, 1)
-    pid = {name: vmlib.inspect(name)["pid"] for name in ["quiet"] + ["hog"] * hog}
+def start_quiet(args, name, pulse, image, servers, gate):
+    works = {"cpu": "", "disk": "/dev/vda", "net": f"10.0.2.2 {servers.echo}", "mem": ""}
+    script = "".join(f"/pulse gate 10.0.2.2 {gate.port}\n/pulse {mode} {args.seconds} {works[mode]}\n"
+                     for mode in MODES)
+    start(name, script, pulse, image, 1, ["-m", "128M"])
+
+
+def serial(name):
+    with open(os.path.join(vmlib.folder(name), "serial.log"), errors="replace", encoding="utf-8") as f:
+        return f.read()
+
+
+def watch(args, others, servers):
+    """What the quiet VM did, and who had the CPUs meanwhile."""
+    pid = {name: vmlib.inspect(name)["pid"] for name in ["quiet", *others]}
     groups = {name: lambda p=p: [p] for name, p in pid.items()} | {"servers": servers.pids}
-    log, stamps = os.path.join(vmlib.folder("quiet"), "serial.log"), {}
+    stamps = {}
 
     def ended():
-        with open(log, errors="replace", encoding="utf-8") as f:
-            text = f.read()
+        text = serial("quiet")
         for m in re.finditer(r"pulse: (begins \w+|\w+ \d)", text):
             if m[1] not in stamps:
                 stamps[m[1]] = accounts(groups)
         return text if "joist-guest: status" in text else None
-    log = until("the end of the measurement", ended, args.seconds * 30 + 120)
-    joist("rm", "-f", "quiet")
+    log = until("the end of the measurement", ended, args.seconds * 40 + 240)
     got = {}
     for m in re.finditer(r"pulse: (\w+) (\d+) ([\d.]+) (\d+) (\d+)", log):
         got[m[1]] = {"per_s": int(m[2]) / float(m[3]), "p50_us": int(m[4]), "p99_us": int(m[5]),
                      **between(stamps["begins " + m[1]], stamps[f"{m[1]} {m[2][0]}"])}
-    if set(got) != {"cpu", "disk", "net"}:
+    if set(got) != set(MODES):
         raise AssertionError(log)
+    return got
+
+
+def phase(args, name, pulse, images, servers, gate):
+    """One of alone, twin, hog and limited."""
+    others = {"alone": [], "twin": ["twin"]}.get(name, ["hog"])
+    gate.size = 1 + (name == "twin")
+    if others == ["hog"]:
+        start("hog", f"/pulse hog {os.cpu_count()} /dev/vda 10.0.2.2 {servers.taker}\n", pulse, images[1],
+              os.cpu_count(), ["-m", args.hog_memory] + (LIMITS if name == "limited" else []))
+        vmlib.until_log("hog", "pulse: hogs", 300)
+    elif others:
+        start_quiet(args, "twin", pulse, images[1], servers, gate)
+    start_quiet(args, "quiet", pulse, images[0], servers, gate)
+    got = watch(args, others, servers)
+    for vm_name in ["quiet", *others]:
+        joist("rm", "-f", vm_name)
     return got
 
 
 def measure(args, servers):
     with open(args.guest, "rb") as f:
         pulse = f.read()
-    images = [disk(vmlib.home, n) for n in ("quiet.img", "hog.img")]
+    images = [disk(vmlib.home, n) for n in ("quiet.img", "other.img")]
     cache = ",cache=none" if vmlib.joist("run", "--timeout", "0.1", "--kernel", args.guest, "--disk",
                                          images[0] + ",cache=none", code=None
                                          ).stderr.find("page cache") < 0 else ""
     images = [i + cache for i in images]
-    rounds = []
+    gate, rounds = Gate(), []
+    phases = ["alone", "twin", "hog"] + ["limited"] * args.limited
     for _ in range(args.rounds):
-        got = {"alone": quiet(args, pulse, images[0], servers)}
-        for name, limits in (("beside", []), ("beside-limited", LIMITS)):
-            start("hog", f"/pulse hog {os.cpu_count()} /dev/vda 10.0.2.2 {servers.taker}\n", pulse, images[1],
-                  os.cpu_count(), limits)
-            vmlib.until_log("hog", "pulse: hogs", 300)
-            got[name] = quiet(args, pulse, images[0], servers, True)
-            joist("rm", "-f", "hog")
+        got = {name: phase(args, name, pulse, images, servers, gate) for name in phases}
         for modes in got.values():
             for mode, r in modes.items():
-                r["kept"] = r["per_s"] / got["alone"][mode]["per_s"]
-                share = SHARE[mode]
-                if mode == "cpu" and "hog" in r["cpus"]:
-                    share = min(share, max(os.cpu_count() - r["others_cpus"], 0.1) / 2)
-                r["kept_of_share"] = min(r["kept"] / share, 1.0)
+                r["of_alone"] = r["per_s"] / got["alone"][mode]["per_s"]
+                r["of_share"] = r["per_s"] / got["twin"][mode]["per_s"]
         rounds.append(got)
     return medians(rounds), cache
 
@@ -174,6 +212,8 @@ def main():
     ap.add_argument("--guest", required=True)
     ap.add_argument("--seconds", type=int, default=5)
     ap.add_argument("--rounds", type=int, default=5)
+    ap.add_argument("--limited", action="store_true")
+    ap.add_argument("--hog-memory", default="512M")
     ap.add_argument("--engine", default="soft")
     ap.add_argument("--json")
     args = ap.parse_args()
@@ -193,24 +233,25 @@ def main():
         finally:
             servers.close()
             vmlib.clean()
-    print("1..3")
-    for i, mode in enumerate(("cpu", "disk", "net"), 1):
+    print(f"1..{len(MODES)}")
+    for i, mode in enumerate(MODES, 1):
         for name in result:
             r = result[name][mode]
             print(f"# {mode} {name}: CPUs had " + ", ".join(f"{k} {v:.2f}" for k, v in r["cpus"].items()) +
                   f", all others {r['others_cpus']:.2f}" +
                   "; in line for " + ", ".join(f"{k} {v:.2f}" for k, v in r["in_line"].items()))
-        alone = result["alone"][mode]
-        text = f"alone {alone['per_s']:.0f}/s p99 {alone['p99_us']:.0f} us"
-        for name in ("beside", "beside-limited"):
-            r = result[name][mode]
-            text += f"; {name} {100 * r['kept']:.0f} % p99 {r['p99_us']:.0f} us, " \
-                    f"{100 * r['kept_of_share']:.0f} % of its share"
+        text = "; ".join(f"{name} {r[mode]['per_s']:.1f}/s p99 {r[mode]['p99_us']:.0f} us"
+                         for name, r in result.items())
+        for name in result:
+            if name in ("hog", "limited"):
+                r = result[name][mode]
+                text += f"; beside {name} {100 * r['of_share']:.0f} % of its share, {100 * r['of_alone']:.0f} % of alone"
         print(f"ok {i} - neighbour/{mode}: {text}")
     if args.json:
         with open(args.json, "w", encoding="ascii") as f:
             json.dump({"host_cpus": os.cpu_count(), "engine": engine, "disk_cache": cache or "writeback",
-                       "limits": " ".join(LIMITS), "rounds": args.rounds, "load_before": os.getloadavg(), **result}, f, indent=1)
+                       "hog_memory": args.hog_memory, "limits": " ".join(LIMITS), "rounds": args.rounds,
+                       "load_before": os.getloadavg(), **result}, f, indent=1)
             f.write("\n")
     return 0
 

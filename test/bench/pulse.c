@@ -4,16 +4,18 @@
  *   pulse cpu SECONDS              units of some milliseconds of arithmetic
  *   pulse disk SECONDS FILE        4 KiB reads and, one in four, writes past the page cache, random
  *   pulse net SECONDS IP PORT      round trips of 1 KiB over TCP to a host that echoes
+ *   pulse mem SECONDS              pieces of 1 MiB copied in 32 MiB, and 4096 reads that wait for
+ *                                  one another, random
  *     each prints "pulse: begins MODE" and, at its end, "pulse: MODE COUNT SECONDS P50 P99", the
  *     percentiles in microseconds
  *   pulse hog CPUS FILE IP PORT    all of it without an end: spins, writes FILE in pieces of 1 MiB,
- *                                  sends to a host that takes everything
- *   pulse trips COUNT IP PORT      as net, so many
- *   pulse up MIB IP PORT           sends so much and waits until it is taken
- *   pulse down MIB IP PORT         takes so much; each ends with "pulse: MODE AMOUNT"
- *   pulse serve [PORT]             the host: "pulse: ports ECHO TAKER GIVER", on the loopback, or
- * these three from PORT on everywhere; they cost as little as may be, what is taken is not even
- * copied
+ *                                  copies all the memory that is free to and fro, sends to a host
+ * that takes everything pulse gate IP PORT             waits until the host says something, so that
+ * several begin at once pulse trips COUNT IP PORT      as net, so many pulse up MIB IP PORT sends
+ * so much and waits until it is taken pulse down MIB IP PORT         takes so much; each ends with
+ * "pulse: MODE AMOUNT" pulse serve [PORT]             the host: "pulse: ports ECHO TAKER GIVER", on
+ * the loopback, or these three from PORT on everywhere; they cost as little as may be, what is
+ * taken is not even copied
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -27,6 +29,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -84,6 +87,24 @@ static int unit_net(struct work *w) {
 	return 0;
 }
 
+#define MEM (32u << 20)
+
+static int unit_mem(struct work *w) {
+	static uint64_t *mem, at;
+	if (!mem) {
+		mem = malloc(MEM);
+		if (!mem)
+			return 1;
+		for (size_t i = 0; i < MEM / 8; i++)
+			mem[i] = random64();
+	}
+	memcpy(big, (uint8_t *)mem + random64() % (MEM / BIG) * BIG, BIG);
+	memcpy((uint8_t *)mem + random64() % (MEM / BIG) * BIG, big, BIG);
+	for (unsigned i = 0; i < 4096; i++)
+		at = mem[(at + i) % (MEM / 8)];
+	return 0;
+}
+
 static int by_value(const void *a, const void *b) {
 	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
 	return (x > y) - (x < y);
@@ -126,6 +147,20 @@ static int dial(const char *ip, const char *port) {
 	return fd;
 }
 
+static int hog_memory(void) {
+	struct sysinfo info;
+	sysinfo(&info);
+	size_t half = (size_t)info.freeram / 8 * 3;
+	uint8_t *a = malloc(half), *b = malloc(half);
+	if (!a || !b)
+		return die("memory");
+	for (;;) {
+		memcpy(a, b, half);
+		memcpy(b, a, half);
+		__asm__ volatile("" : : "r"(a), "r"(b) : "memory");
+	}
+}
+
 static int hog(char **argv) {
 	struct work w = {0, 0};
 	int s = dial(argv[2], argv[3]);
@@ -141,6 +176,8 @@ static int hog(char **argv) {
 		for (uint64_t at = 0;; at = (at + BIG) % (w.pages * 4096))
 			if (pwrite(w.fd, big, BIG, (off_t)at) < 0)
 				return die("write");
+	if (fork() == 0)
+		return hog_memory();
 	printf("pulse: hogs\n");
 	fflush(stdout);
 	while (send(s, big, BIG, 0) > 0)
@@ -243,6 +280,10 @@ int main(int argc, char **argv) {
 	if (argc == 5 && strcmp(argv[1], "net") == 0)
 		return (w.fd = dial(argv[3], argv[4])) < 0 ? die("net")
 												   : measure("net", seconds, unit_net, &w);
+	if (argc == 3 && strcmp(argv[1], "mem") == 0)
+		return unit_mem(&w) || measure("mem", seconds, unit_mem, &w);
+	if (argc == 4 && strcmp(argv[1], "gate") == 0)
+		return (w.fd = dial(argv[2], argv[3])) < 0 || recv(w.fd, big, 1, 0) != 1;
 	if (argc == 5 && strcmp(argv[1], "trips") == 0)
 		return amount(argv, trips);
 	if (argc == 5 && strcmp(argv[1], "up") == 0)
