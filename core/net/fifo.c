@@ -46,6 +46,10 @@ void fifo_commit(struct frame_fifo *q, const struct frame *f) {
 	q->bytes += f->len;
 }
 
+void fifo_refuse(struct frame_fifo *q) {
+	q->room = FIFO_NO_ROOM;
+}
+
 bool fifo_push(struct frame_fifo *q, const struct frame *f) {
 	uint8_t *room = fifo_room(q);
 	struct frame copy = *f;

@@ -29,6 +29,9 @@ uint8_t *fifo_room(struct frame_fifo *q);
 /* Appends a frame whose bytes are where fifo_room() said. */
 void fifo_commit(struct frame_fifo *q, const struct frame *f);
 
+/* Nothing comes to where fifo_room() said after all. */
+void fifo_refuse(struct frame_fifo *q);
+
 /* Copies a frame; false: full. */
 bool fifo_push(struct frame_fifo *q, const struct frame *f);
 

@@ -23,6 +23,11 @@
 #define TX_BATCH 64
 /* Until a link that had no room is asked again. */
 #define BUSY_NS 500000
+/* Frames up to this size need not wait for the thread to wake (net_link_ops.send_now). */
+#define NOW_MAX KIB(2)
+/* After traffic the thread's first sleep is no longer than this, and an interrupt that the device
+ * owes for what was sent may be late by it: so the thread need not wake to see to that. */
+#define LIVELY_NS 4000000
 
 /* What another thread wants done on the network's. */
 struct request {
@@ -46,10 +51,11 @@ struct host_net {
 	pthread_cond_t served;
 	struct frame_fifo tx; /* from the guest; pushed by VM lock holders, popped by the thread */
 	bool asleep, quit;
-	bool tx_full;	   /* the device waits for room */
-	bool new_limits;   /* in config.limits */
-	uint64_t flush_ns; /* when the device wants its flush(); UINT64_MAX: not. Changed by VM lock
-						* holders only */
+	uint64_t sleeps_until; /* while asleep; UINT64_MAX: for ever */
+	bool tx_full;		   /* the device waits for room */
+	bool new_limits;	   /* in config.limits */
+	uint64_t flush_ns;	   /* when the device wants its flush(); UINT64_MAX: not. Changed by VM lock
+							* holders only */
 	struct request *request;
 	struct host_net_counters counters;
 
@@ -72,6 +78,7 @@ struct host_net {
 	int64_t wait_ns;	/* for a limit or a busy link, before it goes on; -1: for nothing */
 	bool tx_held;		/* so: frames of the guest wait */
 	bool rx_held;
+	bool lively; /* something came or went since it last slept */
 };
 
 int net_poll_add(struct net_poll *p, int fd, short events) {
@@ -104,6 +111,39 @@ static void lock_vm(struct host_net *n) {
 
 static void unlock_vm(struct host_net *n) {
 	n->vm->unlock(n->vm->opaque);
+}
+
+/* --- limits --- */
+
+/* May a frame go on? If not, notes when to ask again. */
+static bool allowed(struct host_net *n, struct bucket *bytes, struct bucket *frames,
+					struct share *s) {
+	if (!bytes->limit.rate && !frames->limit.rate && !s->bucket.limit.rate)
+		return true;
+	uint64_t now = now_ns(), a = bucket_wait(bytes, now), b = bucket_wait(frames, now);
+	uint64_t c = bucket_wait(&s->bucket, now);
+	int64_t wait = (int64_t)MAX(MAX(a, b), c);
+	s->held |= c && c >= MAX(a, b);
+	if (wait && (n->wait_ns < 0 || wait < n->wait_ns))
+		n->wait_ns = wait;
+	return !wait;
+}
+
+static void take_share(struct share *s, size_t len) {
+	bucket_take(&s->bucket, len);
+	s->moved += len;
+}
+
+/* What a large frame is on the wire: its segments count, not the one piece. */
+static unsigned frames_in(const struct frame *f) {
+	return f->gso == FRAME_GSO_NONE ? 1 : (unsigned)(f->len / f->gso_size + 1);
+}
+
+/* One of the guest's has gone. */
+static void account_tx(struct host_net *n, const struct frame *f) {
+	bucket_take(&n->tx_bytes, f->len);
+	bucket_take(&n->tx_frames, frames_in(f));
+	take_share(&n->shares[LEDGER_OUT], f->len);
 }
 
 /* --- for the device; VM lock held --- */
@@ -141,12 +181,33 @@ static uint64_t after(uint64_t ns) {
 	return ns == UINT64_MAX ? ns : now_ns() + ns;
 }
 
+/* Sends small frames from here: to wake the thread for them is three system calls and a switch.
+ * With `lock` held and the thread asleep, so that all that is its own is at rest. false: something
+ * is left for it. */
+static bool send_now(struct host_net *n) {
+	struct frame f;
+	if (!n->link.ops->send_now || n->tx_full || n->new_limits)
+		return false;
+	while (fifo_peek(&n->tx, &f)) {
+		if (f.len > NOW_MAX || !allowed(n, &n->tx_bytes, &n->tx_frames, &n->shares[LEDGER_OUT]) ||
+			!n->link.ops->send_now(n->link.self, &f, (uint8_t *)(uintptr_t)f.data))
+			return false;
+		account_tx(n, &f);
+		fifo_pop(&n->tx);
+		n->counters.tx_now++;
+	}
+	return true;
+}
+
 static void backend_kick(void *opaque, uint64_t flush_ns) {
 	struct host_net *n = opaque;
 	uint64_t at = after(flush_ns);
 	pthread_mutex_lock(&n->lock);
 	n->flush_ns = at;
-	unlock_and_wake(n);
+	if (n->asleep && n->sleeps_until - LIVELY_NS <= at && send_now(n))
+		pthread_mutex_unlock(&n->lock);
+	else
+		unlock_and_wake(n);
 }
 
 static void backend_readable(void *opaque) {
@@ -162,6 +223,18 @@ struct net_backend host_net_backend(struct host_net *n) {
 
 /* --- the thread --- */
 
+static void count_rx(struct host_net *n, const struct frame *f, bool taken) {
+	n->lively = true;
+	pthread_mutex_lock(&n->lock);
+	if (taken) {
+		n->counters.rx_frames++;
+		n->counters.rx_bytes += f->len;
+	} else {
+		n->counters.rx_dropped++;
+	}
+	pthread_mutex_unlock(&n->lock);
+}
+
 void net_to_guest(struct host_net *n, const struct frame *f) {
 	struct frame last;
 	size_t size;
@@ -171,14 +244,20 @@ void net_to_guest(struct host_net *n, const struct frame *f) {
 		fifo_grow(&n->rx, &last);
 	else
 		taken = fifo_push(&n->rx, f);
-	pthread_mutex_lock(&n->lock);
-	if (taken) {
-		n->counters.rx_frames++;
-		n->counters.rx_bytes += f->len;
-	} else {
-		n->counters.rx_dropped++;
+	count_rx(n, f, taken);
+}
+
+uint8_t *net_guest_room(struct host_net *n) {
+	return fifo_room(&n->rx);
+}
+
+void net_guest_commit(struct host_net *n, const struct frame *f) {
+	if (!f) {
+		fifo_refuse(&n->rx);
+		return;
 	}
-	pthread_mutex_unlock(&n->lock);
+	fifo_commit(&n->rx, f);
+	count_rx(n, f, true);
 }
 
 static void take_limits(struct host_net *n) {
@@ -225,30 +304,6 @@ static void take_shares(struct host_net *n) {
 		n->shares_ns = now;
 }
 
-/* May a frame go on? If not, notes when to ask again. */
-static bool allowed(struct host_net *n, struct bucket *bytes, struct bucket *frames,
-					struct share *s) {
-	if (!bytes->limit.rate && !frames->limit.rate && !s->bucket.limit.rate)
-		return true;
-	uint64_t now = now_ns(), a = bucket_wait(bytes, now), b = bucket_wait(frames, now);
-	uint64_t c = bucket_wait(&s->bucket, now);
-	int64_t wait = (int64_t)MAX(MAX(a, b), c);
-	s->held |= c && c >= MAX(a, b);
-	if (wait && (n->wait_ns < 0 || wait < n->wait_ns))
-		n->wait_ns = wait;
-	return !wait;
-}
-
-static void take_share(struct share *s, size_t len) {
-	bucket_take(&s->bucket, len);
-	s->moved += len;
-}
-
-/* What a large frame is on the wire: its segments count, not the one piece. */
-static unsigned frames_in(const struct frame *f) {
-	return f->gso == FRAME_GSO_NONE ? 1 : (unsigned)(f->len / f->gso_size + 1);
-}
-
 static void send_waiting(struct host_net *n) {
 	struct frame f;
 	bool room = false;
@@ -259,6 +314,7 @@ static void send_waiting(struct host_net *n) {
 		pthread_mutex_unlock(&n->lock);
 		if (!any)
 			break;
+		n->lively = true;
 		if (!allowed(n, &n->tx_bytes, &n->tx_frames, &n->shares[LEDGER_OUT])) {
 			n->tx_held = true;
 			break;
@@ -269,9 +325,7 @@ static void send_waiting(struct host_net *n) {
 				n->wait_ns = BUSY_NS;
 			break;
 		}
-		bucket_take(&n->tx_bytes, f.len);
-		bucket_take(&n->tx_frames, frames_in(&f));
-		take_share(&n->shares[LEDGER_OUT], f.len);
+		account_tx(n, &f);
 		pthread_mutex_lock(&n->lock);
 		fifo_pop(&n->tx);
 		/* Not at the first free byte: the guest shall send in batches, too. */
@@ -353,6 +407,9 @@ static bool wait_ready(struct host_net *n) {
 	bool listen = n->rx.bytes < RX_ENOUGH;
 	if (listen)
 		n->link.ops->fill(n->link.self, p);
+	if (n->lively && n->link.ops->send_now)
+		net_poll_within(p, LIVELY_NS);
+	n->lively = false;
 
 	pthread_mutex_lock(&n->lock);
 	serve_request(n);
@@ -366,6 +423,7 @@ static bool wait_ready(struct host_net *n) {
 	if (n->flush_ns != UINT64_MAX && p->timeout_ns)
 		net_poll_within(p, (int64_t)(n->flush_ns - now_ns()));
 	n->asleep = p->timeout_ns != 0;
+	n->sleeps_until = p->timeout_ns < 0 ? UINT64_MAX : now_ns() + (uint64_t)p->timeout_ns;
 	bool quit = n->quit;
 	pthread_mutex_unlock(&n->lock);
 	if (quit)

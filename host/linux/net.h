@@ -53,6 +53,7 @@ struct host_net_config {
 struct host_net_counters {
 	uint64_t tx_frames, tx_bytes, tx_dropped; /* from the guest */
 	uint64_t rx_frames, rx_bytes, rx_dropped; /* to it */
+	uint64_t tx_now; /* of tx_frames: went out without waking the network's thread */
 };
 
 int host_net_create(struct host_net **out, const struct host_net_config *c,

@@ -23,6 +23,9 @@ struct net_link_ops {
 	/* A frame of the guest, judged but with checksum and segments left to do; the bytes are
 	 * the link's to change. false: it has no room, and comes again soon. */
 	bool (*send)(void *self, const struct frame *f, uint8_t *data);
+	/* The same for a small frame, on a vCPU's thread while the network's sleeps, with the network's
+	 * lock: only what is done at once and calls nobody. false: send() shall do it. May be NULL. */
+	bool (*send_now)(void *self, const struct frame *f, uint8_t *data);
 	void (*fill)(void *self, struct net_poll *p);
 	void (*ready)(void *self, const struct net_poll *p, bool failed);
 	int (*add_forward)(void *self, const struct host_net_forward *f, struct err *e);
@@ -37,6 +40,10 @@ struct net_link {
 
 /* For links: a frame for the guest. Dropped if too many wait. */
 void net_to_guest(struct host_net *n, const struct frame *f);
+/* The same without a copy: FRAME_MAX bytes, or NULL when too many wait; then the frame that is
+ * there, or NULL. Nothing else goes to the guest in between. */
+uint8_t *net_guest_room(struct host_net *n);
+void net_guest_commit(struct host_net *n, const struct frame *f);
 
 /* The addresses of a libslirp (network order), and who gets what it sends. */
 struct net_user_config {

@@ -68,7 +68,9 @@ struct net_lan {
 	struct net_switch sw;
 	uint8_t peers[256]; /* who had a socket when the folder was looked at */
 	struct timespec looked;
-	uint8_t datagram[H_SIZE + FRAME_MAX];
+	/* What comes in one go; the first one's bytes, when there is room, where they go to. */
+	uint8_t heads[BATCH][H_SIZE];
+	uint8_t frames[BATCH][FRAME_MAX];
 	uint8_t answer[DNS_ANSWER_MAX];
 };
 
@@ -202,6 +204,17 @@ static bool lan_send(void *self, const struct frame *f, uint8_t *data) {
 	return true;
 }
 
+static bool lan_send_now(void *self, const struct frame *f, uint8_t *data) {
+	struct net_lan *l = self;
+	struct packet p;
+	if (!packet_parse(&p, data, f->len) || !net_filter_from_guest(&l->id, &p, data, f->len))
+		return true; /* as lan_send(): dropped */
+	if (data[0] & 1 || for_gateway(l, &p, data) || l->busy_since)
+		return false;
+	int port = switch_find(&l->sw, data, now_ns());
+	return port != SWITCH_ALL && send_to(l, (unsigned)port, f);
+}
+
 /* --- what comes --- */
 
 static void from_gateway(void *opaque, const struct frame *f) {
@@ -223,10 +236,10 @@ static unsigned sender(const struct net_lan *l, const struct sockaddr_un *a, soc
 	return ntohl(ip.s_addr) & 255;
 }
 
-static bool read_header(const uint8_t *h, size_t len, struct frame *f) {
+static bool read_header(const uint8_t *h, const uint8_t *data, size_t len, struct frame *f) {
 	if (len < H_SIZE || le32_get(h + H_MAGIC) != MAGIC || h[H_GSO] > FRAME_GSO_UDP)
 		return false;
-	*f = (struct frame){.data = h + H_SIZE,
+	*f = (struct frame){.data = data,
 						.len = len - H_SIZE,
 						.csum = h[H_FLAGS] & FLAG_CSUM,
 						.ecn = h[H_FLAGS] & FLAG_ECN,
@@ -238,15 +251,51 @@ static bool read_header(const uint8_t *h, size_t len, struct frame *f) {
 	return frame_valid(f);
 }
 
-static void from_peer(struct net_lan *l, unsigned host, size_t len) {
-	struct frame f;
+/* Is it for the guest? */
+static bool from_peer(struct net_lan *l, unsigned host, const struct frame *f) {
 	struct packet p;
-	if (!read_header(l->datagram, len, &f) || !packet_parse(&p, f.data, f.len) ||
-		!net_filter_from_peer(&l->id, &p, f.data, f.len))
-		return;
-	switch_learn(&l->sw, f.data + 6, (int)host, now_ns());
-	if (f.data[0] & 1 || !memcmp(f.data, l->id.mac, 6))
-		net_to_guest(l->net, &f);
+	if (!packet_parse(&p, f->data, f->len) || !net_filter_from_peer(&l->id, &p, f->data, f->len))
+		return false;
+	switch_learn(&l->sw, f->data + 6, (int)host, now_ns());
+	return f->data[0] & 1 || !memcmp(f->data, l->id.mac, 6);
+}
+
+/* Up to BATCH datagrams by one system call. The first one, mostly the only one, is received where
+ * it waits for the guest, unless it may be joined to the one before it (core/net/merge.h). */
+static void receive(struct net_lan *l) {
+	struct sockaddr_un from[BATCH];
+	struct iovec iov[BATCH][2];
+	struct mmsghdr m[BATCH];
+	uint8_t *room = net_guest_room(l->net);
+	for (unsigned i = 0; i < BATCH; i++) {
+		iov[i][0] = (struct iovec){l->heads[i], H_SIZE};
+		iov[i][1] = (struct iovec){!i && room ? room : l->frames[i], FRAME_MAX};
+		m[i] = (struct mmsghdr){.msg_hdr = {.msg_name = &from[i],
+											.msg_namelen = sizeof(from[i]),
+											.msg_iov = iov[i],
+											.msg_iovlen = 2}};
+	}
+	int n = recvmmsg(l->fd, m, BATCH, MSG_DONTWAIT, NULL);
+	for (int i = 0; i < MAX(n, 1); i++) {
+		struct frame f;
+		unsigned host = n > 0 && !(m[i].msg_hdr.msg_flags & MSG_TRUNC)
+							? sender(l, &from[i], m[i].msg_hdr.msg_namelen)
+							: 0;
+		bool take = host && read_header(l->heads[i], iov[i][1].iov_base, m[i].msg_len, &f) &&
+					from_peer(l, host, &f);
+		bool there = !i && room;
+		if (there && take && !f.csum_ok) {
+			net_guest_commit(l->net, &f);
+			continue;
+		}
+		if (there) {
+			net_guest_commit(l->net, NULL);
+			if (take)
+				f.data = memcpy(l->frames[0], f.data, f.len);
+		}
+		if (take)
+			net_to_guest(l->net, &f);
+	}
 }
 
 static void lan_fill(void *self, struct net_poll *p) {
@@ -257,18 +306,8 @@ static void lan_fill(void *self, struct net_poll *p) {
 
 static void lan_ready(void *self, const struct net_poll *p, bool failed) {
 	struct net_lan *l = self;
-	for (unsigned i = 0; !failed && i < BATCH && l->index >= 0 && p->fds[l->index].revents; i++) {
-		struct sockaddr_un a;
-		struct iovec iov = {l->datagram, sizeof(l->datagram)};
-		struct msghdr m = {
-			.msg_name = &a, .msg_namelen = sizeof(a), .msg_iov = &iov, .msg_iovlen = 1};
-		ssize_t n = recvmsg(l->fd, &m, MSG_DONTWAIT);
-		if (n < 0)
-			break;
-		unsigned host = sender(l, &a, m.msg_namelen);
-		if (host && !(m.msg_flags & MSG_TRUNC))
-			from_peer(l, host, (size_t)n);
-	}
+	if (!failed && l->index >= 0 && p->fds[l->index].revents)
+		receive(l);
 	l->gateway.ops->ready(l->gateway.self, p, failed);
 }
 
@@ -300,6 +339,7 @@ static void lan_destroy(void *self) {
 
 static const struct net_link_ops ops = {
 	.send = lan_send,
+	.send_now = lan_send_now,
 	.fill = lan_fill,
 	.ready = lan_ready,
 	.add_forward = lan_add_forward,

@@ -271,6 +271,89 @@ static void test_limits(void **state) {
 	assert_int_equal(net_store_remove("lab", &e), 0);
 }
 
+static uint64_t sent_now(void) {
+	struct host_net_counters c;
+	host_net_counters(a.net, &c);
+	return c.tx_now;
+}
+
+/* Small frames to somebody who is known go out while the thread sleeps; nothing else does. */
+static void test_now(void **state) {
+	static uint8_t f[FRAME_MAX];
+	struct err e = {{0}};
+	struct host_net_limits slow;
+	assert_int_equal(net_store_create("lab", "10.77.0.0/24", &e), 0);
+	start(&a, "lab", "a");
+	start(&b, "lab", "b");
+	struct frame frame = {.data = f, .len = datagram(f, &a, 0x0a4d000b, &b, 10)};
+	usleep(20000);
+	assert_true(give(&a, &frame)); /* not known yet */
+	wait_count(&b, 1);
+	assert_int_equal(sent_now(), 0);
+	frame.len = datagram(f, &b, 0x0a4d000c, &a, 10);
+	assert_true(give(&b, &frame));
+	wait_count(&a, 1);
+	/* In order, whoever sends them; sooner or later the thread is asleep. */
+	unsigned n = 1;
+	for (; n < 100 || !sent_now(); n++) {
+		frame.len = datagram(f, &a, 0x0a4d000b, &b, n % 1000);
+		assert_true(give(&a, &frame));
+		wait_count(&b, n + 1);
+		assert_int_equal(b.last.len, frame.len);
+		if (n >= 50)
+			usleep(2000);
+	}
+	uint64_t now = sent_now();
+	assert_in_range(now, 1, n);
+	/* To all, to the gateway, a large one: not now, but they go. */
+	usleep(20000);
+	frame.len = datagram(f, &a, 0x0a4d000b, NULL, 10);
+	assert_true(give(&a, &frame));
+	wait_count(&b, ++n);
+	static const struct guest gateway = {.mac = {0x52, 0x55, 10, 77, 0, 1}};
+	usleep(20000);
+	frame.len = datagram(f, &a, 0x0a4d000b, &gateway, 10);
+	assert_true(give(&a, &frame));
+	usleep(20000);
+	frame.len = datagram(f, &a, 0x0a4d000b, &b, 3000);
+	assert_true(give(&a, &frame));
+	wait_count(&b, ++n);
+	assert_int_equal(sent_now(), now);
+	/* Somebody else's address gets no further now than later. */
+	for (unsigned i = 0; i < 20; i++) {
+		usleep(2000);
+		frame.len = datagram(f, &a, 0x0a4d000c, &b, 10);
+		assert_true(give(&a, &frame));
+	}
+	frame.len = datagram(f, &a, 0x0a4d000b, &b, 20);
+	assert_true(give(&a, &frame));
+	wait_count(&b, ++n);
+	assert_int_equal(count_of(&b), n);
+	assert_int_equal(b.last.len, frame.len);
+	/* A limit holds. */
+	assert_int_equal(host_net_read_limits("packets=1,packet-burst=5", &slow, &e), 0);
+	host_net_set_limits(a.net, &slow);
+	for (unsigned i = 0; i < 200; i++) {
+		usleep(100);
+		frame.len = datagram(f, &a, 0x0a4d000b, &b, 100 + i);
+		assert_true(give(&a, &frame));
+	}
+	wait_count(&b, n + 5);
+	assert_true(count_of(&b) < n + 200); /* else 195 seconds have passed */
+	assert_int_equal(host_net_read_limits("none", &slow, &e), 0);
+	host_net_set_limits(a.net, &slow);
+	wait_count(&b, n + 200);
+	assert_int_equal(b.last.len, frame.len);
+	/* Somebody who has gone takes nothing along. */
+	host_net_destroy(b.net);
+	for (unsigned i = 0; i < 20; i++) {
+		usleep(2000);
+		assert_true(give(&a, &frame));
+	}
+	host_net_destroy(a.net);
+	assert_int_equal(net_store_remove("lab", &e), 0);
+}
+
 static void test_text(void **state) {
 	struct err e = {{0}};
 	struct host_net_config c = {0};
@@ -332,10 +415,8 @@ static int cleanup(void **state) {
 
 int main(void) {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_forwards),
-		cmocka_unit_test(test_lan),
-		cmocka_unit_test(test_limits),
-		cmocka_unit_test(test_text),
+		cmocka_unit_test(test_forwards), cmocka_unit_test(test_lan),  cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_now),		 cmocka_unit_test(test_text),
 	};
 	return cmocka_run_group_tests_name("host_net", tests, setup, cleanup);
 }
