@@ -166,6 +166,73 @@ static void who_is_gone(void **state) {
 	assert_true(t.free);
 }
 
+/* One that works for `on` ms of each `of`, among hogs that want all CPUs: how many of its ms of
+ * work it had to wait with, and how often it began with that. */
+struct waits {
+	unsigned ms, starts, woke;
+};
+
+static struct waits sleeper(unsigned hogs, unsigned cpus, unsigned on, unsigned of) {
+	static struct turns_own own[TURNS_USERS];
+	struct user u[TURNS_USERS] = {{.weight = 100}};
+	struct waits w = {0};
+	uint64_t used[TURNS_USERS] = {0}, wants = 0, worked = 0, posted = 0;
+	bool held = false;
+	unsigned left = 0; /* of the work of this time */
+	for (unsigned i = 1; i <= hogs; i++)
+		u[i] = (struct user){.weight = 100, .wants = 2 * cpus * TURNS_CPU};
+	memset(own, 0, sizeof(own));
+	start(u, hogs + 1);
+	for (unsigned ms = 0; ms < 100 * of; ms++, now += MS) {
+		struct turn t;
+		if (ms % of == 0) {
+			left += on;
+			w.woke++;
+		}
+		if (now - posted >= TURNS_PERIOD_NS) { /* as cpu_share.c does it */
+			wants = (wants + worked * TURNS_CPU * MS / (now - MIN(posted, now - 1))) / 2;
+			worked = 0;
+			posted = now;
+			turns_post(&turns, 0, wants, now);
+		}
+		for (unsigned i = 1; i <= hogs; i++) {
+			turns_post(&turns, i, u[i].wants, now);
+			turns_look(&turns, i, cpus, now, used[i], &own[i], &t);
+			used[i] += (t.free ? cpus : t.count) * MS;
+		}
+		turns_look(&turns, 0, cpus, now, used[0], &own[0], &t);
+		held = !t.free && !t.count;
+		w.ms += left && held;
+		w.starts += ms % of == 0 && held;
+		if (left && !held) {
+			left--;
+			worked++;
+			used[0] += MS;
+		}
+	}
+	return w;
+}
+
+/* Who sleeps most of the time waits for no turn when it wakes, nor before it has worked for longer
+ * than its part of a period is. */
+static void sleepers_do_not_wait(void **state) {
+	static const unsigned work[][2] = {{1, 1000}, {1, 10}, {5, 100}, {20, 200}, {10, 40}};
+	for (unsigned hogs = 1; hogs <= 4; hogs += 3)
+		for (unsigned i = 0; i < sizeof(work) / sizeof(work[0]); i++) {
+			struct waits w = sleeper(hogs, 2, work[i][0], work[i][1]);
+			assert_int_equal(w.woke, 100);
+			assert_int_equal(w.starts, 0);
+			assert_int_equal(w.ms, 0);
+		}
+	/* With four hogs that is 2/5 of a CPU. Longer pieces wait in their middle, a millisecond of 60.
+	 */
+	struct waits w = sleeper(4, 2, 60, 1000);
+	assert_int_equal(w.starts, 0);
+	assert_true(w.ms <= w.woke);
+	/* And one that wants more than its share all the time has no more than that. */
+	assert_true(sleeper(4, 2, 60, 64).ms > 0);
+}
+
 /* The book is the users' own memory: whatever is in it, nothing is divided by zero, no CPU is named
  * that there is not, and the time to look again comes. */
 static void any_content(void **state) {
@@ -194,7 +261,8 @@ int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(alone),	   cmocka_unit_test(hog_and_quiet),
 		cmocka_unit_test(by_weight),   cmocka_unit_test(no_want_is_overlooked),
-		cmocka_unit_test(who_is_gone), cmocka_unit_test(any_content),
+		cmocka_unit_test(who_is_gone), cmocka_unit_test(sleepers_do_not_wait),
+		cmocka_unit_test(any_content),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,11 +24,10 @@
 #include <unistd.h>
 
 #include "core/base/bits.h"
-#include "core/base/le.h"
 #include "core/net/dhcp.h"
 #include "core/net/dns.h"
 #include "core/net/filter.h"
-#include "core/net/offload.h"
+#include "core/net/lan_head.h"
 #include "core/net/switch.h"
 #include "host/linux/net_int.h"
 #include "host/linux/net_store.h"
@@ -37,21 +36,9 @@
 #define GATEWAY 1
 #define DNS 2
 #define BATCH 6
-/* So long a frame waits for a peer that is busy; then it is dropped. */
-#define PATIENCE_NS 100000000ull
-
-/* In front of each datagram, little-endian. */
-#define MAGIC 0x314e4a00u /* the last byte is the version */
-enum {
-	H_MAGIC = 0,
-	H_FLAGS = 4,
-	H_GSO = 5,
-	H_GSO_SIZE = 6,
-	H_START = 8,
-	H_OFFSET = 10,
-	H_SIZE = 12
-};
-enum { FLAG_CSUM = 1, FLAG_CSUM_OK = 2, FLAG_ECN = 4 };
+/* So long a frame waits for a peer that takes nothing; then it is dropped, and what follows without
+ * a wait until the peer takes something. Longer than a VM waits for its turn on a busy host. */
+#define PATIENCE_NS 500000000ull
 
 struct net_lan {
 	struct host_net *net;
@@ -65,11 +52,12 @@ struct net_lan {
 	int fd;						 /* -1: none yet */
 	int index;					 /* of it in the poll */
 	uint64_t busy_since;		 /* a frame waits for a peer; 0: none does */
+	bool stuck[256];			 /* peers for which one has waited in vain */
 	struct net_switch sw;
 	uint8_t peers[256]; /* who had a socket when the folder was looked at */
 	struct timespec looked;
 	/* What comes in one go; the first one's bytes, when there is room, where they go to. */
-	uint8_t heads[BATCH][H_SIZE];
+	uint8_t heads[BATCH][LAN_HEAD];
 	uint8_t frames[BATCH][FRAME_MAX];
 	uint8_t answer[DNS_ANSWER_MAX];
 };
@@ -116,15 +104,9 @@ static void look(struct net_lan *l) {
 /* false: it has no room now. */
 static bool send_to(struct net_lan *l, unsigned host, const struct frame *f) {
 	struct sockaddr_un a;
-	uint8_t h[H_SIZE];
+	uint8_t h[LAN_HEAD];
 	address_of(l, host, &a);
-	le32_put(h + H_MAGIC, MAGIC);
-	h[H_FLAGS] = (uint8_t)((f->csum ? FLAG_CSUM : 0) | (f->csum_ok ? FLAG_CSUM_OK : 0) |
-						   (f->ecn ? FLAG_ECN : 0));
-	h[H_GSO] = (uint8_t)f->gso;
-	le16_put(h + H_GSO_SIZE, f->gso_size);
-	le16_put(h + H_START, f->csum_start);
-	le16_put(h + H_OFFSET, f->csum_offset);
+	lan_head_put(h, f);
 	struct iovec iov[2] = {{h, sizeof(h)}, {(uint8_t *)(uintptr_t)f->data, f->len}};
 	struct msghdr m = {.msg_name = &a, .msg_namelen = sizeof(a), .msg_iov = iov, .msg_iovlen = 2};
 	if (sendmsg(l->fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
@@ -145,17 +127,17 @@ static void send_to_all(struct net_lan *l, const struct frame *f) {
 			send_to(l, i, f);
 }
 
-/* One peer's queue is full: the guest's frames wait a little for it. false: wait. */
+/* One peer's queue is full: the guest's frames wait for it, once. false: wait. */
 static bool send_to_one(struct net_lan *l, unsigned host, const struct frame *f) {
-	if (send_to(l, host, f)) {
-		l->busy_since = 0;
-		return true;
+	bool sent = send_to(l, host, f);
+	uint64_t now = sent ? 0 : now_ns();
+	if (!sent && !l->stuck[host]) {
+		if (!l->busy_since)
+			l->busy_since = now;
+		if (now - l->busy_since < PATIENCE_NS)
+			return false;
 	}
-	uint64_t now = now_ns();
-	if (!l->busy_since)
-		l->busy_since = now;
-	if (now - l->busy_since < PATIENCE_NS)
-		return false;
+	l->stuck[host] = !sent;
 	l->busy_since = 0;
 	return true;
 }
@@ -236,21 +218,6 @@ static unsigned sender(const struct net_lan *l, const struct sockaddr_un *a, soc
 	return ntohl(ip.s_addr) & 255;
 }
 
-static bool read_header(const uint8_t *h, const uint8_t *data, size_t len, struct frame *f) {
-	if (len < H_SIZE || le32_get(h + H_MAGIC) != MAGIC || h[H_GSO] > FRAME_GSO_UDP)
-		return false;
-	*f = (struct frame){.data = data,
-						.len = len - H_SIZE,
-						.csum = h[H_FLAGS] & FLAG_CSUM,
-						.ecn = h[H_FLAGS] & FLAG_ECN,
-						.gso = (enum frame_gso)h[H_GSO],
-						.gso_size = le16_get(h + H_GSO_SIZE),
-						.csum_start = le16_get(h + H_START),
-						.csum_offset = le16_get(h + H_OFFSET)};
-	f->csum_ok = h[H_FLAGS] & FLAG_CSUM_OK && !f->csum;
-	return frame_valid(f);
-}
-
 /* Is it for the guest? */
 static bool from_peer(struct net_lan *l, unsigned host, const struct frame *f) {
 	struct packet p;
@@ -268,7 +235,7 @@ static void receive(struct net_lan *l) {
 	struct mmsghdr m[BATCH];
 	uint8_t *room = net_guest_room(l->net);
 	for (unsigned i = 0; i < BATCH; i++) {
-		iov[i][0] = (struct iovec){l->heads[i], H_SIZE};
+		iov[i][0] = (struct iovec){l->heads[i], LAN_HEAD};
 		iov[i][1] = (struct iovec){!i && room ? room : l->frames[i], FRAME_MAX};
 		m[i] = (struct mmsghdr){.msg_hdr = {.msg_name = &from[i],
 											.msg_namelen = sizeof(from[i]),
@@ -281,7 +248,7 @@ static void receive(struct net_lan *l) {
 		unsigned host = n > 0 && !(m[i].msg_hdr.msg_flags & MSG_TRUNC)
 							? sender(l, &from[i], m[i].msg_hdr.msg_namelen)
 							: 0;
-		bool take = host && read_header(l->heads[i], iov[i][1].iov_base, m[i].msg_len, &f) &&
+		bool take = host && lan_head_read(l->heads[i], iov[i][1].iov_base, m[i].msg_len, &f) &&
 					from_peer(l, host, &f);
 		bool there = !i && room;
 		if (there && take && !f.csum_ok) {

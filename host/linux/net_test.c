@@ -271,6 +271,65 @@ static void test_limits(void **state) {
 	assert_int_equal(net_store_remove("lab", &e), 0);
 }
 
+/* A VM that takes nothing holds up what another one sends to a third once, not with each frame. */
+static void test_stuck(void **state) {
+	static uint8_t f[FRAME_MAX];
+	static struct guest third;
+	struct err e = {{0}};
+	assert_int_equal(net_store_create("lab", "10.77.0.0/24", &e), 0);
+	start(&a, "lab", "a");
+	start(&b, "lab", "b");
+	start(&third, "lab", "c");
+	struct frame frame = {.data = f, .len = datagram(f, &b, 0x0a4d000c, NULL, 10)};
+	assert_true(give(&b, &frame));
+	frame.len = datagram(f, &third, 0x0a4d000d, NULL, 10);
+	assert_true(give(&third, &frame));
+	wait_count(&a, 2);
+	wait_count(&third, 1);
+	vm_lock(NULL);
+	b.full = true;
+	vm_unlock(NULL);
+	/* More than its network's queue and its socket's hold. */
+	unsigned sent = 0, more = 100;
+	frame.len = datagram(f, &a, 0x0a4d000b, &b, 40000);
+	for (; sent < 60; sent++)
+		while (!give(&a, &frame))
+			usleep(1000);
+	for (unsigned i = 0; i < more; i++) {
+		frame.len = datagram(f, &a, 0x0a4d000b, &b, 40000);
+		while (!give(&a, &frame))
+			usleep(1000);
+		frame.len = datagram(f, &a, 0x0a4d000b, &third, 10);
+		while (!give(&a, &frame))
+			usleep(1000);
+	}
+	/* With a wait each, 50 s would have gone by. */
+	wait_count(&third, 1 + more);
+	/* What it could not take is lost; it takes frames again. */
+	vm_lock(NULL);
+	b.full = false;
+	vm_unlock(NULL);
+	struct net_backend be = host_net_backend(b.net);
+	vm_lock(NULL);
+	be.readable(be.opaque);
+	vm_unlock(NULL);
+	unsigned n = 0;
+	for (bool came = false; !came;) {
+		frame.len = datagram(f, &a, 0x0a4d000b, &b, 77);
+		assert_true(give(&a, &frame));
+		usleep(5000);
+		vm_lock(NULL);
+		came = b.last.len == frame.len;
+		n = b.count;
+		vm_unlock(NULL);
+	}
+	assert_in_range(n, 2, sent + more);
+	host_net_destroy(a.net);
+	host_net_destroy(b.net);
+	host_net_destroy(third.net);
+	assert_int_equal(net_store_remove("lab", &e), 0);
+}
+
 static uint64_t sent_now(void) {
 	struct host_net_counters c;
 	host_net_counters(a.net, &c);
@@ -415,8 +474,9 @@ static int cleanup(void **state) {
 
 int main(void) {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_forwards), cmocka_unit_test(test_lan),  cmocka_unit_test(test_limits),
-		cmocka_unit_test(test_now),		 cmocka_unit_test(test_text),
+		cmocka_unit_test(test_forwards), cmocka_unit_test(test_lan),
+		cmocka_unit_test(test_limits),	 cmocka_unit_test(test_now),
+		cmocka_unit_test(test_stuck),	 cmocka_unit_test(test_text),
 	};
 	return cmocka_run_group_tests_name("host_net", tests, setup, cleanup);
 }
