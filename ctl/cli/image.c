@@ -12,7 +12,6 @@
 #include "ctl/image/build.h"
 #include "ctl/image/disk.h"
 #include "ctl/image/pull.h"
-#include "ctl/image/sha256.h"
 
 static int bad_name(const struct cli_verb *v, const char *name) {
 	return cli_usage(v, "%s: not an image's name (up to 63 of a-z, 0-9 and .:_-)", name);

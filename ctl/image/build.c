@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #include "ctl/image/disk.h"
-#include "ctl/image/sha256.h"
 
 static const char packages[] =
 	"systemd-sysv,dbus,udev,linux-image-cloud-amd64,initramfs-tools,zstd,e2fsprogs,cloud-init,"

@@ -4,6 +4,7 @@
 #include "ctl/image/pull.h"
 
 #include <errno.h>
+#include <sha256.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -11,7 +12,6 @@
 
 #include "core/base/bits.h"
 #include "ctl/image/build.h"
-#include "ctl/image/sha256.h"
 #include "host/linux/file.h"
 
 /* Images whose publishers put kernel and initrd beside the disk. Paths are below `base`. */
@@ -46,7 +46,7 @@ static int fetch(struct pull *p, const char *url, char *path, size_t size, struc
 	if (strncmp(url, "http://", 7) && strncmp(url, "https://", 8) && strncmp(url, "file://", 7))
 		return err_set(e, ERR_INVAL, "%.100s: not an address that begins with https:// or http://",
 					   url);
-	sha256_hex(url, strlen(url), hex);
+	SHA256Data((const uint8_t *)url, strlen(url), hex);
 	snprintf(path, size, "%s/%.16s", p->dir, hex);
 	snprintf(log, sizeof(log), "%s/%.16s.log", p->dir, hex);
 	snprintf(what, sizeof(what), "%.80s", last_part(url));
@@ -72,9 +72,10 @@ static int fetch(struct pull *p, const char *url, char *path, size_t size, struc
 /* A broken copy must not be gone on with for ever. */
 static int compare(const char *path, const char *want, const char *url, struct err *e) {
 	char hex[65];
-	int r = sha256_file(path, hex, e);
-	if (r || strcasecmp(hex, want) == 0)
-		return r;
+	if (!SHA256File(path, hex))
+		return err_set(e, errno, "cannot read %s: %s", path, strerror(errno));
+	if (strcasecmp(hex, want) == 0)
+		return 0;
 	unlink(path);
 	return err_set(e, ERR_IO, "%.60s has checksum %.16s..., not %.16s...: it is damaged, not kept",
 				   last_part(url), hex, want);
