@@ -20,9 +20,12 @@ enum {
 	ERR_INVAL = 22,
 	ERR_FBIG = 27,
 	ERR_NOSPC = 28,
+	ERR_ROFS = 30,
 	ERR_RANGE = 34,
 	ERR_NOSYS = 38,
 	ERR_NOTSUP = 95,
+	ERR_STALE = 116,
+	ERR_DQUOT = 122,
 };
 
 struct err {

@@ -66,6 +66,10 @@ struct block {
  * read-only with -ERR_PERM, nothing touched. */
 void block_submit(struct block *b, struct block_request *r);
 
+/* The sentence for a request that was answered with `r` (-ERR_*, or another negative errno of the
+ * host): "what: why". Returns r. */
+int block_fail(struct err *e, int r, const char *what);
+
 /* For implementations: the answer to a request. */
 void block_done(struct block_request *r, int error);
 

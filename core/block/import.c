@@ -41,7 +41,7 @@ uint8_t *import_table(struct import *m, uint64_t offset, uint64_t len, struct er
 	int r = p ? block_read_sync(m->file, offset, p, len) : -ERR_NOMEM;
 	if (!r)
 		return p;
-	err_set(e, -r, "the image's tables cannot be read (error %d)", -r);
+	block_fail(e, r, "the image's tables cannot be read");
 	if (p)
 		m->host->free(m->host->opaque, p, len);
 	return NULL;

@@ -105,7 +105,7 @@ static int search(struct search *s, struct err *e) {
 		struct member m;
 		r = block_read_sync(s->file, at, h, sizeof(h));
 		if (r)
-			return err_set(e, -r, "the archive cannot be read (error %d)", -r);
+			return block_fail(e, r, "the archive cannot be read");
 		if (!h[0])
 			break;
 		if (i == MEMBERS_MAX)

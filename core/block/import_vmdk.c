@@ -212,7 +212,7 @@ int import_vmdk_extents(struct block *file, const struct block_host *host,
 	*n = 0;
 	int r = block_read_sync(file, 0, head, sizeof(head));
 	if (r)
-		return err_set(e, -r, "the image cannot be read (error %d)", -r);
+		return block_fail(e, r, "the image cannot be read");
 	if (memcmp(head, descriptor_start, sizeof(head)) != 0)
 		return 0;
 	if (file->size > TEXT_MAX)
@@ -222,7 +222,7 @@ int import_vmdk_extents(struct block *file, const struct block_host *host,
 	char *text = host->alloc(host->opaque, len);
 	r = text ? block_read_sync(file, 0, text, len) : -ERR_NOMEM;
 	if (r)
-		err_set(e, -r, "the descriptor cannot be read (error %d)", -r);
+		block_fail(e, r, "the descriptor cannot be read");
 	else
 		r = parse_descriptor(text, text + len, extents, n, e);
 	if (text)

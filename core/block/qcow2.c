@@ -62,7 +62,7 @@ static int read_header(struct block *file, const struct block_host *host, struct
 		return err_set(e, ERR_NOMEM, "no memory for an image's header");
 	int r = block_read_sync(file, 0, buf, len);
 	if (r)
-		err_set(e, -r, "the image cannot be read (error %d)", -r);
+		block_fail(e, r, "the image cannot be read");
 	else
 		r = qcow2_header_parse(h, buf, len, file->size, e);
 	host->free(host->opaque, buf, Q_HEADER_MAX);
@@ -126,7 +126,7 @@ static int load(struct qcow2 *q, const struct qcow2_open_options *o, struct err 
 	if (!r)
 		r = block_read_sync(q->file, q->h.reftable_offset, q->reftable, q->reftable_bytes);
 	if (r)
-		return err_set(e, -r, "the image's tables cannot be read (error %d)", -r);
+		return block_fail(e, r, "the image's tables cannot be read");
 	return q->read_only ? 0 : prepare_writing(q, o->check, e);
 }
 
@@ -198,7 +198,7 @@ int qcow2_read_info(struct block *file, struct qcow2_info *info, struct err *e) 
 	size_t len = (size_t)MIN(file->size, sizeof(buf));
 	int r = block_read_sync(file, 0, buf, len);
 	if (r)
-		return err_set(e, -r, "the image cannot be read (error %d)", -r);
+		return block_fail(e, r, "the image cannot be read");
 	r = qcow2_header_parse(&h, buf, len, file->size, e);
 	*info = h.info;
 	return r;

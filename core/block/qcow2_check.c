@@ -265,7 +265,7 @@ static int finish_repair(struct checker *c, struct err *e) {
 	if (!r)
 		r = block_flush_sync(q->file);
 	if (r)
-		return err_set(e, -r, "the repaired tables cannot be written (error %d)", -r);
+		return block_fail(e, r, "the repaired tables cannot be written");
 	q->free_from = 0;
 	if (!q->h.info.dirty && !q->h.info.corrupt)
 		return 0;
@@ -306,7 +306,7 @@ int qcow2_check_run(struct qcow2 *q, bool repair, struct qcow2_check_result *res
 	if (c.table)
 		q->host->free(q->host->opaque, c.table, q->cluster);
 	if (r)
-		return err_set(e, -r, "the image's tables cannot be read (error %d)", -r);
+		return block_fail(e, r, "the image's tables cannot be read");
 	return c.repair ? finish_repair(&c, e) : 0;
 }
 

@@ -117,9 +117,7 @@ int qcow2_create(struct block *file, const struct block_host *host,
 		r = block_write_sync(file, 0, sector, Q_SECTOR);
 	if (!r)
 		r = block_flush_sync(file);
-	if (r == -ERR_NOSPC)
-		return err_set(e, -r, "the image cannot be written: no room is left");
-	return r ? err_set(e, -r, "the image cannot be written (error %d)", -r) : 0;
+	return r ? block_fail(e, r, "the image cannot be written") : 0;
 }
 
 /* Extensions to keep: all but the ones that are made anew, and the names of features, which only
@@ -157,7 +155,7 @@ static int update(struct qcow2 *q, uint8_t *buf, struct err *e) {
 	uint8_t sector[Q_SECTOR], extra[Q_SECTOR];
 	int r = block_read_sync(q->file, 0, buf, len);
 	if (r)
-		return err_set(e, -r, "the image's header cannot be read (error %d)", -r);
+		return block_fail(e, r, "the image's header cannot be read");
 	size_t end = keep_extensions(buf, len, q->h.header_len, extra, &extra_len);
 	uint64_t name_at = place_name(q, buf, end);
 	r = qcow2_header_build(&q->h, sector, extra, extra_len, &name_at, e);
@@ -172,7 +170,7 @@ static int update(struct qcow2 *q, uint8_t *buf, struct err *e) {
 	if (!r)
 		r = block_flush_sync(q->file);
 	q->h.header_len = q->h.info.version == 2 ? QH_V2_LEN : QH_V3_LEN;
-	return r ? err_set(e, -r, "the image's header cannot be written (error %d)", -r) : 0;
+	return r ? block_fail(e, r, "the image's header cannot be written") : 0;
 }
 
 int qcow2_header_update(struct qcow2 *q, struct err *e) {

@@ -191,7 +191,7 @@ int qcow2_grow_reftable(struct qcow2 *q, struct err *e) {
 	if (r) {
 		if (neu)
 			q->host->free(q->host->opaque, neu, bytes);
-		return err_set(e, -r, "cannot write a bigger refcount table (error %d)", -r);
+		return block_fail(e, r, "a bigger refcount table cannot be written");
 	}
 	uint64_t old = q->h.reftable_offset, old_bytes = q->reftable_bytes;
 	q->host->free(q->host->opaque, q->reftable, old_bytes);

@@ -6,7 +6,7 @@ static int cut(struct qcow2 *q, uint64_t size, struct err *e) {
 	int r = block_zeroes_sync(q->gate, size, q->h.info.size - size);
 	if (!r)
 		r = qcow2_commit_sync(q);
-	return r ? err_set(e, -r, "the end of the disk cannot be cleared (error %d)", -r) : 0;
+	return r ? block_fail(e, r, "the end of the disk cannot be cleared") : 0;
 }
 
 /* Contiguous clusters at the end of the file. */
@@ -44,7 +44,7 @@ static int grow_l1(struct qcow2 *q, uint64_t entries, struct err *e) {
 		r = block_flush_sync(q->file);
 	q->host->free(q->host->opaque, l1, n << q->cluster_bits);
 	if (r)
-		return err_set(e, -r, "a bigger L1 table cannot be written (error %d)", -r);
+		return block_fail(e, r, "a bigger L1 table cannot be written");
 	l1 = q->host->alloc(q->host->opaque, MAX(bytes, Q_SECTOR));
 	if (!l1)
 		return err_set(e, ERR_NOMEM, "no memory for an L1 table");
@@ -72,7 +72,7 @@ int qcow2_resize(struct block *image, uint64_t size, struct err *e) {
 					   (unsigned long long)size, 1u << q->cluster_bits);
 	int r = qcow2_commit_sync(q);
 	if (r)
-		return err_set(e, -r, "the image cannot be written (error %d)", -r);
+		return block_fail(e, r, "the image cannot be written");
 	uint64_t old = q->h.info.size;
 	if (size < old) {
 		r = cut(q, size, e);
@@ -95,7 +95,7 @@ int qcow2_resize(struct block *image, uint64_t size, struct err *e) {
 		r = block_zeroes_sync(image, old, MIN(size, q->backing->size) - old);
 	if (!r)
 		r = qcow2_commit_sync(q);
-	return r ? err_set(e, -r, "the image cannot be written (error %d)", -r) : 0;
+	return r ? block_fail(e, r, "the image cannot be written") : 0;
 }
 
 int qcow2_set_backing(struct block *image, const char *name, const char *format, struct err *e) {
@@ -105,7 +105,7 @@ int qcow2_set_backing(struct block *image, const char *name, const char *format,
 		return err_set(e, ERR_INVAL, "the backing file's name or format is too long");
 	int r = qcow2_commit_sync(q);
 	if (r)
-		return err_set(e, -r, "the image cannot be written (error %d)", -r);
+		return block_fail(e, r, "the image cannot be written");
 	q->h.info.backing[0] = q->h.info.backing_format[0] = 0;
 	if (name) {
 		memcpy(q->h.info.backing, name, str_len(name) + 1);

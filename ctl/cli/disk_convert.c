@@ -263,7 +263,9 @@ static int rebase_to(const struct cli_args *a, struct image *i, const char *name
 	if (!r && !cli_flag(a, "unsafe"))
 		r = keep_contents(a, i, neu ? neu->top : NULL, e);
 	if (!r)
-		r = qcow2_set_backing(&i->qcow2, path, path ? image_format_names[format] : NULL, e);
+		r = image_about(
+			e, i->path,
+			qcow2_set_backing(&i->qcow2, path, path ? image_format_names[format] : NULL, e));
 	image_close(neu, NULL);
 	return r;
 }

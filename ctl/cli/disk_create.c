@@ -1,4 +1,5 @@
 /* joist disk create, joist disk resize. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -83,11 +84,11 @@ const struct cli_verb cli_verb_disk_create = {
 
 static int change(struct image *i, uint64_t size, struct err *e) {
 	if (i->format == IMAGE_QCOW2)
-		return qcow2_resize(&i->qcow2, size, e);
+		return image_about(e, i->path, qcow2_resize(&i->qcow2, size, e));
 	if (!i->file.is_file)
 		return err_set(e, ERR_NOTSUP, "%s is a device; its size is its own", i->path);
 	if (ftruncate(i->file.fd, (off_t)size) < 0)
-		return err_set(e, ERR_IO, "%s cannot be resized", i->path);
+		return err_set(e, errno, "%s cannot be resized: %s", i->path, strerror(errno));
 	i->file.gate.size = size;
 	return 0;
 }

@@ -156,7 +156,7 @@ static int check(const struct cli_args *a) {
 		r = err_set(&e, ERR_NOTSUP, "%s is %s: only qcow2 can be checked", i->path,
 					image_format_names[i->format]);
 	else
-		r = qcow2_check(&i->qcow2, repair, &c, &e);
+		r = image_about(&e, i->path, qcow2_check(&i->qcow2, repair, &c, &e));
 	int closed = image_close(i, &closing);
 	if (r || closed)
 		return disk_fail(r ? r : closed, r ? &e : &closing);

@@ -103,8 +103,7 @@ static int open_backing(struct image *i, const struct image_options *o, unsigned
 	return r;
 }
 
-/* Says which file it is about, in front of a sentence of core/block. */
-static int about(struct err *e, const char *path, int r) {
+int image_about(struct err *e, const char *path, int r) {
 	if (!r || !e)
 		return r;
 	struct err old = *e;
@@ -160,7 +159,7 @@ static int open_import(struct image *i, const struct disk_file_options *f, unsig
 	}
 	if (!r && !i->import.ops)
 		r = import_open(&i->import, file, formats[i->format], &host_block, e);
-	return about(e, i->path, r);
+	return image_about(e, i->path, r);
 }
 
 static int open_parts(struct image *i, const struct image_options *o, unsigned depth,
@@ -187,13 +186,13 @@ static int open_parts(struct image *i, const struct image_options *o, unsigned d
 	if (!o->alone)
 		r = open_backing(i, o, depth, e);
 	if (r)
-		return i->backing ? r : about(e, i->path, r);
+		return i->backing ? r : image_about(e, i->path, r);
 	struct qcow2_open_options q = {.read_only = o->read_only,
 								   .check = o->check,
 								   .discard = true,
 								   .backing = i->backing ? i->backing->top : NULL};
 	i->top = &i->qcow2;
-	return about(e, i->path, qcow2_open(&i->qcow2, &i->file.gate, &host_block, &q, e));
+	return image_about(e, i->path, qcow2_open(&i->qcow2, &i->file.gate, &host_block, &q, e));
 }
 
 static int open_one(struct image **out, const char *path, enum image_format format,
@@ -321,7 +320,7 @@ int image_create_qcow2(const char *path, const struct qcow2_create_options *opti
 		r = create_file(&f, path, e);
 	if (r)
 		return r;
-	return finish_file(&f, path, about(e, path, qcow2_create(&f.gate, &host_block, &o, e)));
+	return finish_file(&f, path, image_about(e, path, qcow2_create(&f.gate, &host_block, &o, e)));
 }
 
 int image_create_raw(const char *path, uint64_t size, struct err *e) {

@@ -58,6 +58,8 @@ extern const char *const image_format_names[]; /* by enum image_format; NULL end
 int image_open(struct image **out, const char *name, const struct image_options *o, struct err *e);
 /* 0, or -errno with `e` filled if what was written may not all be durable. NULL is fine. */
 int image_close(struct image *i, struct err *e);
+/* Puts "path: " in front of a sentence of core/block if `r` is not 0. Returns r. */
+int image_about(struct err *e, const char *path, int r);
 /* From now on, all files of the chain do their I/O through `io`; NULL: at once again. */
 void image_set_io(struct image *i, struct disk_io *io);
 
