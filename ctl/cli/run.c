@@ -236,7 +236,7 @@ static int run_machine(struct session *s, const struct cli_args *a, struct run_r
 	char id[24];
 	snprintf(id, sizeof(id), "run-%d", (int)getpid());
 	if (limits)
-		limit_create(&s->limit, &s->loop, id, NULL);
+		limit_create(&s->limit, &s->loop, id, id, NULL);
 	int r = machine_create(&s->machine, &s->loop, &q->config, &e);
 	if (r) {
 		cli_error("%s", e.text);

@@ -29,8 +29,8 @@ static void tell_how(const struct store_vm *vm, const char *key, const char *how
 	else if (strcmp(how, "none") == 0 && strstr(key, "-shares"))
 		cli_error("--%s is noted, but VMs share nothing here: that needs $XDG_RUNTIME_DIR", key);
 	else if (strcmp(how, "none") == 0)
-		cli_error("--%s is noted, but cannot be enforced here: it needs cgroup v2, which this "
-				  "user may not use on this host",
+		cli_error("--%s is noted, but cannot be enforced here: it needs cgroup v2; where systemd "
+				  "manages that, a login with $XDG_RUNTIME_DIR and the package dbus-user-session",
 				  key);
 }
 

@@ -1,4 +1,4 @@
-/* See limit.h. [Documentation/admin-guide/cgroup-v2.rst of Linux] names the files. */
+/* See limit.h; the groups themselves are group.c's. */
 #include "ctl/proc/limit.h"
 
 #include <dirent.h>
@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,76 +19,16 @@
 
 /* ---- cgroup v2 ----------------------------------------------------------------------- */
 
-static bool write_text(const char *dir, const char *name, const char *text) {
-	char path[600];
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	ssize_t n = write(fd, text, strlen(text));
-	close(fd);
-	return n == (ssize_t)strlen(text);
+void limit_create(struct limit *l, struct loop *loop, const char *id, const char *name,
+				  const char *root) {
+	*l = (struct limit){.loop = loop, .shares = 100, .name = name};
+	group_create(&l->group, id, root);
 }
 
-/* Our own group's folder: the mount of cgroup2 and the line "0::/..." of /proc/self/cgroup. */
-static bool find_group(char *dir, size_t size) {
-	char line[512], mount[300] = "", own[300] = "";
-	FILE *f = fopen("/proc/self/mounts", "re");
-	while (f && !mount[0] && fgets(line, sizeof(line), f)) {
-		if (!strstr(line, " cgroup2 ") || sscanf(line, "%*s %299s", mount) != 1)
-			mount[0] = 0;
-	}
-	if (f)
-		fclose(f);
-	f = fopen("/proc/self/cgroup", "re");
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "0::%299s", own) == 1)
-			break;
-	if (f)
-		fclose(f);
-	if (!mount[0] || !own[0])
-		return false;
-	snprintf(dir, size, "%s%s", mount, strcmp(own, "/") == 0 ? "" : own);
-	return true;
-}
-
-/* A group below ours, or beside it: a group with processes cannot hand out controllers, so
- * the session's (systemd's) delegated parent is where siblings may go. */
-static bool make_group(struct limit *l, const char *base, const char *id) {
-	char pid[24];
-	if (snprintf(l->group, sizeof(l->group), "%s/joist-%s", base, id) >= (int)sizeof(l->group))
-		return false;
-	if (mkdir(l->group, 0755) < 0 && errno != EEXIST)
-		return false;
-	/* One by one: what is not delegated would be refused with the rest. */
-	static const char *const controllers[] = {"+cpu", "+memory", "+io"};
-	for (unsigned i = 0; i < ARRAY_LEN(controllers); i++)
-		write_text(base, "cgroup.subtree_control", controllers[i]);
-	snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
-	char max[600];
-	snprintf(max, sizeof(max), "%s/cpu.max", l->group);
-	if (access(max, W_OK) == 0 && write_text(l->group, "cgroup.procs", pid))
-		return true;
-	rmdir(l->group);
-	return false;
-}
-
-void limit_create(struct limit *l, struct loop *loop, const char *id, const char *root) {
-	char base[512], *slash;
-	*l = (struct limit){.loop = loop, .shares = 100};
-	if (root)
-		snprintf(base, sizeof(base), "%s", root);
-	else if (!find_group(base, sizeof(base)))
-		return;
-	if (make_group(l, base, id))
-		return;
-	slash = strrchr(base, '/');
-	if (slash && slash != base) {
-		*slash = 0;
-		if (!root && make_group(l, base, id))
-			return;
-	}
-	l->group[0] = 0;
+/* systemd is asked for a group only when a value that is not the usual one needs it: an answer
+ * takes longer than all the rest of a start. */
+static bool write_group(struct limit *l, bool usual, const char *file, const char *text) {
+	return (usual || group_ask(&l->group, l->name)) && group_write(&l->group, file, text);
 }
 
 /* ---- the duty cycle -------------------------------------------------------------------- */
@@ -149,16 +88,16 @@ const char *limit_set_cpu(struct limit *l, unsigned percent) {
 	l->percent = percent;
 	if (l->machine)
 		machine_set_cpu_limit(l->machine, percent);
-	if (l->group[0]) {
-		if (percent)
-			snprintf(text, sizeof(text), "%u %u\n", percent * (CGROUP_PERIOD_US / 100),
-					 CGROUP_PERIOD_US);
-		else
-			snprintf(text, sizeof(text), "max %u\n", CGROUP_PERIOD_US);
-		if (write_text(l->group, "cpu.max", text)) {
-			l->percent = 0;
-			return "cgroup";
-		}
+	if (percent)
+		snprintf(text, sizeof(text), "%u %u\n", percent * (CGROUP_PERIOD_US / 100),
+				 CGROUP_PERIOD_US);
+	else
+		snprintf(text, sizeof(text), "max %u\n", CGROUP_PERIOD_US);
+	if (write_group(l, !percent, "cpu.max", text)) {
+		l->percent = 0;
+		if (l->has_timer)
+			set_throttled(l, false);
+		return "cgroup";
 	}
 	if (!l->has_timer)
 		return "none";
@@ -208,7 +147,11 @@ static bool set_session_nice(int nice) {
 	if (getsid(0) != getpid())
 		return false;
 	snprintf(text, sizeof(text), "%d\n", nice);
-	return write_text("/proc/self", "autogroup", text);
+	int fd = open("/proc/self/autogroup", O_WRONLY | O_CLOEXEC);
+	bool done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	if (fd >= 0)
+		close(fd);
+	return done;
 }
 
 const char *limit_set_shares(struct limit *l, unsigned shares) {
@@ -217,7 +160,7 @@ const char *limit_set_shares(struct limit *l, unsigned shares) {
 	/* Also with a control group: the kernel divides each CPU by itself. */
 	bool among = l->machine && machine_set_cpu_shares(l->machine, MAX(1u, shares));
 	snprintf(text, sizeof(text), "%u\n", MAX(1u, shares));
-	if (l->group[0] && write_text(l->group, "cpu.weight", text))
+	if (write_group(l, shares == 100, "cpu.weight", text))
 		return "cgroup";
 	bool session = set_session_nice(nice_of(shares));
 	return ((set_nice(nice_of(shares)) || session) && shares <= 100) || among ? "own" : "none";
@@ -228,12 +171,10 @@ const char *limit_set_shares(struct limit *l, unsigned shares) {
 const char *limit_set_disk_shares(struct limit *l, unsigned shares) {
 	char text[32];
 	bool kept = false;
-	if (!l->group[0])
-		return "none";
 	snprintf(text, sizeof(text), "default %u\n", MAX(1u, MIN(shares, 10000u)));
-	kept |= write_text(l->group, "io.weight", text);
+	kept |= write_group(l, shares == 100, "io.weight", text);
 	snprintf(text, sizeof(text), "default %u\n", MAX(1u, MIN(shares, 1000u)));
-	kept |= write_text(l->group, "io.bfq.weight", text);
+	kept |= group_write(&l->group, "io.bfq.weight", text);
 	return kept ? "cgroup" : "none";
 }
 
@@ -244,7 +185,7 @@ const char *limit_set_memory(struct limit *l, uint64_t bytes) {
 		snprintf(text, sizeof(text), "%llu\n", (unsigned long long)bytes);
 	else
 		snprintf(text, sizeof(text), "max\n");
-	return l->group[0] && write_text(l->group, "memory.high", text) ? "cgroup" : "none";
+	return write_group(l, !bytes, "memory.high", text) ? "cgroup" : "none";
 }
 
 void limit_apply(struct limit *l, const struct limit_wish *w) {
@@ -259,7 +200,9 @@ void limit_apply(struct limit *l, const struct limit_wish *w) {
 		limit_set_disk_shares(l, (unsigned)shares); /* the ledger has it in any case */
 	if (w->memory_limit && cli_read_size(w->memory_limit, &bytes) &&
 		strcmp(limit_set_memory(l, bytes), "none") == 0)
-		log_line(LOG_WARN, "memory-limit needs cgroup v2, which this user may not use here");
+		log_line(LOG_WARN,
+				 "memory-limit needs cgroup v2, which is not to be had here: of systemd that is a "
+				 "login with $XDG_RUNTIME_DIR and the package dbus-user-session");
 }
 
 void limit_destroy(struct limit *l) {
@@ -268,16 +211,5 @@ void limit_destroy(struct limit *l) {
 			set_throttled(l, false);
 		loop_timer_destroy(l->loop, &l->timer);
 	}
-	/* The group goes when its last process is gone; that is us, so the next start or `rm`
-	 * cannot be what cleans up: move out, then remove. */
-	if (l->group[0]) {
-		char parent[512], pid[24];
-		snprintf(parent, sizeof(parent), "%s", l->group);
-		char *slash = strrchr(parent, '/');
-		if (slash)
-			*slash = 0;
-		snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
-		write_text(parent, "cgroup.procs", pid);
-		rmdir(l->group);
-	}
+	group_destroy(&l->group);
 }

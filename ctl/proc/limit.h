@@ -17,6 +17,7 @@
 #define CTL_PROC_LIMIT_H
 
 #include "core/base/err.h"
+#include "ctl/proc/group.h"
 #include "host/linux/loop.h"
 #include "host/linux/machine.h"
 
@@ -33,15 +34,16 @@ struct limit {
 	int64_t credit_ns;
 	uint64_t last_cpu_ns, last_ns;
 	uint64_t throttled_ns, periods, throttled_periods;
-	char group[512]; /* of cgroup v2; empty: own means */
+	struct group group;
+	const char *name; /* the VM's */
 };
 
 /* "150%" or "1.5" (CPUs) as percent; 0: not one. */
 unsigned limit_read_percent(const char *text);
 
-/* Before the machine's threads exist, so that they inherit the group. `root` is where cgroup v2
- * is mounted (NULL: find out), for tests. */
-void limit_create(struct limit *l, struct loop *loop, const char *id, const char *root);
+/* `name` (the VM's, for systemd) stays the caller's; `root` is as group_create()'s. */
+void limit_create(struct limit *l, struct loop *loop, const char *id, const char *name,
+				  const char *root);
 void limit_attach(struct limit *l, struct machine *m, struct err *e);
 /* From the loop's thread, at any time. Returns a word for how: "cgroup", "own", "none". */
 const char *limit_set_cpu(struct limit *l, unsigned percent);

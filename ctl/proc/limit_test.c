@@ -66,8 +66,8 @@ static void control_group(void **state) {
 										"io.weight"};
 	for (unsigned i = 0; i < 5; i++)
 		touch(group, files[i]);
-	limit_create(&l, &loop, "abc", root);
-	assert_string_equal(l.group, group);
+	limit_create(&l, &loop, "abc", "web", root);
+	assert_string_equal(l.group.dir, group);
 	snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
 	assert_string_equal(content(group, "cgroup.procs"), pid);
 	assert_string_equal(limit_set_cpu(&l, 150), "cgroup");
@@ -98,8 +98,8 @@ static void without_groups(void **state) {
 	struct limit l;
 	struct err e;
 	assert_int_equal(loop_create(&loop, &e), 0);
-	limit_create(&l, &loop, "abc", "/nonexistent");
-	assert_string_equal(l.group, "");
+	limit_create(&l, &loop, "abc", "web", "/nonexistent");
+	assert_string_equal(l.group.dir, "");
 	assert_string_equal(limit_set_memory(&l, 1), "none");
 	assert_string_equal(limit_set_disk_shares(&l, 300), "none");
 	limit_destroy(&l);

@@ -95,7 +95,7 @@ static int up(struct proc *p, struct err *e) {
 	p->request.config.in = p->request.config.out = p->hub.machine_end;
 	p->request.config.ended = on_end;
 	p->request.config.opaque = p;
-	limit_create(&p->limit, &p->loop, p->vm.id, NULL);
+	limit_create(&p->limit, &p->loop, p->vm.id, p->vm.name, NULL);
 	if ((r = agent_create(&p->agent, &p->loop, p->agent_socket, e)) != 0 ||
 		(r = machine_create(&p->machine, &p->loop, &p->request.config, e)) != 0 ||
 		(r = server_create(p, e)) != 0)
