@@ -81,6 +81,28 @@ static int take(struct cli_args *a, const struct cli_option *o, const char *text
 	return 0;
 }
 
+/* A word of another program's options at argv[*i], and the next word if that is a value. */
+static bool take_foreign(struct cli_args *a, int argc, char **argv, int *i) {
+	const char *word = argv[*i];
+	unsigned n = 1;
+	if (!a->verb->foreign || word[1] == '-' || !word[1])
+		return false;
+	for (const char *letter = word + 1; *letter; letter++) {
+		const char *known = *letter == ':' ? NULL : strchr(a->verb->foreign, *letter);
+		if (!known)
+			return false;
+		if (known[1] == ':') {
+			n = letter[1] ? 1 : 2;
+			break;
+		}
+	}
+	/* A value that is missing is for that program to say. */
+	for (unsigned k = 0; k < n && *i + (int)k < argc && a->nforeign < CLI_FOREIGN; k++)
+		a->foreign[a->nforeign++] = argv[*i + (int)k];
+	*i += (int)n - 1;
+	return true;
+}
+
 /* One option at argv[*i], and its value if it stands in the next word. */
 static int option(struct cli_args *a, int argc, char **argv, int *i) {
 	const char *arg = argv[*i], *value = NULL;
@@ -126,11 +148,11 @@ int cli_parse(struct cli_args *a, const struct cli_verb *v, int argc, char **arg
 		const char *arg = argv[i];
 		int r = 0;
 		/* exec VM -- COMMAND: the first one goes, others are the command's. */
-		bool ends = v->end_options && a->noperands == v->end_options && !dashes;
+		bool ends = v->end_options && a->noperands == v->end_options && !dashes && !v->foreign;
 		if (strcmp(arg, "--") == 0 && (!only_operands || ends))
 			only_operands = dashes = true;
 		else if (!only_operands && arg[0] == '-' && arg[1])
-			r = option(a, argc, argv, &i);
+			r = take_foreign(a, argc, argv, &i) ? 0 : option(a, argc, argv, &i);
 		else if (a->noperands == v->max_operands || a->noperands == CLI_OPERANDS)
 			r = cli_usage(v,
 						  v->max_operands ? "too many arguments: %.200s%s%s"

@@ -45,6 +45,7 @@ struct cli_option {
 
 #define CLI_VALUES 64
 #define CLI_OPERANDS 256
+#define CLI_FOREIGN 64
 #define CLI_TABLES 2
 
 struct cli_args;
@@ -59,6 +60,9 @@ struct cli_verb {
 	const struct cli_option *options;			 /* may be NULL */
 	const struct cli_option *shared[CLI_TABLES]; /* tables of several verbs */
 	unsigned end_options; /* after so many operands all words are operands; 0: never */
+	/* Options that another program takes, written as for getopt(3); they are handed on as they are.
+	 * NULL: none. */
+	const char *foreign;
 	const char *surplus;  /* what one who gives too many operands may want; may be NULL */
 	const char *complete; /* operands: "vm", "image" or words; NULL: files */
 	int (*run)(const struct cli_args *a); /* returns an exit code */
@@ -72,9 +76,10 @@ struct cli_value {
 
 struct cli_args {
 	const struct cli_verb *verb;
-	unsigned nvalues, noperands;
+	unsigned nvalues, noperands, nforeign;
 	struct cli_value values[CLI_VALUES];
 	const char *operands[CLI_OPERANDS];
+	const char *foreign[CLI_FOREIGN]; /* words, options and their values */
 };
 
 /* main.c */

@@ -88,10 +88,10 @@ static int place_of(const struct store_vm *vm, const char *user, struct ssh_plac
 }
 
 /* Becomes ssh(1); returns an exit code if it cannot. */
-static int ssh_run(const struct store_vm *vm, const struct ssh_place *s, bool tty,
-				   const char *const *command, unsigned n, uint64_t timeout_ns) {
+static int ssh_run(const struct store_vm *vm, const struct ssh_place *s, const struct cli_args *a,
+				   bool tty, const char *const *command, unsigned n, uint64_t timeout_ns) {
 	char port[16], known[PATHS_MAX + 40], to[80];
-	char *argv[CLI_OPERANDS + 24] = {"ssh"};
+	char *argv[CLI_OPERANDS + CLI_FOREIGN + 24] = {"ssh"};
 	unsigned at = 1;
 	int code = ready_ssh(vm, s->port, timeout_ns);
 	if (code)
@@ -99,6 +99,9 @@ static int ssh_run(const struct store_vm *vm, const struct ssh_place *s, bool tt
 	snprintf(port, sizeof(port), "%u", s->port);
 	snprintf(known, sizeof(known), "UserKnownHostsFile=%s", s->known);
 	snprintf(to, sizeof(to), "%s@127.0.0.1", s->user);
+	/* Of an option that is given twice ssh takes the first: the user's go before ours. */
+	for (unsigned i = 0; i < a->nforeign; i++)
+		argv[at++] = (char *)a->foreign[i];
 	static char *const fixed[] = {"-o", "StrictHostKeyChecking=accept-new",
 								  "-o", "LogLevel=ERROR",
 								  "-o", "IdentitiesOnly=yes"};
@@ -157,7 +160,7 @@ int ssh_exec(const struct store_vm *vm, const struct cli_args *a) {
 		quote(out, a->operands[i]);
 	fclose(out);
 	const char *command = text;
-	int code = ssh_run(vm, &s, true, &command, 1, cli_nanoseconds(a, "timeout"));
+	int code = ssh_run(vm, &s, a, true, &command, 1, cli_nanoseconds(a, "timeout"));
 	free(text);
 	return code;
 }
@@ -177,7 +180,7 @@ static int run_ssh(const struct cli_args *a) {
 	int r = store_find(&vm, word, &e);
 	if (r || (r = place_of(&vm, user, &s, &e)) != 0)
 		return cli_fail(r, &e);
-	return ssh_run(&vm, &s, false, &a->operands[1], a->noperands - 1,
+	return ssh_run(&vm, &s, a, false, &a->operands[1], a->noperands - 1,
 				   cli_nanoseconds(a, "timeout"));
 }
 
@@ -194,16 +197,21 @@ const struct cli_verb cli_verb_ssh = {
 	.operands = "[USER@]VM [--] [COMMAND...]",
 	.min_operands = 1,
 	.max_operands = CLI_OPERANDS,
-	.end_options = 1,
+	.end_options = 2,
+	/* Not -l and -p: user and port are known here. */
+	.foreign = "46AaB:b:Cc:D:E:e:F:fGgI:i:J:KkL:Mm:NnO:o:Q:qR:S:sTtVvW:w:XxYy",
 	.complete = "vm",
 	.summary = "log in to the guest",
 	.about =
 		"Runs ssh to the guest's port 22 through a forwarded port of 127.0.0.1; if none is "
 		"forwarded, a free one is until the VM ends. Key and user are those that cloud-init was "
-		"given. A guest that is still starting is waited for. For ssh's own options there is "
-		"'joist ssh-config'.",
+		"given. A guest that is still starting is waited for.\n\nOptions of ssh(1) before and "
+		"after "
+		"the VM are handed on to it (-A, -L, -o, -v...; not -l and -p: that is USER@). For other "
+		"programs there is 'joist ssh-config'.",
 	.examples = "  joist ssh web\n"
-				"  joist ssh web -- journalctl -n 20\n",
+				"  joist ssh web -- journalctl -n 20\n"
+				"  joist ssh -A web -L 8080:localhost:80\n",
 	.options = options,
 	.run = run_ssh,
 };

@@ -547,6 +547,32 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 
 @case
+def ssh_hands_options_on():
+    """With a program of its own called ssh, and a guest that greets like a server."""
+    here = os.path.join(vmlib.home, "bin")
+    os.makedirs(here)
+    fake = os.path.join(here, "ssh")
+    with open(fake, "w") as f:
+        f.write("#!/bin/sh\nfor w; do echo \"$w\"; done\n")
+    os.chmod(fake, 0o755)
+    net = "ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; "
+    joist("run", "-d", "--name", "web", *busybox(
+        append=f'joist.modules=1 joist.run="{net}while :; do echo SSH-2.0-fake | nc -l -p 22; done"'))
+    env = dict(os.environ, PATH=here + ":" + os.environ["PATH"])
+
+    def said(*args):
+        return joist("ssh", "--timeout", "100", *args, env=env).stdout.splitlines()
+    words = said("-A", "web", "-L", "8080:localhost:80", "-vvo", "Compression=yes", "-u", "me", "ls", "-l",
+                 "--", "-A")
+    same(words[:6], ["-A", "-L", "8080:localhost:80", "-vvo", "Compression=yes", "-o"], "ssh's own")
+    same(words[-6:], ["me@127.0.0.1", "--", "ls", "-l", "--", "-A"], "the command, word by word")
+    same(said("you@web", "-D9000")[-1], "you@127.0.0.1", "no command")
+    same(said("web", "--", "-x")[-2:], ["--", "-x"], "a command that looks like an option")
+    refused(2, "ssh", "-p", "22", "web", says="unknown option -p")
+    refused(2, "ssh", "web", "-Ap", says="unknown option -Ap")
+
+
+@case
 def image_pull():
     """Downloads with checksums, over a connection that breaks."""
     if not shutil.which("curl"):
