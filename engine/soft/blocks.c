@@ -47,6 +47,7 @@ static void kill_block(struct jit *j, struct jit_block *b) {
 		l->to = NULL;
 	}
 	b->incoming = NULL;
+	jit_twin_forget(j, b);
 	for (unsigned n = 0; n < j->soft->nvcpus; n++)
 		jit_jump_forget(j->soft->vcpus[n], b);
 	j->invalidations++;
@@ -130,6 +131,7 @@ static void discard(struct jit *j, struct jit_block *b) {
 static void reset_cache(struct jit *j) {
 	jit_cache_begin(j);
 	memset(j->hash, 0, JIT_HASH * sizeof(*j->hash));
+	memset(j->twins, 0, JIT_TWINS * sizeof(*j->twins));
 	memset(j->pages, 0, j->npages * sizeof(*j->pages));
 	for (uint64_t n = 0; n < j->npages; n++) {
 		if (j->lines[n])
@@ -412,6 +414,8 @@ static struct jit_block *make(struct soft_vcpu *c, const uint8_t *host, gpa_t gp
 		get_ready(j, j->cold, &j->cold_ready, j->cold_end);
 		if (j->off & JIT_OFF_TIER && !plain)
 			b = jit_translate(c, host, NULL, rip, key, true);
+		if (!b)
+			b = jit_rebase(j, host, rip, key);
 		if (!b)
 			b = jit_translate(c, host, next->host, rip, key, false);
 		if (b && b->next_page && !list_second(j, b, next->gpa))

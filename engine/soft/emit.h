@@ -19,11 +19,33 @@
 #define GS_SEG(n) ((uint32_t)(offsetof(struct vcpu, state.seg[n].base)))
 #define GS_JIT(f) ((uint32_t)(AREA + offsetof(struct soft_vcpu, jit.f)))
 
+/* Where a block's code depends on its own address or on the guest's (rebase.c). */
+#define EMIT_FIXUPS 512
+struct emit_fixups {
+	const uint8_t *hot, *cold; /* where its two parts begin */
+	bool fixed;				   /* it depends in a way that is not noted */
+	unsigned n;
+	struct jit_fixup at[EMIT_FIXUPS];
+};
+
 /* Nothing here looks at `end`: whoever emits asks for room first, once for what belongs together.
  * Up to 7 bytes behind what is emitted may be overwritten, too. */
 struct emit {
-	uint8_t *at, *end; /* writable addresses */
+	uint8_t *at, *end;			/* writable addresses */
+	struct emit_fixups *fixups; /* or NULL: nobody wants to know */
 };
+
+/* What was or will be emitted at `at` is of that kind. */
+static inline void emit_note(struct emit_fixups *f, const uint8_t *at, enum jit_fix kind) {
+	if (!f)
+		return;
+	bool cold = at >= f->cold;
+	size_t off = (size_t)(at - (cold ? f->cold : f->hot));
+	if (f->n == EMIT_FIXUPS || off > UINT16_MAX)
+		f->fixed = true;
+	else
+		f->at[f->n++] = (struct jit_fixup){(uint16_t)off, (uint8_t)kind, cold};
+}
 
 static inline bool e_room(const struct emit *e, size_t size) {
 	return (size_t)(e->end - e->at) >= size;
@@ -156,8 +178,20 @@ static inline void e_mov_imm(struct emit *e, unsigned reg, uint64_t v) {
 	}
 }
 
+/* The same for one that depends on where the block is, in 8 bytes if it is to be noted. */
+static inline void e_mov_place(struct emit *e, unsigned reg, uint64_t v, enum jit_fix kind) {
+	e_mov_imm(e, reg, v);
+	if (v <= 0xffffffff || (int64_t)v == (int32_t)v) {
+		if (e->fixups)
+			e->fixups->fixed = true;
+	} else {
+		emit_note(e->fixups, e->at - 8, kind);
+	}
+}
+
 /* jmp/call rel32 to an executable address; `exec` is the buffer's distance to it. */
 static inline void e_rel32(struct emit *e, const uint8_t *to, intptr_t exec) {
+	emit_note(e->fixups, e->at, FIX_REL32);
 	e32(e, (uint32_t)(to - (e->at + 4 + exec)));
 }
 

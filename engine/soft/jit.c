@@ -77,6 +77,7 @@ int jit_create(struct soft *s, size_t cache_size) {
 					MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	j->hash = mmap(NULL, JIT_HASH * sizeof(*j->hash), PROT_READ | PROT_WRITE,
 				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	j->twins = calloc(JIT_TWINS, sizeof(*j->twins));
 	j->pages = mmap(NULL, pages_size(j), PROT_READ | PROT_WRITE,
 					MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	j->code_bytes = mmap(NULL, j->npages * sizeof(*j->code_bytes) + 1, PROT_READ | PROT_WRITE,
@@ -86,8 +87,8 @@ int jit_create(struct soft *s, size_t cache_size) {
 	j->idle = j->code + j->npages;
 	s->jit = j;
 	if (j->rw == MAP_FAILED || rx == MAP_FAILED || j->arena == MAP_FAILED ||
-		j->hash == MAP_FAILED || j->pages == MAP_FAILED || j->code_bytes == MAP_FAILED ||
-		jit_far_create(j) || (j->verify && jit_verifier_create(j))) {
+		j->hash == MAP_FAILED || !j->twins || j->pages == MAP_FAILED ||
+		j->code_bytes == MAP_FAILED || jit_far_create(j) || (j->verify && jit_verifier_create(j))) {
 		if (rx != MAP_FAILED)
 			munmap(rx, cache_size);
 		jit_destroy(s);
@@ -126,6 +127,7 @@ void jit_destroy(struct soft *s) {
 		munmap(j->code_bytes, j->npages * sizeof(*j->code_bytes) + 1);
 	if (j->hash != MAP_FAILED)
 		munmap(j->hash, JIT_HASH * sizeof(*j->hash));
+	free(j->twins);
 	free(j->far_hash);
 	jit_verifier_destroy(j);
 	free(j);

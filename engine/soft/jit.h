@@ -52,6 +52,22 @@ struct jit_decoded {
 	struct x86_insn insn;
 };
 
+/* What emitted code has at some place that depends on where it is, or on where the guest's code is
+ * (rebase.c). */
+enum jit_fix {
+	FIX_REL32,	 /* a distance to code of the block, or to a thunk */
+	FIX_ADDRESS, /* 8 bytes: a guest address as far from the block's as ever */
+	FIX_NEGATIVE,
+	FIX_OP,	  /* 8 bytes: its struct jit_op */
+	FIX_LINK, /* its struct jit_link */
+	FIX_FAR	  /* the slot of jit.far[] for the guest address in the instruction before */
+};
+struct jit_fixup {
+	uint16_t at; /* from where that part of the block begins */
+	uint8_t kind;
+	bool cold;
+};
+
 struct jit_block {
 	const uint8_t *host; /* of the guest code's first byte */
 	uint64_t rip;		 /* jit address, see legacy.c */
@@ -71,6 +87,9 @@ struct jit_block {
 	const uint8_t *span_body; /* behind the check of its mapping */
 	uint32_t span_slot;		  /* of jit.far[] */
 	struct jit_block *whole;  /* it is in the list of that page as a dummy: the block */
+	/* What to change in a copy for another guest address; NULL: it cannot be copied. */
+	const struct jit_fixup *fixups;
+	uint32_t nfixups;
 	/* Of a self-checking block (self.c), else NULL: the guest code that it is for; the first and
 	 * the next one of its versions; the way to that. */
 	const uint8_t *bytes;
@@ -139,6 +158,15 @@ struct jit_block *jit_translate(struct soft_vcpu *c, const uint8_t *host, const 
 struct jit_block *jit_translate_self(struct soft_vcpu *c, const uint8_t *bytes, const uint8_t *host,
 									 uint64_t rip, uint32_t key, bool loose);
 
+/* Blocks of code that is mapped at several guest addresses (rebase.c); jit->lock held, or the world
+ * stopped. The first: what the translator may note its fixups in for such a block, or NULL. */
+struct emit_fixups *jit_twin_begin(const struct jit *j, const struct jit_block *draft);
+void jit_twin_end(struct jit *j, struct jit_block *b, const struct emit_fixups *f);
+void jit_twin_forget(struct jit *j, const struct jit_block *b);
+/* A block as jit_translate() would make it for the first tier, if there is one of the same code to
+ * copy; else NULL. */
+struct jit_block *jit_rebase(struct jit *j, const uint8_t *host, uint64_t rip, uint32_t key);
+
 /* ---- the code cache, for translate.c ----------------------------------------------------- */
 
 /* Thunks for single instructions, see quick.c. */
@@ -197,7 +225,8 @@ enum jit_code {
 };
 
 #define JIT_DECODED 256 /* a power of two */
-#define JIT_SIZES 8		/* of accesses: 1, 2, 4, 8, 10, 16, 32, 64 */
+#define JIT_TWINS (1u << 15)
+#define JIT_SIZES 8 /* of accesses: 1, 2, 4, 8, 10, 16, 32, 64 */
 
 /* Emitted code has two addresses: written at `rw`, executed at rw + jit->exec. */
 struct jit {
@@ -210,7 +239,8 @@ struct jit {
 	uint8_t *hot_ready, *cold_ready;	   /* up to there the host has given memory already */
 	uint8_t *arena, *arena_at, *arena_end; /* blocks, links, ops; reset with the cache */
 	struct jit_block **hash;
-	struct jit_block **pages;	/* by guest-physical page: blocks that lie there */
+	struct jit_block **twins; /* by a hash of host address and key: the newest that can be copied */
+	struct jit_block **pages; /* by guest-physical page: blocks that lie there */
 	uint64_t (*code_bytes)[64]; /* by the same: a bit for each of its bytes: code depends on it */
 	uint64_t *lines;			/* and for each of its lines of 64 bytes */
 	uint8_t *code;				/* by the same: stores there must be seen (enum jit_code); atomic */
@@ -246,7 +276,7 @@ struct jit {
 	bool has_sampler;
 	gpa_t written[64];
 	uint32_t nwritten; /* > 64: all */
-	uint64_t blocks, insns, flushes, trims, invalidations, bytes;
+	uint64_t blocks, insns, flushes, trims, invalidations, bytes, rebased;
 	bool verify; /* every new block */
 	struct verifier *verifier;
 	uint32_t off; /* JIT_OFF_*: what is left out */
@@ -278,22 +308,23 @@ void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 #define JIT_OFF_SSE 0x0200u
 #define JIT_OFF_AVX 0x0400u
 #define JIT_OFF_AVX512 0x20000000u
-#define JIT_OFF_BLOCK 0x0800u	  /* more than one instruction in a block */
-#define JIT_OFF_TLB 0x1000u		  /* more than one entry in the TLB */
-#define JIT_OFF_CACHE 0x2000u	  /* what was translated is kept */
-#define JIT_OFF_POLL 0x4000u	  /* each block is first entered with a request to leave it */
-#define JIT_OFF_RET 0x8000u		  /* calls are host calls, returns are host returns */
-#define JIT_OFF_HOT 0x80000u	  /* the second tier */
-#define JIT_OFF_TIER 0x100000u	  /* the first one, but for what the second leaves to it */
-#define JIT_OFF_GROUP 0x200000u	  /* accesses checked in groups */
-#define JIT_OFF_PCID 0x10000u	  /* address spaces are forgotten when they are left */
-#define JIT_OFF_NEXT 0x20000u	  /* from a handler to another block without the loop */
-#define JIT_OFF_SYSTEM 0x40000u	  /* system instructions and divisions by short thunks */
-#define JIT_OFF_32 0x1000000u	  /* 32-bit code */
-#define JIT_OFF_16 0x2000000u	  /* 16-bit code */
-#define JIT_OFF_LOOP 0x10000000u  /* checks made before a loop */
-#define JIT_OFF_WINDOW 0x4000000u /* scattered pages mapped side by side */
-#define JIT_OFF_SELF 0x8000000u	  /* self-checking blocks */
+#define JIT_OFF_BLOCK 0x0800u	   /* more than one instruction in a block */
+#define JIT_OFF_TLB 0x1000u		   /* more than one entry in the TLB */
+#define JIT_OFF_CACHE 0x2000u	   /* what was translated is kept */
+#define JIT_OFF_POLL 0x4000u	   /* each block is first entered with a request to leave it */
+#define JIT_OFF_RET 0x8000u		   /* calls are host calls, returns are host returns */
+#define JIT_OFF_HOT 0x80000u	   /* the second tier */
+#define JIT_OFF_TIER 0x100000u	   /* the first one, but for what the second leaves to it */
+#define JIT_OFF_GROUP 0x200000u	   /* accesses checked in groups */
+#define JIT_OFF_PCID 0x10000u	   /* address spaces are forgotten when they are left */
+#define JIT_OFF_NEXT 0x20000u	   /* from a handler to another block without the loop */
+#define JIT_OFF_SYSTEM 0x40000u	   /* system instructions and divisions by short thunks */
+#define JIT_OFF_32 0x1000000u	   /* 32-bit code */
+#define JIT_OFF_16 0x2000000u	   /* 16-bit code */
+#define JIT_OFF_LOOP 0x10000000u   /* checks made before a loop */
+#define JIT_OFF_WINDOW 0x4000000u  /* scattered pages mapped side by side */
+#define JIT_OFF_SELF 0x8000000u	   /* self-checking blocks */
+#define JIT_OFF_REBASE 0x40000000u /* copying blocks for other guest addresses */
 uint32_t jit_switches(void);
 
 /* What emitted code leaves with, in R11. Otherwise it is a struct jit_link *. */

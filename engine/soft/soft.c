@@ -259,7 +259,8 @@ static void soft_stats(void *self, void (*line)(void *out, const char *name, uin
 		sum.windows_opened += v->windows_opened;
 		sum.direct += v->direct;
 	}
-	line(out, "translated_blocks", s->jit->blocks);
+	line(out, "translated_blocks", s->jit->blocks - s->jit->rebased);
+	line(out, "rebased_blocks", s->jit->rebased);
 	line(out, "translated_instructions", s->jit->insns);
 	line(out, "translated_bytes", s->jit->bytes);
 	line(out, "cache_flushes", s->jit->flushes);

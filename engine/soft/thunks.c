@@ -276,7 +276,7 @@ static void emit_slot_turn(struct jit *j, struct emit *e, unsigned user, unsigne
 }
 
 void jit_emit_thunks(struct jit *j) {
-	struct emit em = {j->hot_start, j->hot_end}, *e = &em;
+	struct emit em = {j->hot_start, j->hot_end, NULL}, *e = &em;
 	intptr_t x = j->exec;
 
 	j->enter = e->at + x;

@@ -19,7 +19,7 @@
 /* On to the first tier's block. */
 static void go_plain(struct tx *t, struct emit *e, uint64_t rip) {
 	struct jit_link *l = tx_cold_link(t, e, rip);
-	e_mov_imm(e, T1, (uintptr_t)l);
+	e_mov_place(e, T1, (uintptr_t)l, FIX_LINK);
 	e_jmp(e, t->j->exit_code, t->j->exec);
 }
 
@@ -47,6 +47,7 @@ static void slot_missed(struct tx *t, struct emit *e, const struct tx_cold *k) {
 static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 	struct jit *j = t->j;
 	jit_put_rel32(k->from, e->at + j->exec, j->exec);
+	emit_note(e->fixups, k->from, FIX_REL32);
 	switch (k->kind) {
 	case COLD_PROBE:
 	case COLD_STACK:
@@ -61,12 +62,12 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 			tx_ea(e, k->insn, k->rip);
 		else
 			e_lea(e, T0, k->stack_reg, NOREG, 0, k->stack_disp);
-		e_mov_imm(e, T1, tx_rip(t, k->rip));
+		e_mov_place(e, T1, tx_rip(t, k->rip), FIX_ADDRESS);
 		e_call(e, j->fill[k->write][jit_size_class(k->size)], j->exec);
 		e_op_reg(e, false, 0x85, T0, T0); /* test r10d, r10d */
 		e_jcc(e, 4, k->retry, j->exec);	  /* jz */
 		if (k->done) {
-			e_mov_imm(e, T1, tx_rip(t, k->rip));
+			e_mov_place(e, T1, tx_rip(t, k->rip), FIX_ADDRESS);
 			e_call(e, j->step_saved, j->exec);
 			if (!k->saved)
 				tx_restore_flags(e);
@@ -77,13 +78,13 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 		e_jmp(e, j->exit_saved, j->exec);
 		break;
 	case COLD_INTERP:
-		e_mov_imm(e, T1, tx_rip(t, k->rip));
+		e_mov_place(e, T1, tx_rip(t, k->rip), FIX_ADDRESS);
 		e_store_gs(e, T1, GS_STATE(rip));
 		e_mov_imm(e, T1, JIT_EXIT_INTERP);
 		e_jmp(e, j->exit_saved, j->exec);
 		break;
 	case COLD_CALL:
-		e_mov_imm(e, T1, (uintptr_t)k->op);
+		e_mov_place(e, T1, (uintptr_t)k->op, FIX_OP);
 		e_call(e, k->saved ? j->call_saved : j->call, j->exec);
 		e_jmp(e, k->retry, j->exec);
 		break;
@@ -91,9 +92,9 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 		e_mov(e, RCX, T0);
 		/* fall through */
 	case COLD_POLL:
-		e_mov_imm(e, T1, t->b->rip); /* for who asks where we are */
+		e_mov_place(e, T1, t->b->rip, FIX_ADDRESS); /* for who asks where we are */
 		e_store_gs(e, T1, GS_JIT(tmp));
-		e_mov_imm(e, T1, tx_rip(t, k->rip));
+		e_mov_place(e, T1, tx_rip(t, k->rip), FIX_ADDRESS);
 		e_store_gs(e, T1, GS_STATE(rip));
 		e_mov_imm(e, T1, JIT_EXIT_POLL);
 		e_jmp(e, j->exit_code, j->exec);
@@ -102,7 +103,7 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 		if (!k->link)
 			break;
 		k->link->stub = e->at;
-		e_mov_imm(e, T1, (uintptr_t)k->link);
+		e_mov_place(e, T1, (uintptr_t)k->link, FIX_LINK);
 		e_jmp(e, j->exit_code, j->exec);
 		break;
 	case COLD_FAR:
@@ -342,7 +343,8 @@ static struct jit_block *translate(struct soft_vcpu *c, struct jit_block *draft,
 	t->n = t->ncold = 0;
 	t->saved = t->crossing = t->failed = t->again = false;
 	t->loose = loose;
-	t->e = (struct emit){j->hot, j->hot_end};
+	struct emit_fixups *fixups = jit_twin_begin(j, draft);
+	t->e = (struct emit){j->hot, j->hot_end, fixups};
 	decode_block(t);
 	if (t->n)
 		analyse(t);
@@ -367,7 +369,7 @@ static struct jit_block *translate(struct soft_vcpu *c, struct jit_block *draft,
 			return NULL;
 		emit_insns(t);
 	}
-	struct emit cold = {j->cold, j->cold_end};
+	struct emit cold = {j->cold, j->cold_end, fixups};
 	tx_checked_entry(t, &cold);
 	for (unsigned n = 0; n < t->ncold && !t->failed; n++) {
 		t->failed |= !e_room(&cold, COLD_MOST);
@@ -382,6 +384,8 @@ static struct jit_block *translate(struct soft_vcpu *c, struct jit_block *draft,
 	if (j->verify)
 		jit_verify_or_stop(j, b);
 	j->bytes += b->hot_len + b->cold_len;
+	if (fixups)
+		jit_twin_end(j, b, fixups);
 	j->hot = (uint8_t *)align_up((uintptr_t)t->e.at, 16);
 	j->cold = cold.at;
 	j->blocks++;

@@ -194,6 +194,7 @@ void tx_save_flags(struct emit *e);
 void tx_restore_flags(struct emit *e);
 uint64_t tx_const_ea(const struct x86_insn *i, uint64_t rip);
 bool tx_is_const_ea(const struct x86_insn *i);
+void tx_mov_const_ea(struct emit *e, unsigned reg, const struct x86_insn *i, uint64_t rip);
 struct emem tx_operand(struct emit *e, const struct x86_insn *i);
 void tx_ea(struct emit *e, const struct x86_insn *i, uint64_t rip);
 /* The whole access check of instruction n's memory operand; afterwards *m addresses it, T1 is

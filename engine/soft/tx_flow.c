@@ -25,7 +25,7 @@ bool tx_emit_call(struct tx *t, unsigned n) {
 	const struct jit_op *op = make_op(t, n);
 	if (!op)
 		return false;
-	e_mov_imm(&t->e, T1, (uintptr_t)op);
+	e_mov_place(&t->e, T1, (uintptr_t)op, FIX_OP);
 	e_call(&t->e, t->saved ? t->j->call_saved : t->j->call, t->j->exec);
 	t->saved = false;
 	return true;
@@ -55,9 +55,10 @@ void tx_look_up(struct tx *t, bool call) {
  * is filled for the current mappings only. */
 void tx_far_jump(struct tx *t, struct emit *e, uint64_t target, bool call) {
 	int slot = jit_far_slot(t->j, target, tx_user(t));
-	e_mov_imm(e, T0, target);
+	e_mov_place(e, T0, target, FIX_ADDRESS);
 	if (slot >= 0) {
 		indirect_gs(e, call, NOREG, GS_JIT(far[0]) + 8 * (uint32_t)slot);
+		emit_note(e->fixups, e->at - 4, FIX_FAR);
 	} else {
 		struct emit hot = t->e;
 		t->e = *e;
@@ -131,7 +132,7 @@ void tx_expect(struct emit *e, uint64_t rip, const uint8_t *other, intptr_t exec
 	if (neg == (int32_t)neg) {
 		e_lea(e, T1, T0, NOREG, 0, (int32_t)neg);
 	} else {
-		e_mov_imm(e, T1, (uint64_t)neg);
+		e_mov_place(e, T1, (uint64_t)neg, FIX_NEGATIVE);
 		e_lea(e, T1, T1, T0, 0, 0);
 	}
 	e_bytes(e, 3, exchange);
@@ -202,7 +203,7 @@ static void push_value(struct tx *t, unsigned n, enum push what, uint64_t val) {
 		else if (what == PUSH_TMP)
 			e_load_gs(e, T1, GS_JIT(tmp));
 		else
-			e_mov_imm(e, T1, val);
+			e_mov_place(e, T1, val, FIX_ADDRESS); /* of 8 bytes: the return address */
 		e_op_mem(e, true, 0x89, T1, &slot);
 	}
 	e_lea(e, H_RSP, H_RSP, NOREG, 0, -8);
@@ -405,9 +406,12 @@ static void lea(struct tx *t, unsigned n) {
 	struct emit *e = &t->e;
 	unsigned d = i->opnd[0].reg, size = i->opnd[0].size;
 	unsigned host = tx_resident(d) ? T0 : tx_host_reg(d);
-	if (i->base == X86_REG_RIP || tx_is_const_ea(i)) {
-		uint64_t v = tx_const_ea(i, t->rip[n]);
-		e_mov_imm(e, host, size == 4 ? (uint32_t)v : v);
+	if (tx_is_const_ea(i) && size == 4) {
+		e_mov_imm(e, host, (uint32_t)tx_const_ea(i, t->rip[n]));
+		if (i->base == X86_REG_RIP && e->fixups)
+			e->fixups->fixed = true;
+	} else if (tx_is_const_ea(i)) {
+		tx_mov_const_ea(e, host, i, t->rip[n]);
 	} else {
 		struct emem m = tx_operand(e, i);
 		e_op_mem(e, size == 8, 0x8d, host, &m);

@@ -325,9 +325,7 @@ static bool damage(enum damage d, uint8_t *at, const struct x86_insn *i,
 		if (i->op != X86_OP_MOV || i->opnd[0].kind != OPND_GPR || i->opnd[0].reg != R11 ||
 			i->opnd[1].kind != OPND_IMM || i->imm < 0x10000 || (at[i->len] & 0xfe) != 0xe8)
 			return false;
-		at[i->imm_off + 1] ^= 0x80;
-		if (at + i->len + 5 + get32(at + i->len + 1) + j->exec == j->slot_fill)
-			at[i->imm_off] ^= 8; /* it takes any slot */
+		at[i->imm_off + 3] ^= 0x80; /* so far that nothing of its kind can be there */
 		return true;
 	case OTHER_SLOT: {
 		if (i->op != X86_OP_MOV || i->opnd[0].kind != OPND_GPR || i->opnd[0].reg != R11 ||
