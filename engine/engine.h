@@ -79,7 +79,8 @@ struct engine {
 /* The processor from which a CPUID policy for this engine is made. */
 int engine_cpuid_host(const struct engine_ops *ops, struct cpuid_host *h, struct err *e);
 
-/* Binds an engine to a VM whose memory map and vCPUs exist. 0, or -ERR_* with `e` filled. */
+/* Binds an engine to a VM whose memory map and vCPUs exist, and that has had none: the vCPUs'
+ * engine areas are as vcpu_create() made them. 0, or -ERR_* with `e` filled. */
 int engine_create(struct engine *en, const struct engine_ops *ops, struct vm *vm,
 				  const struct engine_options *o, struct err *e);
 void engine_destroy(struct engine *en);

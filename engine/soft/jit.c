@@ -88,7 +88,8 @@ int jit_create(struct soft *s, size_t cache_size) {
 	s->jit = j;
 	if (j->rw == MAP_FAILED || rx == MAP_FAILED || j->arena == MAP_FAILED ||
 		j->hash == MAP_FAILED || !j->twins || j->pages == MAP_FAILED ||
-		j->code_bytes == MAP_FAILED || jit_far_create(j) || (j->verify && jit_verifier_create(j))) {
+		j->code_bytes == MAP_FAILED || jit_far_create(j) || jit_translator_create(j) ||
+		(j->verify && jit_verifier_create(j))) {
 		if (rx != MAP_FAILED)
 			munmap(rx, cache_size);
 		jit_destroy(s);
@@ -129,6 +130,7 @@ void jit_destroy(struct soft *s) {
 		munmap(j->hash, JIT_HASH * sizeof(*j->hash));
 	free(j->twins);
 	free(j->far_hash);
+	jit_translator_destroy(j);
 	jit_verifier_destroy(j);
 	free(j);
 	s->jit = NULL;

@@ -277,7 +277,8 @@ struct jit {
 	gpa_t written[64];
 	uint32_t nwritten; /* > 64: all */
 	uint64_t blocks, insns, flushes, trims, invalidations, bytes, rebased;
-	bool verify; /* every new block */
+	struct tx *tx; /* the translator's, for the block that is being made */
+	bool verify;   /* every new block */
 	struct verifier *verifier;
 	uint32_t off; /* JIT_OFF_*: what is left out */
 };
@@ -287,6 +288,10 @@ void *jit_arena(struct jit *j, size_t size); /* NULL: full */
 void jit_trim(struct jit *j);
 /* Points the jump whose displacement is at `at` (writable) to `to` (executable), at once. */
 void jit_put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec);
+
+/* What translating needs besides: 0 or -ERR_*. (translate.c) */
+int jit_translator_create(struct jit *j);
+void jit_translator_destroy(struct jit *j);
 
 /* Proves that the block's code does nothing that it must not: NULL, or what is wrong. The other one
  * stops the VM with a listing. (verify.c) */

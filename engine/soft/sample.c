@@ -23,7 +23,7 @@
 
 static void *sample(void *opaque) {
 	struct jit *j = opaque;
-	unsigned idle = 0, busy = 0;
+	unsigned idle = IDLE_AFTER + 1, busy = 0; /* a VM that starts loads its kernel first */
 	uint32_t promoted = 0;
 	while (__atomic_load_n(&j->sampling, __ATOMIC_RELAXED)) {
 		uint32_t now = __atomic_load_n(&j->promoted, __ATOMIC_RELAXED);

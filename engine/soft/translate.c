@@ -7,6 +7,8 @@
  * touches memory gets a check before it; branches are emitted by hand; everything else is a
  * call of the interpreter's handler. Whatever can fault does so before the instruction has
  * changed anything, with all of the guest's state in place. The parts are listed in tx.h. */
+#include <stdlib.h>
+
 #include "engine/soft/tx.h"
 
 /* More bytes than any instruction takes with all groups that may be checked before it; and than one
@@ -330,10 +332,19 @@ static void emit_insns(struct tx *t) {
 	t->saved = false;
 }
 
+int jit_translator_create(struct jit *j) {
+	j->tx = calloc(1, sizeof(*j->tx));
+	return j->tx ? 0 : -ERR_NOMEM;
+}
+
+void jit_translator_destroy(struct jit *j) {
+	free(j->tx);
+}
+
+/* With j->lock held: what it works on is the cache's, not the thread's. */
 static struct jit_block *translate(struct soft_vcpu *c, struct jit_block *draft, bool loose) {
 	struct jit *j = c->soft->jit;
-	static __thread struct tx tx;
-	struct tx *t = &tx;
+	struct tx *t = j->tx;
 	t->j = j;
 	t->c = c;
 	t->b = draft;
