@@ -176,6 +176,12 @@ static bool needs_call(const struct tx *t, const struct x86_insn *i, int quick) 
 		return (!tx_legacy(t) && i->opsize != 8) || x86_memory_operand(i) != NULL;
 	case X86_OP_FLDCW:
 		return true;
+	case X86_OP_LODS:
+	case X86_OP_STOS:
+	case X86_OP_SCAS:
+	case X86_OP_CMPS:
+	case X86_OP_MOVS:
+		return !tx_is_string(t, i) || t->j->off & (JIT_OFF_MEM | JIT_OFF_INT);
 	default:
 		break;
 	}
@@ -221,6 +227,10 @@ static void judge_flags(struct jit_fact *f, const struct tx *t, const struct x86
 		if (!shifts_surely(i))
 			f->kills = 0;
 		break;
+	case X86_OP_SCAS:
+	case X86_OP_CMPS: /* what the table has them read is left if they repeat no times */
+		f->reads = 0;
+		break;
 	case X86_OP_RCL:
 	case X86_OP_RCR:
 		f->reads = RFLAGS_CF;
@@ -251,7 +261,7 @@ void tx_judge(const struct tx *t, const struct x86_insn *i, struct jit_fact *f) 
 	 * jit_call() sees to that. */
 	f->ends =
 		x86_forms[i->form].attr & X86_ATTR_ENDS && i->op != X86_OP_STI && i->op != X86_OP_POPF;
-	f->as_is = !f->call && is_as_is(i);
+	f->as_is = !f->call && !tx_is_string(t, i) && is_as_is(i);
 	judge_flags(f, t, i);
 }
 

@@ -5,6 +5,7 @@
  *   tx_copy.c    an instruction with its registers renamed
  *   tx_flow.c    calls of handlers, branches, the ways in and out
  *   tx_hot.c     the second tier: accesses in groups, checked once against a slot
+ *   tx_string.c  string instructions that do not repeat
  *   tx_self.c    the check of a block that checks itself
  *   tx_legacy.c  what is different outside of 64-bit mode
  *   translate.c  all of it together
@@ -97,7 +98,9 @@ struct tx {
 	const uint8_t *at[TX_INSNS]; /* the label's code */
 	unsigned ngroups;
 	struct tx_group group[TX_GROUPS];
-	int8_t groups_of[TX_INSNS][2]; /* of the memory operand and of the stack access; or -1 */
+	/* Of the memory operand (a string instruction's source) and of the stack access (its
+	 * destination); or -1. */
+	int8_t groups_of[TX_INSNS][2];
 	uint32_t ver[TX_INSNS + 1][TX_REGS];
 	int32_t delta[TX_INSNS + 1][TX_REGS];
 	uint16_t live[TX_INSNS + 1]; /* arithmetic flags that are needed before it */
@@ -200,7 +203,11 @@ void tx_ea(struct emit *e, const struct x86_insn *i, uint64_t rip);
 /* The whole access check of instruction n's memory operand; afterwards *m addresses it, T1 is
  * free. */
 void tx_access(struct tx *t, unsigned n, struct emem *m);
-/* The same for 8 bytes at [reg + disp], of the stack kind; afterwards [reg + T0 + disp]. */
+/* The same for `size` bytes at [reg + disp], which needs no segment; afterwards [reg + T0 + disp].
+ * `which`: of instruction n's groups. */
+void tx_reg_access(struct tx *t, unsigned n, unsigned which, unsigned reg, int32_t disp,
+				   unsigned size, bool write);
+/* The same for 8 bytes of the stack. */
 void tx_stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, bool write);
 
 /* With the addend of its page in T0: *m addresses instruction n's memory operand, T1 is free. */
@@ -229,7 +236,17 @@ static inline bool tx_is_bit_string(const struct x86_insn *i) {
 /* false: emit a call instead; then nothing was emitted. */
 bool tx_native(struct tx *t, unsigned n);
 
+/* ---- tx_string.c ---- */
+/* LODS and the like that do not repeat, and that tx_string() can emit. */
+bool tx_is_string(const struct tx *t, const struct x86_insn *i);
+/* Whether it has an element at RSI, RDI, which is its destination; false if i is no such. */
+bool tx_string_uses(const struct x86_insn *i, unsigned reg);
+bool tx_string_writes(const struct x86_insn *i);
+void tx_string(struct tx *t, unsigned n);
+
 /* ---- tx_flow.c ---- */
+/* What a call of instruction n's handler gets; NULL: no room. */
+const struct jit_op *tx_make_op(struct tx *t, unsigned n);
 bool tx_emit_call(struct tx *t, unsigned n);
 enum tx_emitted tx_special(struct tx *t, unsigned n);
 void tx_goto(struct tx *t, uint64_t target, uint16_t live);

@@ -9,7 +9,7 @@
 
 /* ---- calls of handlers ------------------------------------------------------------------ */
 
-static const struct jit_op *make_op(struct tx *t, unsigned n) {
+const struct jit_op *tx_make_op(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
 	struct jit_op *op = jit_arena(t->j, sizeof(*op));
 	if (!op)
@@ -22,7 +22,7 @@ static const struct jit_op *make_op(struct tx *t, unsigned n) {
 }
 
 bool tx_emit_call(struct tx *t, unsigned n) {
-	const struct jit_op *op = make_op(t, n);
+	const struct jit_op *op = tx_make_op(t, n);
 	if (!op)
 		return false;
 	e_mov_place(&t->e, T1, (uintptr_t)op, FIX_OP);
@@ -380,7 +380,7 @@ static enum tx_emitted quick_thunk(struct tx *t, unsigned n) {
 	}
 	if (traits & JIT_QUICK_CALLS) {
 		struct tx_cold *k = tx_add_cold(t);
-		*k = (struct tx_cold){.kind = COLD_CALL, .op = make_op(t, n), .saved = t->saved};
+		*k = (struct tx_cold){.kind = COLD_CALL, .op = tx_make_op(t, n), .saved = t->saved};
 		t->failed |= !k->op;
 		e_op_reg(e, false, 0x85, T0, T0);
 		e_bytes(e, 2, 0x850f); /* jnz */
@@ -518,6 +518,10 @@ enum tx_emitted tx_special(struct tx *t, unsigned n) {
 	default:
 		if (t->fact[n].quick >= 0)
 			return quick_thunk(t, n);
+		if (tx_is_string(t, i)) {
+			tx_string(t, n);
+			return EMIT_OK;
+		}
 		return tx_native(t, n) ? EMIT_OK : EMIT_CALL;
 	}
 }

@@ -158,6 +158,17 @@ static void execute(struct scan *s, unsigned n) {
 	case X86_OP_LOOPNE:
 		renew(s, RCX);
 		break;
+	case X86_OP_LODS:
+	case X86_OP_STOS:
+	case X86_OP_SCAS:
+	case X86_OP_CMPS:
+	case X86_OP_MOVS: /* upwards, and not where addresses wrap around: tx_string.c */
+		for (unsigned r = RSI; r <= RDI; r++)
+			if (tx_string_uses(i, r))
+				copy_reg(s, r, r, i->opsize);
+		if (i->op == X86_OP_LODS)
+			renew(s, RAX);
+		break;
 	case X86_OP_NOP:
 	case X86_OP_PREFETCH:
 	case X86_OP_JCXZ:
@@ -320,6 +331,30 @@ static int8_t stack_group(struct scan *s, unsigned n) {
 	return join(s->t, &g, off + s->delta[reg], i->opsize, write);
 }
 
+/* Of a string instruction's element at `reg`. */
+static int8_t string_group(struct scan *s, unsigned n, unsigned reg) {
+	const struct x86_insn *i = &s->t->insn[n];
+	if (!tx_string_uses(i, reg))
+		return -1;
+	struct tx_group g = {
+		.base = reg, .index = NOREG, .seg = NOREG, .first = n, .base_ver = s->ver[reg]};
+	return join(s->t, &g, s->delta[reg], i->opsize, reg == RDI && tx_string_writes(i));
+}
+
+static void find_groups_of(struct scan *s, unsigned n) {
+	int8_t *of = s->t->groups_of[n];
+	of[0] = of[1] = -1;
+	if (s->t->fact[n].call)
+		return;
+	if (s->t->fact[n].quick < 0 && tx_is_string(s->t, &s->t->insn[n])) {
+		of[0] = string_group(s, n, RSI);
+		of[1] = string_group(s, n, RDI);
+	} else {
+		of[0] = operand_group(s, n);
+		of[1] = stack_group(s, n);
+	}
+}
+
 /* The constant to add to the registers of the group as they are before instruction n. */
 static bool distance(const struct tx *t, const struct tx_group *g, unsigned n, int64_t *d) {
 	*d = g->min;
@@ -387,6 +422,13 @@ static bool left_out(const struct tx *t, unsigned n) {
 	case X86_OP_RET:
 	case X86_OP_LEAVE:
 		return t->groups_of[n][1] < 0;
+	case X86_OP_LODS:
+	case X86_OP_STOS:
+	case X86_OP_SCAS:
+	case X86_OP_CMPS:
+	case X86_OP_MOVS:
+		return t->fact[n].quick < 0 && ((tx_string_uses(i, RSI) && t->groups_of[n][0] < 0) ||
+										(tx_string_uses(i, RDI) && t->groups_of[n][1] < 0));
 	default:
 		return false;
 	}
@@ -414,11 +456,7 @@ unsigned tx_find_groups(struct tx *t) {
 		if (s.era != before)
 			era = n;
 		era_start[n] = era;
-		t->groups_of[n][0] = t->groups_of[n][1] = -1;
-		if (!t->fact[n].call) {
-			t->groups_of[n][0] = operand_group(&s, n);
-			t->groups_of[n][1] = stack_group(&s, n);
-		}
+		find_groups_of(&s, n);
 		before = s.era;
 		execute(&s, n);
 		if (s.era != before)

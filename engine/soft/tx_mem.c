@@ -213,16 +213,17 @@ void tx_address(struct tx *t, unsigned n, struct emem *m) {
 	}
 }
 
-void tx_stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, bool write) {
+void tx_reg_access(struct tx *t, unsigned n, unsigned which, unsigned reg, int32_t disp,
+				   unsigned size, bool write) {
 	struct emit *e = &t->e;
-	if (tx_group_addend(t, n, 1))
+	if (tx_group_addend(t, n, which))
 		return;
 	tx_flags_aside(t, n);
 	struct tx_cold *k = tx_add_cold(t);
 	*k = (struct tx_cold){.retry = tx_here(t),
 						  .rip = t->rip[n],
 						  .kind = COLD_STACK,
-						  .size = 8,
+						  .size = size,
 						  .write = write,
 						  .stack_reg = reg,
 						  .stack_disp = disp};
@@ -230,5 +231,9 @@ void tx_stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, bool 
 		e_lea(e, T0, reg, NOREG, 0, disp);
 	else
 		e_mov(e, T0, reg);
-	tx_probe(t, 8, write, k);
+	tx_probe(t, size, write, k);
+}
+
+void tx_stack_access(struct tx *t, unsigned n, unsigned reg, int32_t disp, bool write) {
+	tx_reg_access(t, n, 1, reg, disp, 8, write);
 }

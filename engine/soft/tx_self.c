@@ -6,7 +6,8 @@ bool tx_self_ends(const struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
 	if (!t->b->bytes)
 		return false;
-	if (t->fact[n].call || x86_forms[i->form].attr & X86_ATTR_STACK || t->fact[n].quick >= 0)
+	if (t->fact[n].call || x86_forms[i->form].attr & X86_ATTR_STACK || t->fact[n].quick >= 0 ||
+		tx_string_writes(i))
 		return true;
 	for (unsigned k = 0; k < i->nopnds; k++)
 		if (i->opnd[k].kind == OPND_MEM && i->opnd[k].access & OPND_W)

@@ -26,7 +26,7 @@
 #define TERMS 5
 #define PASSED 128
 #define MAX_PARTS 64
-#define WORDS 60
+#define WORDS 61
 
 /* ---- values ------------------------------------------------------------------------------ */
 

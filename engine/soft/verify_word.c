@@ -38,6 +38,7 @@ static const struct word {
 	{JIT(held[10]), 8, OPND_R | OPND_W},  {JIT(held[11]), 8, OPND_R | OPND_W},
 	{JIT(held[12]), 8, OPND_R | OPND_W},  {JIT(held[13]), 8, OPND_R | OPND_W},
 	{JIT(held[14]), 8, OPND_R | OPND_W},  {JIT(held[15]), 8, OPND_R | OPND_W},
+	{STATE(rflags), 8, OPND_R},
 };
 _Static_assert(ARRAY_LEN(words) == WORDS, "struct verifier has room for another number");
 

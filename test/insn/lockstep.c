@@ -230,8 +230,8 @@ static int index_of(uint64_t rip) {
 	return -1;
 }
 
-/* What i reads, and what it writes for certain: of shifts the table has the one among the other, as
- * a count of 0 leaves the flags. */
+/* What i reads, and what it writes for certain: of shifts and comparing string instructions the
+ * table has the one among the other, as a count of 0 leaves the flags. */
 static uint16_t reads(const struct x86_insn *i, uint16_t *writes) {
 	const struct x86_opnd *count = &i->opnd[i->nopnds ? i->nopnds - 1 : 0];
 	*writes = x86_forms[i->form].flags_written;
@@ -251,6 +251,9 @@ static uint16_t reads(const struct x86_insn *i, uint16_t *writes) {
 	case X86_OP_RCR:
 		*writes = 0;
 		return RFLAGS_CF;
+	case X86_OP_SCAS:
+	case X86_OP_CMPS:
+		return i->prefix & (X86_PFX_REP | X86_PFX_REPNE) ? x86_forms[i->form].flags_read : 0;
 	default:
 		return x86_forms[i->form].flags_read;
 	}
