@@ -55,7 +55,7 @@ static bool sweep(struct verifier *v, struct region *r) {
 		int len = verify_fetch(v, r, at);
 		if (len <= 0)
 			return false;
-		r->marks[at] |= MARK_START;
+		r->marks[at] |= MARK_START | (falls ? MARK_FALLS : 0);
 		falls = v->insn.op != X86_OP_JMP && v->insn.op != X86_OP_RET;
 		at += (size_t)len;
 	}

@@ -28,9 +28,10 @@ bool verify_mark_label(struct verifier *v, const uint8_t *at, unsigned more) {
  *
  *     mov r11d, slot; call slot_turn; test r10d, r10d; jz back
  *
- * with nothing but a check's JAE leading to its beginning, at `at`, and `back` right behind that
- * JAE. The thunk changes R10, R11, the flags and the slot, and then JAE would not have been taken.
- */
+ * with nothing but a check's JAE leading to its beginning, at `at` (not even the instruction before
+ * it goes on there), and `back` right behind that JAE. The thunk makes the slot hold the address
+ * that R10 and the slot's lo add up to, so R10 must be what the check compared, which come_back()
+ * sees to. It changes R10, R11, the flags and the slot, and then JAE would not have been taken. */
 #define MISSED_BYTES 20u
 
 static bool missed_slot(struct verifier *v, size_t at, size_t back, uint32_t *slot) {
@@ -38,7 +39,8 @@ static bool missed_slot(struct verifier *v, size_t at, size_t back, uint32_t *sl
 	unsigned user = v->b->key & JIT_KEY_USER ? 1 : 0, write, size;
 	const uint8_t *p = cold->at + at, *jae = hot->at + back - 6;
 	int32_t rel;
-	if (at + MISSED_BYTES > cold->len || cold->sources[at] != 1 || back < 6)
+	if (at + MISSED_BYTES > cold->len || cold->sources[at] != 1 || cold->marks[at] & MARK_FALLS ||
+		back < 6)
 		return false;
 	for (size_t n = at + 1; n < at + MISSED_BYTES; n++)
 		if (cold->marks[n] & MARK_LABEL)
@@ -154,7 +156,7 @@ static bool come_back(struct verifier *v, const struct region *r, size_t label) 
 	const struct passed *last = &v->passed[v->npassed - 1];
 	unsigned kept = 0;
 	if (!v->npassed || !missed_slot(v, r->returns[label], label, &slot) || last->slot != slot ||
-		last->pc != r->at + label - 6 || last->reg != 10)
+		last->pc != r->at + label - 6 || last->reg != 10 || !last->intact)
 		return false;
 	struct passed own = *last;
 	slot_changed(v, slot);

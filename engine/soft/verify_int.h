@@ -72,7 +72,9 @@ struct atom {
 struct passed {
 	uint32_t slot;
 	struct lin x;
-	unsigned reg;	   /* that was compared */
+	unsigned reg;	   /* that was compared ... */
+	struct lin dist;   /* ... and held this, x - lo */
+	bool intact;	   /* ... and still does at the branch */
 	const uint8_t *pc; /* of the branch that was not taken */
 };
 
@@ -92,6 +94,7 @@ struct region {
 #define MARK_LABEL 2u
 #define MARK_OUTER 4u  /* jumped to from elsewhere, too */
 #define MARK_RETURN 8u /* a missed slot's code comes back to behind the check (missed_slot()) */
+#define MARK_FALLS 16u /* the instruction before it goes on here */
 
 /* ---- what is known at one place ------------------------------------------------------------ */
 

@@ -118,7 +118,10 @@ static void compare_lim(struct verifier *v, uint32_t slot) {
 		x.atom[n] = x.atom[x.n];
 		x.coef[n] = x.coef[x.n];
 		v->pending = PENDING_SLOT;
-		v->slot_compared = (struct passed){.slot = slot, .x = x, .reg = v->insn.opnd[0].reg};
+		v->slot_compared = (struct passed){.slot = slot,
+										   .x = x,
+										   .reg = v->insn.opnd[0].reg,
+										   .dist = v->reg[v->insn.opnd[0].reg].lin};
 		return;
 	}
 }
@@ -128,8 +131,11 @@ void verify_slot_passed(struct verifier *v) {
 	if (v->npassed == PASSED)
 		verify_refuse(v, "too many checks");
 	else {
-		v->passed[v->npassed] = v->slot_compared;
-		v->passed[v->npassed++].pc = v->pc;
+		struct passed *p = &v->passed[v->npassed++];
+		uint64_t d;
+		*p = v->slot_compared;
+		p->pc = v->pc;
+		p->intact = verify_lin_diff(v, &v->reg[p->reg].lin, &p->dist, &d) && !d;
 	}
 }
 
