@@ -115,6 +115,16 @@ static inline void e_rex_op(struct emit *e, unsigned rex, unsigned op) {
 	e_bytes(e, rex ? 2 : 1, rex ? (0x40 | rex) | op << 8 : op);
 }
 
+/* The same for one behind 0F, of 32 bits. */
+static inline void e_op0f_mem(struct emit *e, unsigned op, unsigned reg, const struct emem *m) {
+	unsigned rex = rex_bits(false, reg, m->index, m->base);
+	if (rex)
+		e8(e, 0x40 | rex);
+	e8(e, 0x0f);
+	e8(e, op);
+	e_modrm_mem(e, reg, m, true);
+}
+
 /* op reg, [mem] with a one-byte opcode. */
 static inline void e_op_mem(struct emit *e, bool w, unsigned op, unsigned reg,
 							const struct emem *m) {

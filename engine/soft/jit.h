@@ -195,6 +195,8 @@ enum jit_quick {
 	QUICK_CR2,
 	QUICK_CR3,
 	QUICK_CR4,
+	QUICK_FLDCW,
+	QUICK_LDMXCSR,
 	QUICK_STRING, /* REP STOS and REP MOVS: + 8 if MOVS, + 4 for user code, + log2 of the size */
 	JIT_QUICKS = QUICK_STRING + 16
 };

@@ -174,7 +174,7 @@ static bool needs_call(const struct tx *t, const struct x86_insn *i, int quick) 
 		return i->opnd[0].kind != OPND_MEM && (i->opnd[0].kind != OPND_GPR || i->opnd[0].size == 2);
 	case X86_OP_POP:
 		return (!tx_legacy(t) && i->opsize != 8) || x86_memory_operand(i) != NULL;
-	case X86_OP_FLDCW:
+	case X86_OP_FLDCW: /* but for jit_quick() */
 		return true;
 	case X86_OP_LODS:
 	case X86_OP_STOS:

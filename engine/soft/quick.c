@@ -40,6 +40,8 @@ static const uint8_t traits[JIT_QUICKS] = {
 	[QUICK_CR2] = RESULT | KERNEL,
 	[QUICK_CR3] = RESULT | KERNEL,
 	[QUICK_CR4] = RESULT | KERNEL,
+	[QUICK_FLDCW] = SPOILS | FAILS | OPERAND,
+	[QUICK_LDMXCSR] = SPOILS | FAILS | OPERAND,
 	[QUICK_STRING... JIT_QUICKS - 1] = SPOILS | JIT_QUICK_CALLS,
 };
 
@@ -55,7 +57,8 @@ const uint8_t jit_quick_ops[X86_OP_COUNT] = {
 	[X86_OP_RDFSBASE] = QUICK_RDFSBASE + 1, [X86_OP_RDGSBASE] = QUICK_RDGSBASE + 1,
 	[X86_OP_WRFSBASE] = QUICK_WRFSBASE + 1, [X86_OP_WRGSBASE] = QUICK_WRGSBASE + 1,
 	[X86_OP_MOV_CR] = QUICK_CR0 + 1,		[X86_OP_STOS] = QUICK_STRING + 1,
-	[X86_OP_MOVS] = QUICK_STRING + 1,
+	[X86_OP_MOVS] = QUICK_STRING + 1,		[X86_OP_FLDCW] = QUICK_FLDCW + 1,
+	[X86_OP_LDMXCSR] = QUICK_LDMXCSR + 1,
 };
 
 static int by_op(const struct x86_insn *i) {
@@ -102,6 +105,8 @@ int jit_quick_which(const struct jit *j, uint32_t key, const struct x86_insn *i)
 		(key & JIT_KEY_LEGACY ? key & JIT_KEY_16 && key & JIT_KEY_USER : i->opsize != 8))
 		return -1;
 	if (q == QUICK_SWAPGS && key & JIT_KEY_LEGACY)
+		return -1;
+	if ((q == QUICK_FLDCW || q == QUICK_LDMXCSR) && !(key & JIT_KEY_FPU))
 		return -1;
 	if (q < 0 || (traits[q] & KERNEL && key & JIT_KEY_USER) ||
 		(traits[q] & EAGER && SOFT_FPU_EAGER))
@@ -305,6 +310,25 @@ static void emit_cr(struct emit *e, uint32_t off) {
 	ret(e);
 }
 
+/* A control word that leaves all exceptions masked, as they are while translated code of the key
+ * runs: T1 & mask is then `masked`. Denormals as zeros are left to the handler, which knows whether
+ * the host's CPU has them. */
+static void emit_control(struct emit *e, bool sse) {
+	e_op_reg(e, false, 0x8b, T0, T1);
+	e_op_reg(e, false, 0x81, AND, T0);
+	e32(e, sse ? 0xffff1fc0 : 0x3f);
+	e_op_reg(e, false, 0x81, CMP, T0);
+	e32(e, sse ? 0x1f80 : 0x3f);
+	uint8_t *fail = e_jump_short(e, JNE);
+	e_store_gs(e, T1, GS_JIT(tmp));
+	e8(e, 0x65);
+	if (sse)
+		e8(e, 0x0f);
+	e_bytes(e, 3, sse ? 0x2514ae : 0x252cd9); /* ldmxcsr, fldcw gs:[tmp] */
+	e32(e, GS_JIT(tmp));
+	finish(e, &fail, 1);
+}
+
 void jit_emit_quick(struct emit *e, struct jit *j) {
 	for (unsigned q = 0; q < JIT_QUICKS; q++) {
 		j->quick[q] = e->at + j->exec;
@@ -366,6 +390,10 @@ void jit_emit_quick(struct emit *e, struct jit *j) {
 			break;
 		case QUICK_CR4:
 			emit_cr(e, GS_STATE(cr4));
+			break;
+		case QUICK_FLDCW:
+		case QUICK_LDMXCSR:
+			emit_control(e, q == QUICK_LDMXCSR);
 			break;
 		case QUICK_STRING:
 		case JIT_QUICKS:

@@ -364,7 +364,10 @@ static enum tx_emitted quick_thunk(struct tx *t, unsigned n) {
 		if (o->kind == OPND_MEM) {
 			struct emem m;
 			tx_access(t, n, &m);
-			e_op_mem(e, o->size == 8, 0x8b, T1, &m);
+			if (o->size == 2) /* movzx r11d, .. */
+				e_op0f_mem(e, 0xb7, T1, &m);
+			else
+				e_op_mem(e, o->size == 8, 0x8b, T1, &m);
 		} else {
 			gpr_to(e, T1, o->reg);
 		}

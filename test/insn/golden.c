@@ -207,6 +207,8 @@ static const char *const forms[] = {
 	"32:ae",
 	"32:a5",
 	"32:a6",
+	"d92b",
+	"0fae13",
 	"32:f3a5",
 	"32:eb10",
 	"32:7410",
