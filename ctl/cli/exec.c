@@ -19,9 +19,11 @@
 
 #define STDIN_MAX (5u << 20) /* that travels with the request; more goes through a file */
 
-/* $0 is the folder; the rest the command. A shell of POSIX, as small as the guest may have. The
- * command leads a process group where it can, for what Ctrl-C is to reach. */
+/* $0 is the folder, $1 the user, whose home is HOME as with docker; the rest the command. A shell
+ * of POSIX, as small as the guest may have. The command leads a process group where it can, for
+ * what Ctrl-C is to reach. */
 static const char script[] =
+	"case $1 in *[!A-Za-z0-9_.-]*) ;; *) eval \"HOME=~$1\"; export HOME; esac; shift; "
 	"umask 077; mkdir -p \"$0\" && : >\"$0/out\" && : >\"$0/err\" && "
 	"if [ -f \"$0/in\" ]; then exec <\"$0/in\" && rm -f \"$0/in\"; fi && umask 022 && "
 	"exec $(command -v setsid) \"$@\" >\"$0/out\" 2>\"$0/err\"";
@@ -81,6 +83,7 @@ static json_t *arguments_of(const struct cli_args *a, const struct job *j) {
 	json_array_append_new(args, json_string("-c"));
 	json_array_append_new(args, json_string(script));
 	json_array_append_new(args, json_string(j->dir));
+	json_array_append_new(args, json_string(user ? user : "root"));
 	if (user) {
 		json_array_append_new(args, json_string("runuser"));
 		json_array_append_new(args, json_string("-u"));

@@ -124,7 +124,7 @@ static bool already_there(struct group *g, const char *own) {
 
 bool group_create(struct group *g, const char *id, const char *root) {
 	char own[GROUP_PATH_MAX], parent[GROUP_PATH_MAX];
-	*g = (struct group){.asked = root || !has_systemd()};
+	*g = (struct group){.asked = root || !has_systemd(), .managed = !root && has_systemd()};
 	snprintf(g->id, sizeof(g->id), "%s", id);
 	if (root)
 		snprintf(own, sizeof(own), "%s", root);
@@ -167,6 +167,29 @@ static int run_quiet(char *const argv[]) {
 	posix_spawn_file_actions_destroy(&files);
 	posix_spawnattr_destroy(&attr);
 	return status >= 0 && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+bool group_weigh(const struct group *g, const char *file, const char *property, unsigned weight) {
+	char unit[GROUP_PATH_MAX], text[60], *slash;
+	if (!g->dir[0])
+		return false;
+	if (!g->managed) {
+		snprintf(text, sizeof(text), "%s%u\n", strncmp(file, "io.", 3) == 0 ? "default " : "",
+				 weight);
+		return write_text(g->dir, file, text);
+	}
+	snprintf(unit, sizeof(unit), "%s", g->dir);
+	if ((slash = strrchr(unit, '/')) != NULL)
+		*slash = 0;
+	if (!(slash = strrchr(unit, '/')))
+		return false;
+	snprintf(text, sizeof(text), "%s=%u", property, weight);
+	char *argv[] = {"systemctl", geteuid() ? "--user" : "--system",
+					"--quiet",	 "--runtime",
+					"--",		 "set-property",
+					slash + 1,	 text,
+					NULL};
+	return run_quiet(argv) == 0;
 }
 
 /* It is Before=joist.service, so that when the user's manager ends that one's `joist stop --all`

@@ -19,6 +19,7 @@ struct group {
 	char dir[GROUP_PATH_MAX]; /* empty: none */
 	char id[40];			  /* of the VM */
 	bool asked;				  /* systemd; it is asked once */
+	bool managed;			  /* the group lies in a unit of systemd's */
 };
 
 /* Takes what can be had at once: the first two places. `root` (NULL: find out) is the group that
@@ -26,6 +27,10 @@ struct group {
 bool group_create(struct group *g, const char *id, const char *root);
 /* The third: blocks for as long as systemd takes, some seconds at most. For `name` see limit.h. */
 bool group_ask(struct group *g, const char *name);
+/* A weight against what else runs: `property` of systemd ("CPUWeight") where it manages the group,
+ * since what stands in a group below a scope or service counts among its sisters only, of which
+ * there are none; else `file` ("cpu.weight"). */
+bool group_weigh(const struct group *g, const char *file, const char *property, unsigned weight);
 /* A value for a file of the group: "cpu.max". */
 bool group_write(const struct group *g, const char *file, const char *text);
 /* Goes back to where it was and removes the group, where the kernel lets it; else systemd does, or

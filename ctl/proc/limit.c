@@ -155,12 +155,11 @@ static bool set_session_nice(int nice) {
 }
 
 const char *limit_set_shares(struct limit *l, unsigned shares) {
-	char text[32];
 	l->shares = shares;
 	/* Also with a control group: the kernel divides each CPU by itself. */
 	bool among = l->machine && machine_set_cpu_shares(l->machine, MAX(1u, shares));
-	snprintf(text, sizeof(text), "%u\n", MAX(1u, shares));
-	if (write_group(l, shares == 100, "cpu.weight", text))
+	if ((shares == 100 || group_ask(&l->group, l->name)) &&
+		group_weigh(&l->group, "cpu.weight", "CPUWeight", MIN(MAX(1u, shares), 10000u)))
 		return "cgroup";
 	bool session = set_session_nice(nice_of(shares));
 	return ((set_nice(nice_of(shares)) || session) && shares <= 100) || among ? "own" : "none";
@@ -169,12 +168,12 @@ const char *limit_set_shares(struct limit *l, unsigned shares) {
 /* io.weight is the kernel's cost model (CONFIG_BLK_CGROUP_IOCOST), the other one that of the BFQ
  * scheduler. Which of them rules is the host's choice, and may be neither. */
 const char *limit_set_disk_shares(struct limit *l, unsigned shares) {
-	char text[32];
-	bool kept = false;
-	snprintf(text, sizeof(text), "default %u\n", MAX(1u, MIN(shares, 10000u)));
-	kept |= write_group(l, shares == 100, "io.weight", text);
-	snprintf(text, sizeof(text), "default %u\n", MAX(1u, MIN(shares, 1000u)));
-	kept |= group_write(&l->group, "io.bfq.weight", text);
+	unsigned weight = MIN(MAX(1u, shares), 10000u);
+	bool kept = (shares == 100 || group_ask(&l->group, l->name)) &&
+				group_weigh(&l->group, "io.weight", "IOWeight", weight);
+	/* systemd writes it with the other. */
+	if (!l->group.managed)
+		kept |= group_weigh(&l->group, "io.bfq.weight", "IOWeight", MIN(weight, 1000u));
 	return kept ? "cgroup" : "none";
 }
 

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,13 +39,22 @@ static int make_folder(const char *path, struct err *e) {
 int paths_data(char *buf, size_t size, const char *sub, struct err *e) {
 	const char *base = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
 	int n;
+	/* A service of the system has neither. */
+	if (!(base && base[0] == '/') && !(home && home[0] == '/')) {
+		const struct passwd *p = getpwuid(geteuid());
+		home = p ? p->pw_dir : NULL;
+	}
 	/* Relative ones do not count, says the specification. */
 	if (base && base[0] == '/')
 		n = snprintf(buf, size, "%s/joist/%s", base, sub);
 	else if (home && home[0] == '/')
 		n = snprintf(buf, size, "%s/.local/share/joist/%s", home, sub);
 	else
-		return err_set(e, ERR_NOENT, "neither XDG_DATA_HOME nor HOME is set: where to keep VMs?");
+		return err_set(
+			e, ERR_NOENT,
+			"where to keep VMs? Neither XDG_DATA_HOME nor HOME is set, and user %u has no "
+			"home in /etc/passwd",
+			(unsigned)geteuid());
 	if (n < 0 || (size_t)n >= size)
 		return err_set(e, ERR_RANGE, "the path in XDG_DATA_HOME is too long");
 	return make_folder(buf, e);

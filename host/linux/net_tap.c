@@ -154,7 +154,7 @@ static int open_device(struct net_tap *t, const struct host_net_config *c, struc
 	bool exists = c->name[0] && if_nametoindex(c->name);
 	fmt_text(r.ifr_name, IFNAMSIZ, "%s", c->name[0] ? c->name : "joist%d");
 	if (ioctl(t->fd, TUNSETIFF, &r) < 0)
-		return refused(errno, "use device ", r.ifr_name, e);
+		return refused(errno, c->name[0] ? "use device " : "make a device", c->name, e);
 	if (ioctl(t->fd, TUNSETVNETHDRSZ, &header) < 0)
 		return refused(errno, "set up device ", r.ifr_name, e);
 	ioctl(t->fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN);

@@ -16,31 +16,10 @@ import time
 import urllib.request
 
 import vmlib
-from vmlib import (Skip, alive, busybox, case, folder, has, inspect, joist, refused, same, until,
-                   until_log)
+from vmlib import (Skip, alive, busybox, case, folder, has, image, inspect, joist, keep, refused, same,
+                   until, until_log)
 
 LIMIT = int(os.environ.get("LIMIT", "900"))
-
-
-def image():
-    """The image debian, built or taken over once."""
-    if "debian" in joist("image", "ls", "-q").stdout.split():
-        return "debian"
-    given = os.environ.get("JOIST_IMAGES")
-    if given:
-        target = os.path.join(vmlib.home, "data/joist/images/debian")
-        subprocess.run(["cp", "-a", "--sparse=always", "--reflink=auto",
-                        os.path.join(given, "debian"), target], check=True)
-        return "debian"
-    if not shutil.which("mmdebstrap"):
-        raise Skip("no mmdebstrap (apt-get install mmdebstrap)")
-    joist("image", "build", "debian", timeout=1800)
-    return "debian"
-
-
-def keep(fn):
-    fn.keeps = True
-    return fn
 
 
 def fetch(url):
@@ -83,6 +62,8 @@ def exec_and_cp():
     same(joist("exec", "-i", "web", "--", "tr", "a-z", "A-Z", stdin="hello\n").stdout, "HELLO\n",
          "stdin to stdout")
     joist("exec", "web", "--", "no-such-program", code=127)
+    same([joist("exec", "-u", u, "web", "sh", "-c", "echo $HOME").stdout for u in ("root", "joist")],
+         ["/root\n", "/home/joist\n"], "HOME")
     same(joist("exec", "web", "--", "sh", "-c", "kill -9 $$", code=None).returncode, 137, "by a signal")
     p = joist("exec", "--timeout", "3", "web", "--", "sleep", "1000", code=124)
     has(p.stderr, "--timeout")
