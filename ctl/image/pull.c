@@ -40,6 +40,28 @@ static const char *last_part(const char *url) {
 	return slash ? slash + 1 : url;
 }
 
+/* Exit codes of curl(1). */
+enum { CURL_HTTP_ERROR = 22, CURL_NO_RANGES = 33 };
+
+/* The last line that curl said, and what to do where that is not plain. */
+static int download_failed(const char *url, const char *log, int code, struct err *e) {
+	struct host_file f = {0};
+	char said[110] = "curl failed";
+	host_file_read(&f, log, "log", NULL);
+	while (f.len && f.data[f.len - 1] < ' ')
+		f.len--;
+	size_t at = f.len;
+	while (at && f.data[at - 1] >= ' ')
+		at--;
+	if (f.len > at)
+		snprintf(said, sizeof(said), "%.*s", (int)MIN(f.len - at, sizeof(said) - 1),
+				 (char *)f.data + at);
+	host_file_free(&f);
+	if (code == CURL_HTTP_ERROR)
+		return err_set(e, ERR_NOENT, "%.120s: %s", url, said);
+	return err_set(e, ERR_IO, "%.70s: %s; try again, or name a proxy in https_proxy", url, said);
+}
+
 /* Downloads, or goes on with it; `path` gets where it is. */
 static int fetch(struct pull *p, const char *url, char *path, size_t size, struct err *e) {
 	char hex[65], log[PATHS_MAX], what[120];
@@ -53,18 +75,13 @@ static int fetch(struct pull *p, const char *url, char *path, size_t size, struc
 	unlink(log);
 	char *argv[] = {"curl", "-fsSL", "-C", "-", "--retry", "3", "-o", path, (char *)url, NULL};
 	int r = build_run(argv, log, what, path, 0, p->q->quiet, e);
+	/* This server cannot go on in the middle, today or tomorrow. */
+	if (r == CURL_NO_RANGES && unlink(path) == 0)
+		r = build_run(argv, log, what, path, 0, p->q->quiet, e);
 	if (r == -ERR_NOENT)
 		return err_set(e, ERR_NOTSUP, "there is no curl here (apt-get install curl)");
-	if (r > 0) {
-		struct host_file f = {0};
-		host_file_read(&f, log, "log", NULL);
-		size_t n = MIN(f.len, (size_t)120);
-		while (n && f.data[n - 1] < ' ')
-			n--;
-		r = err_set(e, r == 22 ? ERR_NOENT : ERR_IO, "%.90s: %.*s", url, (int)n,
-					f.len ? (char *)f.data : "curl failed");
-		host_file_free(&f);
-	}
+	if (r > 0)
+		r = download_failed(url, log, r, e);
 	unlink(log);
 	return r;
 }
@@ -194,6 +211,11 @@ int pull_image(const struct pull_request *q, struct err *e) {
 			return pull_known(&p, &known[i], e);
 		cli_suggest_add(&s, known[i].name);
 	}
+	/* Debian publishes no kernel beside its images. */
+	if (strncmp(q->what, "debian", 6) == 0)
+		return err_set(e, ERR_NOENT,
+					   "no known image %.60s: 'joist image build debian' makes one of packages",
+					   q->what);
 	if (s.best)
 		return err_set(e, ERR_NOENT, "no known image %.60s (did you mean %s?)", q->what, s.best);
 	return err_set(e, ERR_NOENT,

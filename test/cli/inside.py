@@ -134,7 +134,7 @@ def bridge_and_tap():
          "-m 96M --append 'console=ttyS0 quiet joist.modules=1 joist.end=shell joist.run=\"ip link set eth0 "
          "up; ip addr add 192.0.2.2/24 dev eth0\"'")
     until("an answer through the bridge",
-          lambda: " 0% packet loss" in root("ping -c 1 -W 5 192.0.2.2 || true"), 300)
+          lambda: " 0% packet loss" in root("ping -c 1 -W 5 192.0.2.2 || true"), LIMIT)
     root("joist rm -f t; ip link del br0")
     p = joist("exec", "box", "--", "su", "-", "u", "-c",
               f"cd guest; joist run -d --name t --net bridge=br0 {SMALL}", code=1)

@@ -523,14 +523,14 @@ def qcow2_images():
 
 class Server(http.server.BaseHTTPRequestHandler):
     """Files by path, parts of them if asked so; breaks off once where it is told to."""
-    files, ranges, break_at = {}, [], {}
+    files, ranges, break_at, resumes = {}, [], {}, True
 
     def do_GET(self):
         data = self.files.get(self.path)
         if data is None:
             self.send_error(404)
             return
-        start = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
+        start = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0]) if self.resumes else 0
         if "Range" in self.headers:
             self.ranges.append((self.path, start))
         self.send_response(206 if start else 200)
@@ -573,6 +573,21 @@ def ssh_hands_options_on():
 
 
 @case
+def bridge():
+    """A tap of a bridge, where one is root: in a network of its own, in which nothing else is."""
+    if os.geteuid() or subprocess.run(["unshare", "-n", "ip", "link", "add", "b", "type", "bridge"],
+                                      capture_output=True).returncode or not os.path.exists("/dev/net/tun"):
+        raise Skip("only root, with ip(8), /dev/net/tun and bridges, can try it")
+    guest = busybox(append='joist.modules=1 joist.end=shell joist.run="ip link set eth0 up; '
+                    'ip addr add 192.0.2.2/24 dev eth0"')
+    script = ("ip link add br0 type bridge && ip addr add 192.0.2.1/24 dev br0 && ip link set br0 up && "
+              '"$@" && for i in $(seq 60); do busybox ping -c 1 -W 2 192.0.2.2 && exit 0; sleep 1; done; exit 1')
+    p = subprocess.run(["unshare", "-n", "sh", "-c", script, "sh", vmlib.joist_path, "run", "-d", "--name", "t",
+                        "--net", "bridge=br0", *guest], capture_output=True, text=True, timeout=300)
+    same(p.returncode, 0, f"{p.stdout}{p.stderr}{joist('logs', 't', code=None).stdout}")
+
+
+@case
 def image_pull():
     """Downloads with checksums, over a connection that breaks."""
     if not shutil.which("curl"):
@@ -600,6 +615,13 @@ def image_pull():
         same((j["name"], j["sha256"], j["size"], j["kernel"]), ("pulled", good, len(disk), True),
              "the image")
         refused(4, *args, "--sha256", good, says="already")
+        joist("image", "rm", "pulled")
+        # A server that cannot go on in the middle: from its beginning.
+        Server.break_at, Server.resumes = {"/d.img": 300000}, False
+        joist(*args, "--sha256", good, code=1)
+        joist(*args, "--sha256", good)
+        refused(1, "image", "pull", "http://127.0.0.1:1/x", "--sha256", good, says=("connect", "try again"))
+        refused(3, "image", "pull", "debian-12", says="joist image build debian")
         refused(3, "image", "pull", "ubuntu-24.40", says="did you mean ubuntu-24.04?")
         joist("image", "rm", "pulled")
     finally:
