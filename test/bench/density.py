@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """What an idle VM costs in memory, and how many of 128 MiB fit into 8 GiB.
 
-usage: density.py --joist JOIST [--vms N] [--settle SECONDS] [--json FILE]
+usage: density.py --joist JOIST [--vms N] [--settle SECONDS] [--report-order N] [--json FILE]
 Starts N kept VMs (Debian's cloud kernel, busybox at a shell), lets them settle for so long that an idle VM
 has given back what it keeps to be quick (host/linux/idle.h: 30 to 40 s), and adds up what their processes have for themselves (PSS of all but files' pages: engine soft maps its code twice, which
 the kernel calls shared) and what they share (the rest of their files' pages, counted once).
 The same 5 s after the boot tells what that brings. Then the same with 40 MiB taken by each one's balloon (`joist update --memory 88M`). Linux reports free
-pages by itself only while a zone has 64 MiB of them, so small guests do not.
+pages by itself in pieces of 2 MiB and while a zone has 64 MiB of them, so small guests do not; --report-order 4
+has the guests do so in pieces of 64 KiB (/sys/module/page_reporting/parameters/page_reporting_order).
 TAP; the figures go to FILE. The count is computed from these, not tried.
 """
 import argparse
@@ -43,9 +44,11 @@ def read(pid):
 
 def measure(args):
     names = [f"idle-{i}" for i in range(args.vms)]
+    order = "" if args.report_order is None else f' joist.run="echo {args.report_order} >' \
+        '/sys/module/page_reporting/parameters/page_reporting_order"'
     for name in names:
         joist("run", "-d", "--engine", args.engine, "--name", name, *busybox(
-            append="joist.modules=1 joist.end=shell"), timeout=120)
+            append="joist.modules=1 joist.end=shell" + order), timeout=120)
     for name in names:
         until_log(name, "joist-guest: shell", 300)
     time.sleep(5)
@@ -79,6 +82,7 @@ def main():
     ap.add_argument("--joist", required=True)
     ap.add_argument("--vms", type=int, default=4)
     ap.add_argument("--settle", type=float, default=60)
+    ap.add_argument("--report-order", type=int)
     ap.add_argument("--engine", default="soft")
     ap.add_argument("--json")
     args = ap.parse_args()
@@ -102,7 +106,7 @@ def main():
           f"{r['balloon_40_mib']['fit_in_8_gib']} with 40 MiB of each in its balloon")
     if args.json:
         with open(args.json, "w", encoding="ascii") as f:
-            json.dump({"engine": args.engine, **r}, f, indent=1)
+            json.dump({"engine": args.engine, "report_order": args.report_order, **r}, f, indent=1)
             f.write("\n")
     return 0
 
