@@ -1,6 +1,7 @@
 /* What a guest's network card is plugged into. Each has a thread of its own, on which all that
  * may take time happens: the guest's frames wait for it in a queue, which stops the guest's
- * when full; frames for the guest wait in another, from which they are dropped when it is.
+ * when full; frames for the guest wait in another, from which they are dropped when it is. Only
+ * small frames for another VM of a named network go out at once, when none waits.
  *
  *   user   NAT through libslirp, without any privilege: DHCP, DNS, IPv6, forwarded ports
  *   lan    the same, and a switch that joins it to the user's other VMs in a named network
