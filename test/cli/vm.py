@@ -575,7 +575,7 @@ def ssh_hands_options_on():
 @case
 def bridge():
     """A tap of a bridge, where one is root: in a network of its own, in which nothing else is."""
-    if os.geteuid() or subprocess.run(["unshare", "-n", "ip", "link", "add", "b", "type", "bridge"],
+    if os.geteuid() or subprocess.run(["unshare", "-n", "ip", "link", "add", "br0", "type", "bridge"],
                                       capture_output=True).returncode or not os.path.exists("/dev/net/tun"):
         raise Skip("only root, with ip(8), /dev/net/tun and bridges, can try it")
     guest = busybox(append='joist.modules=1 joist.end=shell joist.run="ip link set eth0 up; '
