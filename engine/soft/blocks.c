@@ -131,7 +131,6 @@ static void discard(struct jit *j, struct jit_block *b) {
 static void reset_cache(struct jit *j) {
 	jit_cache_begin(j);
 	memset(j->hash, 0, JIT_HASH * sizeof(*j->hash));
-	memset(j->twins, 0, JIT_TWINS * sizeof(*j->twins));
 	memset(j->pages, 0, j->npages * sizeof(*j->pages));
 	for (uint64_t n = 0; n < j->npages; n++) {
 		if (j->lines[n])

@@ -30,6 +30,8 @@ void jit_cache_begin(struct jit *j) {
 	j->hot = j->hot_start;
 	j->cold = j->cold_start;
 	j->arena_at = j->arena;
+	if (j->blocks)
+		memset(j->twins, 0, JIT_TWINS * sizeof(*j->twins));
 }
 
 static uint64_t ram_pages(const struct vm *vm) {

@@ -221,7 +221,7 @@ int main(int argc, char **argv) {
 	setenv("JOIST_SOFT_VERIFY", "1", 1);
 	bench_vm_create(&vm, RAM, "jit");
 	j = ((struct soft_vcpu *)vm.cpu->engine)->soft->jit;
-	printf("1..3\n");
+	printf("1..4\n");
 	fill_random();
 	all_of(MIN(pages, RAM / PAGE_SIZE - 1));
 	bool good = !failed && copied > made / 2;
@@ -230,11 +230,17 @@ int main(int argc, char **argv) {
 	all_of(own);
 	bool good2 = !failed && copied > made / 2;
 	ok(2, good2, "our own code");
+	const uint8_t *host = vm.ram;
+	bool before = jit_translate(vm.cpu->engine, host, NULL, random_base(), KEY, false) &&
+				  jit_rebase(j, host, random_base(), KEY);
+	jit_trim(j);
+	bool good4 = before && !jit_rebase(j, host, random_base(), KEY);
+	printf("%sok 3 - nothing is copied from a cache that was given back\n", good4 ? "" : "not ");
 	bench_vm_destroy(&vm);
 	uint64_t none, rebased, want = many("interp", &none), got = many("jit", &rebased);
 	bool good3 = want && got == want && rebased > 6 * PLACES;
-	printf("%sok 3 - a guest with %u copies: %llu blocks copied, RAX %llx and %llx\n",
+	printf("%sok 4 - a guest with %u copies: %llu blocks copied, RAX %llx and %llx\n",
 		   good3 ? "" : "not ", PLACES, (unsigned long long)rebased, (unsigned long long)got,
 		   (unsigned long long)want);
-	return good && good2 && good3 ? 0 : 1;
+	return good && good2 && good3 && good4 ? 0 : 1;
 }
