@@ -280,13 +280,30 @@ static void lock_pages(struct soft_vcpu *c, gpa_t a, gpa_t b) {
 	}
 }
 
+/* Makes [at, at + JIT_HUGE) a huge page in both mappings: the code of big programs lies scattered,
+ * and each 4 KiB of it would want an entry of the host's TLB. Linux before 6.1 does not do it. */
+static bool make_huge(const struct jit *j, uint8_t *at) {
+	*(volatile uint8_t *)at = *at; /* of what there is, of one page at least */
+	return madvise(at, JIT_HUGE, 25 /* MADV_COLLAPSE */) == 0 &&
+		   madvise(at + j->exec, JIT_HUGE, 25) == 0;
+}
+
 /* Has the host give memory for what comes next in one go, instead of a fault a page. */
 static void get_ready(const struct jit *j, const uint8_t *at, uint8_t **ready, uint8_t *end) {
-	/* Small ones first: many guests are. */
-	size_t have = (size_t)(*ready - (end == j->hot_end ? j->rw : j->cold_start));
-	size_t piece = MIN(MIN(MAX(have, 64u << 10), 512u << 10), (size_t)(end - *ready));
-	if (likely(at + (64u << 10) < *ready) || !piece)
+	if (likely(at + (64u << 10) < *ready) || *ready == end)
 		return;
+	uint8_t *start = end == j->hot_end ? j->rw : j->cold_start;
+	size_t have = (size_t)(*ready - start), left = JIT_HUGE - (uintptr_t)*ready % JIT_HUGE;
+	if (left == JIT_HUGE && have && (size_t)(end - *ready) >= JIT_HUGE) {
+		if (have == JIT_HUGE)
+			make_huge(j, start);
+		if (make_huge(j, *ready)) {
+			*ready += JIT_HUGE;
+			return;
+		}
+	}
+	/* Small ones first: many guests are. */
+	size_t piece = MIN(MIN(MAX(have, 64u << 10), 512u << 10), MIN((size_t)(end - *ready), left));
 	/* Linux before 5.14 does not know these: then there are faults. */
 	madvise(*ready, piece, 23 /* MADV_POPULATE_WRITE */);
 	madvise(*ready + j->exec, piece, 22 /* MADV_POPULATE_READ */);

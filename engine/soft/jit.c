@@ -55,6 +55,22 @@ static bool host_has_crc32(void) {
 	return c & (1u << 20);
 }
 
+/* Where huge pages can be; MAP_FAILED. */
+static uint8_t *map_aligned(int fd, size_t size, int prot) {
+	size_t room = size + JIT_HUGE;
+	uint8_t *p = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return p;
+	uint8_t *at = (uint8_t *)align_up((uintptr_t)p, JIT_HUGE), *end = at + size;
+	if (at > p)
+		munmap(p, (size_t)(at - p));
+	munmap(end, (size_t)(p + room - end));
+	uint8_t *mapped = mmap(at, size, prot, MAP_SHARED | MAP_FIXED, fd, 0);
+	if (mapped == MAP_FAILED)
+		munmap(at, size);
+	return mapped;
+}
+
 int jit_create(struct soft *s, size_t cache_size) {
 	struct jit *j = calloc(1, sizeof(*j));
 	if (!j)
@@ -69,8 +85,8 @@ int jit_create(struct soft *s, size_t cache_size) {
 	uint8_t *rx = MAP_FAILED;
 	j->rw = MAP_FAILED;
 	if (fd >= 0 && ftruncate(fd, (off_t)cache_size) == 0) {
-		j->rw = mmap(NULL, cache_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		rx = mmap(NULL, cache_size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+		j->rw = map_aligned(fd, cache_size, PROT_READ | PROT_WRITE);
+		rx = map_aligned(fd, cache_size, PROT_READ | PROT_EXEC);
 	}
 	if (fd >= 0)
 		close(fd);
