@@ -229,7 +229,7 @@ enum jit_code {
 #define JIT_DECODED 256 /* a power of two */
 #define JIT_TWINS (1u << 15)
 #define JIT_HUGE (2u << 20) /* bytes of a huge page */
-#define JIT_SIZES 8 /* of accesses: 1, 2, 4, 8, 10, 16, 32, 64 */
+#define JIT_SIZES 8			/* of accesses: 1, 2, 4, 8, 10, 16, 32, 64 */
 
 /* Emitted code has two addresses: written at `rw`, executed at rw + jit->exec. */
 struct jit {
