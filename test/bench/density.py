@@ -3,11 +3,13 @@
 
 usage: density.py --joist JOIST [--vms N] [--settle SECONDS] [--report-order N] [--json FILE]
 Starts N kept VMs (Debian's cloud kernel, busybox at a shell), lets them settle for so long that an idle VM
-has given back what it keeps to be quick (host/linux/idle.h: 30 to 40 s), and adds up what their processes have for themselves (PSS of all but files' pages: engine soft maps its code twice, which
-the kernel calls shared) and what they share (the rest of their files' pages, counted once).
-The same 5 s after the boot tells what that brings. Then the same with 40 MiB taken by each one's balloon (`joist update --memory 88M`). Linux reports free
-pages by itself in pieces of 2 MiB and while a zone has 64 MiB of them, so small guests do not; --report-order 4
-has the guests do so in pieces of 64 KiB (/sys/module/page_reporting/parameters/page_reporting_order).
+has given back what it keeps to be quick (host/linux/idle.h: 30 to 40 s), and adds up what their processes
+have for themselves (PSS of all but files' pages: engine soft maps its code twice, which the kernel calls
+shared) and what they share (the rest of their files' pages, counted once). The same 5 s after the boot tells
+what that brings. Then the same with 40 MiB taken by each one's balloon (`joist update --memory 88M`). Linux
+reports free pages by itself in pieces of 2 MiB and while a zone has 64 MiB of them, so small guests do not;
+--report-order 4 has the guests do so in pieces of 64 KiB
+(/sys/module/page_reporting/parameters/page_reporting_order).
 TAP; the figures go to FILE. The count is computed from these, not tried.
 """
 import argparse

@@ -9,13 +9,16 @@
  *     each prints "pulse: begins MODE" and, at its end, "pulse: MODE COUNT SECONDS P50 P99", the
  *     percentiles in microseconds
  *   pulse hog CPUS FILE IP PORT    all of it without an end: spins, writes FILE in pieces of 1 MiB,
- *                                  copies all the memory that is free to and fro, sends to a host
- * that takes everything pulse gate IP PORT             waits until the host says something, so that
- * several begin at once pulse trips COUNT IP PORT      as net, so many pulse up MIB IP PORT sends
- * so much and waits until it is taken pulse down MIB IP PORT         takes so much; each ends with
- * "pulse: MODE AMOUNT" pulse serve [PORT]             the host: "pulse: ports ECHO TAKER GIVER", on
- * the loopback, or these three from PORT on everywhere; they cost as little as may be, what is
- * taken is not even copied
+ *                                  copies all the memory that is free to and fro, sends to a
+ *                                  host that takes everything
+ *   pulse gate IP PORT             waits until the host says something, so that several begin
+ *                                  at once
+ *   pulse trips COUNT IP PORT      as net, so many
+ *   pulse up MIB IP PORT           sends so much and waits until it is taken
+ *   pulse down MIB IP PORT         takes so much; each ends with "pulse: MODE AMOUNT"
+ *   pulse serve [PORT]             the host: "pulse: ports ECHO TAKER GIVER", on the loopback, or
+ *                                  these three from PORT on everywhere; they cost as little as
+ *                                  may be, what is taken is not even copied
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
