@@ -21,7 +21,7 @@
 
 extern char **environ;
 
-static bool write_text(const char *dir, const char *name, const char *text) {
+bool group_write_text(const char *dir, const char *name, const char *text) {
 	char path[GROUP_PATH_MAX + 40];
 	snprintf(path, sizeof(path), "%s/%s", dir, name);
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -33,7 +33,7 @@ static bool write_text(const char *dir, const char *name, const char *text) {
 }
 
 bool group_write(const struct group *g, const char *file, const char *text) {
-	return g->dir[0] && write_text(g->dir, file, text);
+	return g->dir[0] && group_write_text(g->dir, file, text);
 }
 
 /* Our own group's folder: the mount of cgroup2 and the line "0::/..." of /proc/self/cgroup. */
@@ -61,7 +61,7 @@ static bool find_own(char *dir, size_t size) {
 static bool enter(const char *dir) {
 	char pid[24];
 	snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
-	return write_text(dir, "cgroup.procs", pid);
+	return group_write_text(dir, "cgroup.procs", pid);
 }
 
 /* Groups of VMs that are gone: the kernel keeps those that are not empty. */
@@ -85,7 +85,7 @@ static bool make_below(struct group *g, const char *base, const char *back) {
 		bool moved = enter(g->dir);
 		/* One by one: what is not delegated would be refused with the rest. */
 		for (unsigned i = 0; moved && i < ARRAY_LEN(controllers); i++)
-			write_text(base, "cgroup.subtree_control", controllers[i]);
+			group_write_text(base, "cgroup.subtree_control", controllers[i]);
 		snprintf(max, sizeof(max), "%s/cpu.max", g->dir);
 		if (moved && access(max, W_OK) == 0)
 			return true;
@@ -124,7 +124,8 @@ static bool already_there(struct group *g, const char *own) {
 
 bool group_create(struct group *g, const char *id, const char *root) {
 	char own[GROUP_PATH_MAX], parent[GROUP_PATH_MAX];
-	*g = (struct group){.asked = root || !has_systemd(), .managed = !root && has_systemd()};
+	bool managed = !root && has_systemd();
+	*g = (struct group){.asked = !managed, .managed = managed};
 	snprintf(g->id, sizeof(g->id), "%s", id);
 	if (root)
 		snprintf(own, sizeof(own), "%s", root);
@@ -132,10 +133,9 @@ bool group_create(struct group *g, const char *id, const char *root) {
 		return false;
 	if (already_there(g, own))
 		return true;
-	if (root || !has_systemd() || delegated(own))
-		if (make_below(g, own, own))
-			return true;
-	if (root || has_systemd())
+	if ((!managed || delegated(own)) && make_below(g, own, own))
+		return true;
+	if (root || managed)
 		return false;
 	snprintf(parent, sizeof(parent), "%s", own);
 	char *slash = strrchr(parent, '/');
@@ -176,7 +176,7 @@ bool group_weigh(const struct group *g, const char *file, const char *property, 
 	if (!g->managed) {
 		snprintf(text, sizeof(text), "%s%u\n", strncmp(file, "io.", 3) == 0 ? "default " : "",
 				 weight);
-		return write_text(g->dir, file, text);
+		return group_write_text(g->dir, file, text);
 	}
 	snprintf(unit, sizeof(unit), "%s", g->dir);
 	if ((slash = strrchr(unit, '/')) != NULL)

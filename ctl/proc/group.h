@@ -33,6 +33,8 @@ bool group_ask(struct group *g, const char *name);
 bool group_weigh(const struct group *g, const char *file, const char *property, unsigned weight);
 /* A value for a file of the group: "cpu.max". */
 bool group_write(const struct group *g, const char *file, const char *text);
+/* Writes a file of the kernel's in one piece. */
+bool group_write_text(const char *dir, const char *name, const char *text);
 /* Goes back to where it was and removes the group, where the kernel lets it; else systemd does, or
  * the next VM. */
 void group_destroy(struct group *g);

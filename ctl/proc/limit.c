@@ -14,6 +14,7 @@
 #include "core/base/bits.h"
 #include "core/base/fmt.h"
 #include "ctl/cli/cli.h"
+#include "host/linux/clock.h"
 
 #define CGROUP_PERIOD_US 100000
 
@@ -33,12 +34,6 @@ static bool write_group(struct limit *l, bool usual, const char *file, const cha
 
 /* ---- the duty cycle -------------------------------------------------------------------- */
 
-static uint64_t clock_ns(clockid_t id) {
-	struct timespec t;
-	clock_gettime(id, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static void set_throttled(struct limit *l, bool on) {
 	if (on == l->throttled)
 		return;
@@ -49,7 +44,7 @@ static void set_throttled(struct limit *l, bool on) {
 /* Each period brings credit, CPU time takes it. A little may be saved up for bursts. */
 static void period(void *opaque) {
 	struct limit *l = opaque;
-	uint64_t now = clock_ns(CLOCK_MONOTONIC), cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	uint64_t now = host_now_ns(), cpu = host_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 	int64_t burst = (int64_t)(5 * LIMIT_PERIOD_NS * l->percent / 100);
 	if (!l->percent)
 		return;
@@ -102,8 +97,8 @@ const char *limit_set_cpu(struct limit *l, unsigned percent) {
 	if (!l->has_timer)
 		return "none";
 	l->credit_ns = 0;
-	l->last_ns = clock_ns(CLOCK_MONOTONIC);
-	l->last_cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	l->last_ns = host_now_ns();
+	l->last_cpu_ns = host_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 	if (!percent)
 		set_throttled(l, false);
 	loop_timer_set(&l->timer, percent ? LIMIT_PERIOD_NS : UINT64_MAX);
@@ -147,11 +142,7 @@ static bool set_session_nice(int nice) {
 	if (getsid(0) != getpid())
 		return false;
 	snprintf(text, sizeof(text), "%d\n", nice);
-	int fd = open("/proc/self/autogroup", O_WRONLY | O_CLOEXEC);
-	bool done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	if (fd >= 0)
-		close(fd);
-	return done;
+	return group_write_text("/proc/self", "autogroup", text);
 }
 
 const char *limit_set_shares(struct limit *l, unsigned shares) {

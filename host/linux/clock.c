@@ -13,10 +13,14 @@
 
 #define KERNEL_KHZ 1000000u /* without a usable TSC the guest's ticks are nanoseconds */
 
-static uint64_t kernel_ns(clockid_t id) {
+uint64_t host_clock_ns(clockid_t id) {
 	struct timespec ts;
 	clock_gettime(id, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t host_now_ns(void) {
+	return host_clock_ns(CLOCK_MONOTONIC);
 }
 
 bool host_tsc_invariant(void) {
@@ -28,9 +32,10 @@ bool host_tsc_invariant(void) {
  * tightest reading taken, so that a preemption in between does not count. */
 static uint64_t read_pair(uint64_t *ns) {
 	uint64_t best = UINT64_MAX, tsc = 0;
+	*ns = 0;
 	for (int i = 0; i < 3; i++) {
 		uint64_t before = __rdtsc();
-		uint64_t t = kernel_ns(CLOCK_MONOTONIC_RAW);
+		uint64_t t = host_clock_ns(CLOCK_MONOTONIC_RAW);
 		uint64_t after = __rdtsc();
 		if (after - before < best) {
 			best = after - before;
@@ -81,7 +86,7 @@ uint32_t host_tsc_khz(enum tsc_khz_from *from) {
 }
 
 static uint64_t source_ticks(const struct host_clock *c) {
-	uint64_t ticks = c->source == CLOCK_FROM_TSC ? __rdtsc() : kernel_ns(CLOCK_MONOTONIC);
+	uint64_t ticks = c->source == CLOCK_FROM_TSC ? __rdtsc() : host_now_ns();
 	return c->ratio ? (uint64_t)((unsigned __int128)ticks * c->ratio >> 32) : ticks;
 }
 
@@ -100,7 +105,7 @@ static uint64_t now_ns(void *opaque) {
 }
 
 static uint64_t wall_ns(void *opaque) {
-	return kernel_ns(CLOCK_REALTIME);
+	return host_clock_ns(CLOCK_REALTIME);
 }
 
 static bool tsc_base(void *opaque, uint64_t *base) {

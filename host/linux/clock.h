@@ -4,6 +4,8 @@
 #ifndef HOST_LINUX_CLOCK_H
 #define HOST_LINUX_CLOCK_H
 
+#include <time.h>
+
 #include "core/base/err.h"
 #include "core/vm/timer.h"
 
@@ -29,6 +31,10 @@ void host_clock_resume(struct host_clock *c);
 
 /* The guest's ticks are `ticks` now; nobody reads the clock meanwhile. */
 void host_clock_set(struct host_clock *c, uint64_t ticks);
+
+/* Nanoseconds by a clock of the kernel's, and by its monotonic one. */
+uint64_t host_clock_ns(clockid_t id);
+uint64_t host_now_ns(void);
 
 /* How the TSC's frequency was found, for `joist doctor`. */
 enum tsc_khz_from { TSC_KHZ_CPUID, TSC_KHZ_HYPERVISOR, TSC_KHZ_MEASURED };

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "core/base/bits.h"
+#include "host/linux/clock.h"
 
 #define IDLE_NS 250000000ull
 #define BUSY_NS (2 * TURNS_PERIOD_NS)
@@ -39,12 +40,6 @@ struct cpu_share {
 	uint64_t wants, posted_ns;
 	uint64_t most; /* that it may want */
 };
-
-static uint64_t clock_ns(clockid_t id) {
-	struct timespec t;
-	clock_gettime(id, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 /* ---- what it wants ---------------------------------------------------------------------- */
 
@@ -74,7 +69,7 @@ static void add_wanted(void *sum, int tid) {
 }
 
 static void sample(struct cpu_share *s, uint64_t now) {
-	uint64_t cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID), wanted = 0;
+	uint64_t cpu = host_clock_ns(CLOCK_PROCESS_CPUTIME_ID), wanted = 0;
 	if (s->held_since) {
 		s->held_ns += now - s->held_since;
 		s->held_since = now;
@@ -104,7 +99,7 @@ static uint64_t used(struct cpu_share *s, uint64_t now) {
 	if (!s->turn.free)
 		for_threads(add_wanted, &wanted);
 	if (!wanted)
-		wanted = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+		wanted = host_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 	/* It was free, or a thread has ended. */
 	if (s->used_at_ns && wanted > s->used_wanted_ns)
 		s->used_ns += MIN(wanted - s->used_wanted_ns, now - s->used_at_ns);
@@ -153,7 +148,7 @@ static void apply(struct cpu_share *s, const struct turn *t, uint64_t now) {
 static void look(void *opaque) {
 	struct cpu_share *s = opaque;
 	struct turn turn = {.free = true};
-	uint64_t now = clock_ns(CLOCK_MONOTONIC), next = UINT64_MAX;
+	uint64_t now = host_now_ns(), next = UINT64_MAX;
 	/* The others think that it is gone, or do not know of it yet: each that wakes wakes all. */
 	bool gone = now - s->posted_ns >= TURNS_FRESH_NS;
 	if (gone || now - s->posted_ns >= TURNS_PERIOD_NS) {
@@ -194,8 +189,8 @@ struct cpu_share *cpu_share_create(struct loop *loop, struct ledger *l,
 							.turn = {.free = true},
 							.most = UINT64_MAX,
 							.bell = {.fd = ledger_bell(l), .ready = on_bell, .opaque = s},
-							.at_ns = clock_ns(CLOCK_MONOTONIC),
-							.cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID)};
+							.at_ns = host_now_ns(),
+							.cpu_ns = host_clock_ns(CLOCK_PROCESS_CPUTIME_ID)};
 	/* More CPUs than the set has room for: nothing is shared. */
 	if (sched_getaffinity(0, sizeof(s->all), &s->all) == 0 && s->bell.fd >= 0 &&
 		loop_timer_create(loop, &s->timer, look, s) == 0) {
@@ -214,7 +209,7 @@ struct cpu_share *cpu_share_create(struct loop *loop, struct ledger *l,
 void cpu_share_destroy(struct cpu_share *s) {
 	if (!s)
 		return;
-	set_held(s, false, clock_ns(CLOCK_MONOTONIC));
+	set_held(s, false, host_now_ns());
 	loop_timer_destroy(s->loop, &s->timer);
 	loop_remove(s->loop, &s->bell);
 	close(s->bell.fd);

@@ -10,6 +10,7 @@
 
 #include "core/base/bits.h"
 #include "core/base/fmt.h"
+#include "host/linux/clock.h"
 #include "host/linux/disk_io.h"
 #include "host/linux/image.h"
 #include "host/linux/ledger.h"
@@ -75,12 +76,6 @@ static void answer(struct host_disk *d) {
 	d->vm->unlock(d->vm->opaque);
 }
 
-static uint64_t now_ns(void) {
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* Sends on what the limits and the other VMs' shares allow, in order; returns for how long the rest
  * has to wait. What is still there when the VM has ended goes at once. */
 static uint64_t send_held(struct host_disk *d, bool quit) {
@@ -88,7 +83,7 @@ static uint64_t send_held(struct host_disk *d, bool quit) {
 	while (d->held.first) {
 		struct block_request *r = d->held.first;
 		if (limited && !quit) {
-			uint64_t now = now_ns();
+			uint64_t now = host_now_ns();
 			uint64_t wait = MAX(bucket_wait(&d->bytes, now), bucket_wait(&d->requests, now));
 			if (wait)
 				return wait;
@@ -115,8 +110,8 @@ static void *run(void *opaque) {
 		d->new_limits = false;
 		pthread_mutex_unlock(&d->lock);
 		if (fresh) {
-			bucket_init(&d->bytes, l.bytes, now_ns());
-			bucket_init(&d->requests, l.requests, now_ns());
+			bucket_init(&d->bytes, l.bytes, host_now_ns());
+			bucket_init(&d->requests, l.requests, host_now_ns());
 		}
 		for (struct block_request *next; r; r = next) {
 			next = r->next;

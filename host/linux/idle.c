@@ -1,7 +1,7 @@
 /* See idle.h. */
 #include "host/linux/idle.h"
 
-#include <time.h>
+#include "host/linux/clock.h"
 
 bool idle_look(struct idle *w, uint64_t now_ns, uint64_t used_ns) {
 	bool idle = w->at_ns && (used_ns - w->used_ns) * IDLE_PART < now_ns - w->at_ns;
@@ -15,15 +15,9 @@ bool idle_look(struct idle *w, uint64_t now_ns, uint64_t used_ns) {
 	return true;
 }
 
-static uint64_t clock_ns(clockid_t id) {
-	struct timespec t;
-	clock_gettime(id, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static void look(void *opaque) {
 	struct idle *w = opaque;
-	if (idle_look(w, clock_ns(CLOCK_MONOTONIC), clock_ns(CLOCK_PROCESS_CPUTIME_ID)))
+	if (idle_look(w, host_now_ns(), host_clock_ns(CLOCK_PROCESS_CPUTIME_ID)))
 		w->trim(w->opaque);
 	loop_timer_set(&w->timer, IDLE_LOOK_NS);
 }

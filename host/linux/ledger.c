@@ -22,6 +22,7 @@
 #include "core/base/split.h"
 #include "core/base/turns.h"
 #include "host/linux/boot_cache.h"
+#include "host/linux/clock.h"
 
 #define NAME "shares-2" /* the number changes with struct book */
 #define PLACES SPLIT_USERS
@@ -51,12 +52,6 @@ struct ledger {
 	uint64_t waits_since, looked_ns;
 };
 
-static uint64_t now_ns(void) {
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* Is there another process that has this place? */
 static bool lives(struct ledger *l, unsigned place) {
 	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = place, .l_len = 1};
@@ -77,7 +72,7 @@ static void enter(struct ledger *l) {
 										__ATOMIC_RELAXED))
 			return;
 		if (i % LOOK_TRIES == 0) {
-			uint64_t now = now_ns();
+			uint64_t now = host_now_ns();
 			since = since ? since : now;
 			if ((now - since >= HELD_NS || !lives(l, owner - 1)) &&
 				__atomic_compare_exchange_n(&l->book->lock, &owner, mine, false, __ATOMIC_ACQUIRE,
@@ -162,7 +157,7 @@ struct ledger *ledger_open(const char *path, unsigned disk_weight, unsigned net_
 	clear_dead(l);
 	split_join(&l->book->ways[LEDGER_OUT], l->place, net_weight);
 	split_join(&l->book->ways[LEDGER_IN], l->place, net_weight);
-	turns_join(&l->book->cpus, l->place, TURNS_WEIGHT, now_ns());
+	turns_join(&l->book->cpus, l->place, TURNS_WEIGHT, host_now_ns());
 	leave(l);
 	return l;
 }
@@ -210,7 +205,7 @@ int ledger_add_disk(struct ledger *l, uint64_t device) {
 	if (i == l->ndevices && i < DISKS) {
 		l->devices[l->ndevices++] = device;
 		/* 0 means none in the book. */
-		fair_join(&l->book->disks, l->place * DISKS + i, device + 1, l->disk_weight, now_ns());
+		fair_join(&l->book->disks, l->place * DISKS + i, device + 1, l->disk_weight, host_now_ns());
 	}
 	leave(l);
 	return (int)MIN(i, DISKS - 1u);
@@ -219,7 +214,7 @@ int ledger_add_disk(struct ledger *l, uint64_t device) {
 uint64_t ledger_disk_begin(struct ledger *l, int disk, uint64_t bytes, bool must) {
 	if (!l || disk < 0)
 		return 0;
-	uint64_t wait = 0, now = now_ns();
+	uint64_t wait = 0, now = host_now_ns();
 	unsigned user = l->place * DISKS + (unsigned)disk;
 	enter(l);
 	if (must)
@@ -242,7 +237,8 @@ void ledger_disk_end(struct ledger *l, int disk, uint64_t bytes) {
 	if (!l || disk < 0)
 		return;
 	enter(l);
-	fair_end(&l->book->disks, l->place * DISKS + (unsigned)disk, bytes + FAIR_REQUEST, now_ns());
+	fair_end(&l->book->disks, l->place * DISKS + (unsigned)disk, bytes + FAIR_REQUEST,
+			 host_now_ns());
 	leave(l);
 }
 
@@ -252,7 +248,7 @@ uint64_t ledger_net_limit(struct ledger *l, enum ledger_way way) {
 	if (!l)
 		return 0;
 	enter(l);
-	uint64_t limit = split_limit(&l->book->ways[way], l->place, now_ns());
+	uint64_t limit = split_limit(&l->book->ways[way], l->place, host_now_ns());
 	leave(l);
 	return limit;
 }
@@ -261,7 +257,7 @@ void ledger_net_moved(struct ledger *l, enum ledger_way way, uint64_t bytes) {
 	if (!l)
 		return;
 	enter(l);
-	split_moved(&l->book->ways[way], l->place, bytes, now_ns());
+	split_moved(&l->book->ways[way], l->place, bytes, host_now_ns());
 	leave(l);
 }
 
@@ -287,12 +283,12 @@ void ledger_cpu_post(struct ledger *l, uint64_t wants) {
 	if (!l)
 		return;
 	enter(l);
-	turns_post(&l->book->cpus, l->place, wants, now_ns());
+	turns_post(&l->book->cpus, l->place, wants, host_now_ns());
 	leave(l);
 }
 
 bool ledger_cpu_met(struct ledger *l) {
-	return l && turns_met(&l->book->cpus, l->place, now_ns());
+	return l && turns_met(&l->book->cpus, l->place, host_now_ns());
 }
 
 void ledger_cpu_look(struct ledger *l, unsigned cpus, uint64_t now, uint64_t used,

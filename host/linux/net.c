@@ -14,6 +14,7 @@
 #include "core/base/check.h"
 #include "core/base/split.h"
 #include "core/net/merge.h"
+#include "host/linux/clock.h"
 #include "host/linux/ledger.h"
 #include "host/linux/net_int.h"
 
@@ -99,12 +100,6 @@ void net_poll_within(struct net_poll *p, int64_t ns) {
 		p->timeout_ns = MAX(ns, 0);
 }
 
-static uint64_t now_ns(void) {
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static void lock_vm(struct host_net *n) {
 	n->vm->lock(n->vm->opaque);
 }
@@ -120,7 +115,7 @@ static bool allowed(struct host_net *n, struct bucket *bytes, struct bucket *fra
 					struct share *s) {
 	if (!bytes->limit.rate && !frames->limit.rate && !s->bucket.limit.rate)
 		return true;
-	uint64_t now = now_ns(), a = bucket_wait(bytes, now), b = bucket_wait(frames, now);
+	uint64_t now = host_now_ns(), a = bucket_wait(bytes, now), b = bucket_wait(frames, now);
 	uint64_t c = bucket_wait(&s->bucket, now);
 	int64_t wait = (int64_t)MAX(MAX(a, b), c);
 	s->held |= c && c >= MAX(a, b);
@@ -178,7 +173,7 @@ static void backend_send(void *opaque, const struct frame *f) {
 
 /* After so many ns from now; UINT64_MAX: never. */
 static uint64_t after(uint64_t ns) {
-	return ns == UINT64_MAX ? ns : now_ns() + ns;
+	return ns == UINT64_MAX ? ns : host_now_ns() + ns;
 }
 
 /* Sends small frames from here: to wake the thread for them is three system calls and a switch.
@@ -261,7 +256,7 @@ void net_guest_commit(struct host_net *n, const struct frame *f) {
 }
 
 static void take_limits(struct host_net *n) {
-	uint64_t now = now_ns();
+	uint64_t now = host_now_ns();
 	pthread_mutex_lock(&n->lock);
 	struct host_net_limits l = n->config.limits;
 	bool fresh = n->new_limits;
@@ -280,7 +275,7 @@ static void take_shares(struct host_net *n) {
 	struct ledger *l = n->config.ledger;
 	if (!l)
 		return;
-	uint64_t now = now_ns();
+	uint64_t now = host_now_ns();
 	bool fresh = now - n->shares_ns >= SPLIT_WINDOW_NS;
 	for (unsigned way = 0; way < 2; way++) {
 		struct share *s = &n->shares[way];
@@ -354,7 +349,7 @@ static bool flush_due(struct host_net *n) {
 	pthread_mutex_lock(&n->lock);
 	uint64_t at = n->flush_ns;
 	pthread_mutex_unlock(&n->lock);
-	return at != UINT64_MAX && at <= now_ns();
+	return at != UINT64_MAX && at <= host_now_ns();
 }
 
 /* VM lock held. Paused, the guest is told later: host_net_pause() asks for it. */
@@ -421,9 +416,9 @@ static bool wait_ready(struct host_net *n) {
 	if (n->tx.count && !n->tx_held)
 		p->timeout_ns = 0;
 	if (n->flush_ns != UINT64_MAX && p->timeout_ns)
-		net_poll_within(p, (int64_t)(n->flush_ns - now_ns()));
+		net_poll_within(p, (int64_t)(n->flush_ns - host_now_ns()));
 	n->asleep = p->timeout_ns != 0;
-	n->sleeps_until = p->timeout_ns < 0 ? UINT64_MAX : now_ns() + (uint64_t)p->timeout_ns;
+	n->sleeps_until = p->timeout_ns < 0 ? UINT64_MAX : host_now_ns() + (uint64_t)p->timeout_ns;
 	bool quit = n->quit;
 	pthread_mutex_unlock(&n->lock);
 	if (quit)

@@ -29,6 +29,7 @@
 #include "core/net/filter.h"
 #include "core/net/lan_head.h"
 #include "core/net/switch.h"
+#include "host/linux/clock.h"
 #include "host/linux/net_int.h"
 #include "host/linux/net_store.h"
 #include "host/linux/unix.h"
@@ -61,12 +62,6 @@ struct net_lan {
 	uint8_t frames[BATCH][FRAME_MAX];
 	uint8_t answer[DNS_ANSWER_MAX];
 };
-
-static uint64_t now_ns(void) {
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 /* The name of member `host`'s socket, short wherever the folder lies. */
 static void address_of(const struct net_lan *l, unsigned host, struct sockaddr_un *a) {
@@ -130,7 +125,7 @@ static void send_to_all(struct net_lan *l, const struct frame *f) {
 /* One peer's queue is full: the guest's frames wait for it, once. false: wait. */
 static bool send_to_one(struct net_lan *l, unsigned host, const struct frame *f) {
 	bool sent = send_to(l, host, f);
-	uint64_t now = sent ? 0 : now_ns();
+	uint64_t now = sent ? 0 : host_now_ns();
 	if (!sent && !l->stuck[host]) {
 		if (!l->busy_since)
 			l->busy_since = now;
@@ -175,7 +170,7 @@ static bool lan_send(void *self, const struct frame *f, uint8_t *data) {
 		return true;
 	bool gateway = for_gateway(l, &p, data);
 	if (!gateway) {
-		int port = data[0] & 1 ? SWITCH_ALL : switch_find(&l->sw, data, now_ns());
+		int port = data[0] & 1 ? SWITCH_ALL : switch_find(&l->sw, data, host_now_ns());
 		if (port != SWITCH_ALL)
 			return send_to_one(l, (unsigned)port, f);
 		send_to_all(l, f);
@@ -193,7 +188,7 @@ static bool lan_send_now(void *self, const struct frame *f, uint8_t *data) {
 		return true; /* as lan_send(): dropped */
 	if (data[0] & 1 || for_gateway(l, &p, data) || l->busy_since)
 		return false;
-	int port = switch_find(&l->sw, data, now_ns());
+	int port = switch_find(&l->sw, data, host_now_ns());
 	return port != SWITCH_ALL && send_to(l, (unsigned)port, f);
 }
 
@@ -223,7 +218,7 @@ static bool from_peer(struct net_lan *l, unsigned host, const struct frame *f) {
 	struct packet p;
 	if (!packet_parse(&p, f->data, f->len) || !net_filter_from_peer(&l->id, &p, f->data, f->len))
 		return false;
-	switch_learn(&l->sw, f->data + 6, (int)host, now_ns());
+	switch_learn(&l->sw, f->data + 6, (int)host, host_now_ns());
 	return f->data[0] & 1 || !memcmp(f->data, l->id.mac, 6);
 }
 

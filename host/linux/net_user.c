@@ -18,6 +18,7 @@
 #include "core/base/fmt.h"
 #include "core/net/offload.h"
 #include "core/net/packet.h"
+#include "host/linux/clock.h"
 #include "host/linux/net_int.h"
 
 #define TIMERS 4
@@ -43,9 +44,7 @@ struct net_user {
 static pthread_mutex_t slirp_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static int64_t now_ns(void *opaque) {
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+	return (int64_t)host_now_ns();
 }
 
 /* --- libslirp's callbacks --- */
