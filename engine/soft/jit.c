@@ -26,6 +26,15 @@ void *jit_arena(struct jit *j, size_t size) {
 	return p;
 }
 
+void jit_emitted(struct jit *j, const struct jit_block *b) {
+	if (j->verify)
+		jit_verify_or_stop(j, b);
+	j->bytes += b->hot_len + b->cold_len;
+	j->hot = (uint8_t *)align_up((uintptr_t)j->hot + b->hot_len, 16);
+	j->cold += b->cold_len;
+	j->blocks++;
+}
+
 void jit_cache_begin(struct jit *j) {
 	j->hot = j->hot_start;
 	j->cold = j->cold_start;

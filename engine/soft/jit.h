@@ -13,6 +13,7 @@
 struct jit;
 struct jit_block;
 struct verifier;
+struct emit_fixups;
 
 /* One way out of a block to a known address; its jump is patched once the target exists. */
 struct jit_link {
@@ -159,8 +160,9 @@ struct jit_block *jit_translate_self(struct soft_vcpu *c, const uint8_t *bytes, 
 									 uint64_t rip, uint32_t key, bool loose);
 
 /* Blocks of code that is mapped at several guest addresses (rebase.c); jit->lock held, or the world
- * stopped. The first: what the translator may note its fixups in for such a block, or NULL. */
-struct emit_fixups *jit_twin_begin(const struct jit *j, const struct jit_block *draft);
+ * stopped. The first: whether the translator shall note the fixups of the block that it is about to
+ * make, in *f, which is made ready. */
+bool jit_twin_begin(const struct jit *j, const struct jit_block *draft, struct emit_fixups *f);
 void jit_twin_end(struct jit *j, struct jit_block *b, const struct emit_fixups *f);
 void jit_twin_forget(struct jit *j, const struct jit_block *b);
 /* A block as jit_translate() would make it for the first tier, if there is one of the same code to
@@ -291,6 +293,8 @@ void *jit_arena(struct jit *j, size_t size); /* NULL: full */
 void jit_trim(struct jit *j);
 /* Points the jump whose displacement is at `at` (writable) to `to` (executable), at once. */
 void jit_put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec);
+/* A block's code is complete at j->hot and j->cold, which go on behind it. */
+void jit_emitted(struct jit *j, const struct jit_block *b);
 
 /* What translating needs besides: 0 or -ERR_*. (translate.c) */
 int jit_translator_create(struct jit *j);

@@ -22,16 +22,13 @@ static bool is_movable(uint64_t rip, uint32_t key) {
 	return rip >= LOWEST && rip < HIGHEST && key & JIT_KEY_USER && !(key & JIT_KEY_LEGACY);
 }
 
-struct emit_fixups *jit_twin_begin(const struct jit *j, const struct jit_block *draft) {
-	static __thread struct emit_fixups fixups;
-	if (draft->second || draft->bytes || !is_movable(draft->rip, draft->key) ||
-		j->off & JIT_OFF_REBASE)
-		return NULL;
-	fixups.hot = j->hot;
-	fixups.cold = j->cold;
-	fixups.fixed = false;
-	fixups.n = 0;
-	return &fixups;
+bool jit_twin_begin(const struct jit *j, const struct jit_block *draft, struct emit_fixups *f) {
+	f->hot = j->hot;
+	f->cold = j->cold;
+	f->fixed = false;
+	f->n = 0;
+	return !draft->second && !draft->bytes && is_movable(draft->rip, draft->key) &&
+		   !(j->off & JIT_OFF_REBASE);
 }
 
 void jit_twin_end(struct jit *j, struct jit_block *b, const struct emit_fixups *f) {
@@ -177,12 +174,7 @@ struct jit_block *jit_rebase(struct jit *j, const uint8_t *host, uint64_t rip, u
 		jit_put_rel32(l->patch, l->stub, 0);
 	if (c.failed)
 		return NULL;
-	if (j->verify)
-		jit_verify_or_stop(j, b);
-	j->bytes += b->hot_len + b->cold_len;
-	j->hot = (uint8_t *)align_up((uintptr_t)j->hot + b->hot_len, 16);
-	j->cold += b->cold_len;
-	j->blocks++;
+	jit_emitted(j, b);
 	j->rebased++;
 	j->twins[twin_index(host, key)] = b;
 	return b;

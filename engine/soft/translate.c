@@ -354,7 +354,7 @@ static struct jit_block *translate(struct soft_vcpu *c, struct jit_block *draft,
 	t->n = t->ncold = 0;
 	t->saved = t->crossing = t->failed = t->again = false;
 	t->loose = loose;
-	struct emit_fixups *fixups = jit_twin_begin(j, draft);
+	struct emit_fixups *fixups = jit_twin_begin(j, draft, &t->fixups) ? &t->fixups : NULL;
 	t->e = (struct emit){j->hot, j->hot_end, fixups};
 	decode_block(t);
 	if (t->n)
@@ -392,14 +392,9 @@ static struct jit_block *translate(struct soft_vcpu *c, struct jit_block *draft,
 	b->hot_len = (uint32_t)(t->e.at - j->hot);
 	b->cold = j->cold;
 	b->cold_len = (uint32_t)(cold.at - j->cold);
-	if (j->verify)
-		jit_verify_or_stop(j, b);
-	j->bytes += b->hot_len + b->cold_len;
 	if (fixups)
 		jit_twin_end(j, b, fixups);
-	j->hot = (uint8_t *)align_up((uintptr_t)t->e.at, 16);
-	j->cold = cold.at;
-	j->blocks++;
+	jit_emitted(j, b);
 	j->insns += t->n;
 	return b;
 }

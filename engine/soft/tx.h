@@ -114,6 +114,7 @@ struct tx {
 	bool again;	 /* an instruction turned out to need its handler */
 	unsigned ncold;
 	struct tx_cold cold[TX_COLD];
+	struct emit_fixups fixups; /* of a block that may be copied */
 };
 
 enum tx_emitted { EMIT_OK, EMIT_END, EMIT_CALL };
@@ -197,7 +198,9 @@ void tx_save_flags(struct emit *e);
 void tx_restore_flags(struct emit *e);
 uint64_t tx_const_ea(const struct x86_insn *i, uint64_t rip);
 bool tx_is_const_ea(const struct x86_insn *i);
-void tx_mov_const_ea(struct emit *e, unsigned reg, const struct x86_insn *i, uint64_t rip);
+/* MOV of the lowest `size` bytes of it, 4 or 8. */
+void tx_mov_const_ea(struct emit *e, unsigned reg, unsigned size, const struct x86_insn *i,
+					 uint64_t rip);
 struct emem tx_operand(struct emit *e, const struct x86_insn *i);
 void tx_ea(struct emit *e, const struct x86_insn *i, uint64_t rip);
 /* The whole access check of instruction n's memory operand; afterwards *m addresses it, T1 is

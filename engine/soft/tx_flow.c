@@ -409,12 +409,8 @@ static void lea(struct tx *t, unsigned n) {
 	struct emit *e = &t->e;
 	unsigned d = i->opnd[0].reg, size = i->opnd[0].size;
 	unsigned host = tx_resident(d) ? T0 : tx_host_reg(d);
-	if (tx_is_const_ea(i) && size == 4) {
-		e_mov_imm(e, host, (uint32_t)tx_const_ea(i, t->rip[n]));
-		if (i->base == X86_REG_RIP && e->fixups)
-			e->fixups->fixed = true;
-	} else if (tx_is_const_ea(i)) {
-		tx_mov_const_ea(e, host, i, t->rip[n]);
+	if (tx_is_const_ea(i)) {
+		tx_mov_const_ea(e, host, size, i, t->rip[n]);
 	} else {
 		struct emem m = tx_operand(e, i);
 		e_op_mem(e, size == 8, 0x8d, host, &m);

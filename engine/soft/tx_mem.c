@@ -55,12 +55,13 @@ uint64_t tx_const_ea(const struct x86_insn *i, uint64_t rip) {
 	return (uint64_t)i->disp + (i->base == X86_REG_RIP ? rip + i->len : 0);
 }
 
-/* MOV of that. */
-void tx_mov_const_ea(struct emit *e, unsigned reg, const struct x86_insn *i, uint64_t rip) {
+void tx_mov_const_ea(struct emit *e, unsigned reg, unsigned size, const struct x86_insn *i,
+					 uint64_t rip) {
+	uint64_t ea = tx_const_ea(i, rip) & size_mask(size);
 	if (i->base == X86_REG_RIP)
-		e_mov_place(e, reg, tx_const_ea(i, rip), FIX_ADDRESS);
+		e_mov_place(e, reg, ea, FIX_ADDRESS);
 	else
-		e_mov_imm(e, reg, tx_const_ea(i, rip));
+		e_mov_imm(e, reg, ea);
 }
 
 bool tx_is_const_ea(const struct x86_insn *i) {
@@ -91,7 +92,7 @@ struct emem tx_operand(struct emit *e, const struct x86_insn *i) {
 /* T0 = linear address of the memory operand. Uses T1; flags are lost with FS and GS. */
 void tx_ea(struct emit *e, const struct x86_insn *i, uint64_t rip) {
 	if (tx_is_const_ea(i)) {
-		tx_mov_const_ea(e, T0, i, rip);
+		tx_mov_const_ea(e, T0, 8, i, rip);
 	} else {
 		struct emem m = tx_operand(e, i);
 		if (m.index == NOREG && !m.disp)
@@ -185,7 +186,7 @@ void tx_address(struct tx *t, unsigned n, struct emem *m) {
 		if ((int64_t)ea == (int32_t)ea) {
 			m->disp = (int32_t)ea;
 		} else {
-			tx_mov_const_ea(e, T1, i, t->rip[n]);
+			tx_mov_const_ea(e, T1, 8, i, t->rip[n]);
 			e_lea(e, T0, T0, T1, 0, 0);
 		}
 	} else {

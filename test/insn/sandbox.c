@@ -17,6 +17,7 @@
 #include <sys/time.h>
 
 #include "core/x86/regs.h"
+#include "test/insn/gen.h"
 
 #define RAM_SIZE (16u << 20)
 /* Guest-physical. */
@@ -39,26 +40,10 @@
 
 static struct bench_vm box;
 static uint64_t next_table = BOX_TABLES + PAGE_SIZE;
-static uint64_t seed = 0x9e3779b97f4a7c15ull;
 static unsigned windows[256], nwindows, touched[512], ntouched;
 static uint32_t slots[512];
 static unsigned nslots;
 static char why[160];
-
-void sandbox_seed(uint64_t s) {
-	seed = s | 1;
-}
-
-static uint64_t rnd(void) {
-	seed ^= seed >> 12;
-	seed ^= seed << 25;
-	seed ^= seed >> 27;
-	return seed * 0x2545f4914f6cdd1dull;
-}
-
-static unsigned below(unsigned n) {
-	return (unsigned)(rnd() >> 33) % n;
-}
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
@@ -82,7 +67,7 @@ static void map(uint64_t va, uint64_t pa, bool write) {
 
 /* A page somewhere. */
 static uint64_t new_page(bool write) {
-	unsigned w = below(WINDOWS);
+	unsigned w = gen_below(WINDOWS);
 	uint64_t va = AT_WINDOWS + (uint64_t)w * 4 * PAGE_SIZE;
 	if (nwindows < 256)
 		windows[nwindows++] = w;
@@ -107,19 +92,19 @@ static uint64_t get(uint64_t off) {
 
 /* A canonical address, mostly near one end of its page. */
 static uint64_t any_address(void) {
-	uint64_t page = (uint64_t)((int64_t)(rnd() << 16) >> 16) & ~0xfffull;
-	switch (below(4)) {
+	uint64_t page = (uint64_t)((int64_t)(gen_rnd() << 16) >> 16) & ~0xfffull;
+	switch (gen_below(4)) {
 	case 0:
-		return page + below(80);
+		return page + gen_below(80);
 	case 1:
-		return page + 4095 - below(80);
+		return page + 4095 - gen_below(80);
 	default:
-		return page + below(4096);
+		return page + gen_below(4096);
 	}
 }
 
 static uint64_t any_value(void) {
-	return below(4) ? any_address() : below(40);
+	return gen_below(4) ? any_address() : gen_below(40);
 }
 
 /* ---- the TLB and slots ----------------------------------------------------------------------- */
@@ -157,7 +142,7 @@ static void slot_set(uint32_t slot, uint64_t gva) {
 static void slots_any(void) {
 	for (unsigned n = 0; n < nslots; n++) {
 		slot_set(slots[n], any_address());
-		if (below(2))
+		if (gen_below(2))
 			put(GS_JIT(slots) + slots[n] + offsetof(struct jit_slot, lim), 0);
 	}
 }
@@ -165,7 +150,8 @@ static void slots_any(void) {
 /* Whether the slot holds gva now. */
 static bool slot_fill(uint32_t slot, uint64_t gva) {
 	unsigned write, size;
-	if (!jit_slot_valid(slot, 0, &write, &size) || (gva & 4095) + size > PAGE_SIZE || !below(10))
+	if (!jit_slot_valid(slot, 0, &write, &size) || (gva & 4095) + size > PAGE_SIZE ||
+		!gen_below(10))
 		return false;
 	slot_set(slot, gva);
 	return true;
@@ -191,7 +177,7 @@ static void change_all(struct x86_state *s) {
 			s->gpr[r] = any_value();
 		put(GS_GPR(r), any_value());
 	}
-	s->rflags = RFLAGS_FIXED | (rnd() & RFLAGS_ARITH);
+	s->rflags = RFLAGS_FIXED | (gen_rnd() & RFLAGS_ARITH);
 	tlb_forget();
 	slots_any();
 }
@@ -211,7 +197,7 @@ static int thunk(const struct jit *j, const uint8_t *at, struct x86_state *s) {
 			if (at == j->fill[write][n]) {
 				static const uint8_t sizes[JIT_SIZES] = {1, 2, 4, 8, 10, 16, 32, 64};
 				bool crosses = (s->gpr[R10] & 4095) + sizes[n] > PAGE_SIZE;
-				bool fails = crosses || !below(10);
+				bool fails = crosses || !gen_below(10);
 				if (!fails)
 					tlb_fill(s->gpr[R10], write);
 				s->gpr[R10] = fails;
@@ -235,7 +221,7 @@ static int thunk(const struct jit *j, const uint8_t *at, struct x86_state *s) {
 	}
 	for (unsigned n = 0; n < JIT_QUICKS; n++)
 		if (at == j->quick[n]) {
-			s->gpr[R10] = below(2);
+			s->gpr[R10] = gen_below(2);
 			s->gpr[R11] = any_value();
 			go_back(s);
 			return 0;
@@ -280,12 +266,12 @@ static void begin(const struct jit *j, const struct jit_block *b, unsigned trial
 		memcpy(box.ram + BOX_READ + n, &v, 8);
 		memcpy(box.ram + BOX_WRITE + n, &v, 8);
 	}
-	put(GS_STATE(rflags), RFLAGS_FIXED | (below(8) ? 0 : RFLAGS_DF));
+	put(GS_STATE(rflags), RFLAGS_FIXED | (gen_below(8) ? 0 : RFLAGS_DF));
 	put(GS_SEG(SEG_FS), any_address());
 	put(GS_SEG(SEG_GS), any_address());
 	put(GS_JIT(tmp), any_value());
-	put(GS_JIT(flags_ax), rnd());
-	*(uint32_t *)word(GS_JIT(poll)) = !below(16);
+	put(GS_JIT(flags_ax), gen_rnd());
+	*(uint32_t *)word(GS_JIT(poll)) = !gen_below(16);
 	for (unsigned n = 0; n < JIT_HELD; n++)
 		put(GS_JIT(held[0]) + 8 * n, new_page(true) - any_address());
 }
@@ -368,7 +354,7 @@ void sandbox_create(void) {
 	for (unsigned write = 0; write < 2; write++)
 		for (unsigned n = 0; n < JIT_TLB; n++) {
 			put(tlb_entry(write, n), SOFT_TLB_INVALID);
-			put(tlb_entry(write, n) + 8, rnd());
+			put(tlb_entry(write, n) + 8, gen_rnd());
 		}
 	signal(SIGVTALRM, on_limit);
 }

@@ -8,9 +8,8 @@
 
 void sandbox_create(void);
 void sandbox_destroy(void);
-void sandbox_seed(uint64_t seed);
-/* So many runs of 64-bit supervisor code from random states. NULL: it did nothing that it must
- * not; else what, valid until the next call. */
+/* So many runs of 64-bit supervisor code from random states (gen_seed). NULL: it did nothing that
+ * it must not; else what, valid until the next call. */
 const char *sandbox_run(const struct jit *j, const struct jit_block *b, unsigned trials);
 
 #endif
