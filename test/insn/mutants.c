@@ -441,9 +441,10 @@ static void judge(const struct code *c, enum kind kind, unsigned n, unsigned k, 
 		return;
 	}
 	const char *why = jit_verify(j, &b);
-	bool try = counts[kind].made++ % 8 == 0 || is_rare(kind);
+	bool try = counts[kind].made++ % 8 == 0 || is_rare(kind) || !counts[kind].refused_caught;
 	counts[kind].refused += why != NULL;
-	/* Of what is refused, some. */
+	/* Of what is refused, some; and all until the sandbox has caught one of that kind, which a run
+	 * from random states does not always. */
 	if (!why || try)
 		danger = sandbox_run(j, &b, trials);
 	if (why && try) {
