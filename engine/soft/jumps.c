@@ -35,11 +35,14 @@ void jit_far_reset(struct jit *j) {
 	j->nfar = 0;
 }
 
-static struct jit_far *far_find(const struct jit *j, uint64_t rip, unsigned user) {
+/* Where the pair stands, or would (*slot is 0 then). Without the lock another vCPU may be about to
+ * fill the free place with another pair: `slot` is looked at once. */
+static struct jit_far *far_find(const struct jit *j, uint64_t rip, unsigned user, uint32_t *slot) {
 	uint32_t h = (uint32_t)((rip + user) * 0x9e3779b97f4a7c15ull >> 40);
 	for (;; h++) {
 		struct jit_far *f = &j->far_hash[h & (FAR_HASH - 1)];
-		if (!__atomic_load_n(&f->slot, __ATOMIC_ACQUIRE) || (f->rip == rip && f->user == user))
+		*slot = __atomic_load_n(&f->slot, __ATOMIC_ACQUIRE);
+		if (!*slot || (f->rip == rip && f->user == user))
 			return f;
 	}
 }
@@ -48,8 +51,9 @@ static struct jit_far *far_find(const struct jit *j, uint64_t rip, unsigned user
 #define SPAN 2u
 
 static int make_slot(struct jit *j, uint64_t rip, unsigned user) {
-	struct jit_far *f = far_find(j, rip, user);
-	if (!f->slot) {
+	uint32_t slot;
+	struct jit_far *f = far_find(j, rip, user, &slot);
+	if (!slot) {
 		if (j->nfar == JIT_FAR)
 			return -1;
 		j->far_user[j->nfar] = user & 1;
@@ -57,9 +61,10 @@ static int make_slot(struct jit *j, uint64_t rip, unsigned user) {
 			j->soft->vcpus[n]->jit.far[j->nfar] = j->far_miss;
 		f->rip = rip;
 		f->user = user;
-		__atomic_store_n(&f->slot, ++j->nfar, __ATOMIC_RELEASE); /* others may be looking */
+		slot = ++j->nfar;
+		__atomic_store_n(&f->slot, slot, __ATOMIC_RELEASE); /* others may be looking */
 	}
-	return (int)f->slot - 1;
+	return (int)slot - 1;
 }
 
 int jit_far_slot(struct jit *j, uint64_t rip, unsigned user) {
@@ -212,12 +217,13 @@ static void touch(struct soft_vcpu *c, unsigned user, enum jit_table table, unsi
 
 static void learn_far(struct soft_vcpu *c, unsigned user, uint64_t rip, const uint8_t *entry,
 					  bool global) {
-	const struct jit_far *f = far_find(c->soft->jit, rip, user);
-	if (!f->slot || c->jit.far[f->slot - 1] == entry)
+	uint32_t slot;
+	far_find(c->soft->jit, rip, user, &slot);
+	if (!slot || c->jit.far[slot - 1] == entry)
 		return;
-	c->jit.far[f->slot - 1] = entry;
+	c->jit.far[slot - 1] = entry;
 	if (!global)
-		touch(c, user, JIT_TABLE_FAR, f->slot - 1,
+		touch(c, user, JIT_TABLE_FAR, slot - 1,
 			  jit_linear(c->jit.keys[user] & JIT_KEY_LEGACY, rip));
 }
 
@@ -263,13 +269,14 @@ void jit_jump_forget(struct soft_vcpu *c, const struct jit_block *b) {
 	const struct jit *j = c->soft->jit;
 	unsigned user = b->key & JIT_KEY_USER ? 1 : 0;
 	unsigned jump = jump_index(j, b->rip), target = target_index(b->rip);
-	const struct jit_far *f = far_find(j, b->rip, user);
+	uint32_t slot;
+	far_find(j, b->rip, user, &slot);
 	if (c->jit.jumps[user][jump] == b->entry_checked)
 		clear_entry(c, user, JIT_TABLE_JUMPS, jump);
 	if (c->jit.targets[user][target].entry == b->entry)
 		clear_entry(c, user, JIT_TABLE_TARGETS, target);
-	if (f->slot && c->jit.far[f->slot - 1] == b->entry)
-		clear_entry(c, user, JIT_TABLE_FAR, f->slot - 1);
+	if (slot && c->jit.far[slot - 1] == b->entry)
+		clear_entry(c, user, JIT_TABLE_FAR, slot - 1);
 	if (b->next_page && c->jit.far[b->span_slot] == b->span_body)
 		clear_entry(c, user, JIT_TABLE_FAR, b->span_slot);
 }
