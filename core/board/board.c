@@ -181,6 +181,6 @@ void board_channel_set_open(struct board *b, unsigned i, bool open) {
 	virtio_console_set_open(b->console, b->first_channel + i, open);
 }
 
-void board_power_button(struct board *b) {
-	acpi_pm_power_button(&b->pm);
+bool board_power_button(struct board *b) {
+	return acpi_pm_power_button(&b->pm);
 }

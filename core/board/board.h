@@ -104,8 +104,8 @@ struct net_device board_net_device(struct board *b, unsigned i);
 /* The way into the vsock device, for its back end. */
 struct vsock_device board_vsock_device(struct board *b);
 
-/* Presses the ACPI power button; the guest decides what follows. */
-void board_power_button(struct board *b);
+/* Presses the ACPI power button; the guest decides what follows. false: nothing in it listens. */
+bool board_power_button(struct board *b);
 
 /* For inspection: calls `line` once a device with its name and where it sits. */
 void board_list(struct board *b, void (*line)(void *out, const char *name, const char *where),

@@ -82,9 +82,10 @@ static void overflow_due(void *opaque) {
 
 /* ---- events -------------------------------------------------------------------------- */
 
-void acpi_pm_power_button(struct acpi_pm *pm) {
+bool acpi_pm_power_button(struct acpi_pm *pm) {
 	pm->pm1_status |= PM1_PWRBTN;
 	update(pm);
+	return (pm->pm1_control & CNT_SCI_EN) && (pm->pm1_enable & PM1_PWRBTN);
 }
 
 void acpi_pm_set_gpe(void *opaque, unsigned event, bool level) {

@@ -47,8 +47,9 @@ struct acpi_pm {
 void acpi_pm_init(struct acpi_pm *pm, struct vm_timers *timers,
 				  const struct acpi_pm_config *config);
 
-/* The user presses the button shortly. */
-void acpi_pm_power_button(struct acpi_pm *pm);
+/* The user presses the button shortly. false: the guest has not enabled its interrupt, so it hears
+ * nothing (no driver for it, or not yet). */
+bool acpi_pm_power_button(struct acpi_pm *pm);
 
 /* A general purpose event input, 0..63; its status stays set until the guest clears it
  * with the line low. Fits irq_line.set. */

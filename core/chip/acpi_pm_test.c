@@ -125,7 +125,7 @@ static void test_overflow(void **state) {
 
 static void test_button(void **state) {
 	struct machine *m = *state;
-	acpi_pm_power_button(&m->pm);
+	assert_false(acpi_pm_power_button(&m->pm));
 	assert_int_equal(in(m, 0, 2), 0x100);
 	assert_false(m->sci.level);
 	out(m, 2, 2, 0xffff);
@@ -135,7 +135,7 @@ static void test_button(void **state) {
 	assert_true(m->sci.level);
 	out(m, 0, 2, 0x100);
 	assert_false(m->sci.level);
-	acpi_pm_power_button(&m->pm);
+	assert_true(acpi_pm_power_button(&m->pm));
 	assert_true(m->sci.level);
 	out(m, 0, 4, 0x01000100); /* both registers at once */
 	assert_int_equal(in(m, 0, 4), 0x01000000);

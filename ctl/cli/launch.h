@@ -19,19 +19,21 @@ int launch_wait_agent(const struct store_vm *vm, uint64_t timeout_ns, bool quiet
 /* attach.c: this terminal as the VM's console until Ctrl-] or the VM's end. */
 int attach_console(const struct store_vm *vm, size_t replay, bool quiet);
 
-/* stop.c: the power button, then force after the time (0: at once). `shown`: progress. */
-int stop_vm(const struct store_vm *vm, uint64_t timeout_ns, bool force, bool quiet);
-
 /* progress.c: a line on a terminal's standard error that says what one waits for, for how
  * long, and what the guest's console last said. Nothing where there is no terminal. */
 struct progress {
 	const char *what;
 	int64_t start_ms;
 	bool shown, on;
+	unsigned lines; /* that stand there, of several */
 };
 void progress_start(struct progress *p, const char *what, bool quiet);
 void progress_show(struct progress *p, const char *console);
 void progress_end(struct progress *p);
+/* Several lines: each round begins with progress_rewind(), and so does the end. */
+void progress_rewind(struct progress *p);
+void progress_line(struct progress *p, const char *text);
+unsigned progress_rows(const struct progress *p); /* how many there is room for */
 int64_t progress_now_ms(void);
 
 #endif

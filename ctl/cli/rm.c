@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "ctl/cli/launch.h"
+#include "ctl/cli/halt.h"
 #include "ctl/cli/look.h"
 #include "ctl/cli/table.h"
 
@@ -14,7 +14,8 @@ static int remove_one(const struct cli_args *a, struct store_vm *vm) {
 					  vm->name, vm->name);
 			return CLI_WRONG_STATE;
 		}
-		int code = stop_vm(vm, 0, true, true);
+		const struct halt_how how = {.force = true, .quiet = true};
+		int code = halt_vms(vm, 1, &how, NULL);
 		if (code && store_is_locked(vm))
 			return code; /* else it ended by itself meanwhile */
 	}

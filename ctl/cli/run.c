@@ -1,5 +1,6 @@
 /* joist run: makes a VM, gives it the terminal, and waits for its end. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,11 +18,13 @@
 #include "host/linux/terminal.h"
 
 #define SIGNAL_LIMIT 64
+#define GRACE_NS 10000000000ull /* with nobody to ask for more */
 
 struct session {
 	struct loop loop;
 	struct signals signals;
-	struct loop_timer timeout;
+	struct loop_timer timeout, grace;
+	uint64_t grace_ns;
 	struct machine *machine;
 	struct limit limit;
 	const char *name; /* of the VM; NULL: it has none */
@@ -41,7 +44,7 @@ static void on_end(void *opaque, enum machine_end end, const char *why) {
 	struct session *s = opaque;
 	switch (end) {
 	case MACHINE_OFF:
-		s->exit_code = CLI_OK;
+		s->exit_code = s->signo ? CLI_SIGNAL + s->signo : CLI_OK;
 		break;
 	case MACHINE_RESET:
 		say(s, "the guest asked for a reset", why);
@@ -76,7 +79,21 @@ static void on_end(void *opaque, enum machine_end end, const char *why) {
 
 static void on_signal(void *opaque, int signo) {
 	struct session *s = opaque;
+	/* A terminal that went away takes the power with it; what listens to no button cannot be asked;
+	 * and who says it twice means it. */
+	if (signo == SIGHUP || s->signo || !machine_power_button(s->machine)) {
+		s->signo = signo;
+		machine_stop(s->machine);
+		return;
+	}
 	s->signo = signo;
+	say(s, strsignal(signo), "the guest is asked to shut down; a second time takes the power away");
+	loop_timer_set(&s->grace, s->grace_ns);
+}
+
+/* The guest has had its time. */
+static void on_grace(void *opaque) {
+	struct session *s = opaque;
 	machine_stop(s->machine);
 }
 
@@ -286,12 +303,15 @@ static int with_loop(struct session *s, const struct cli_args *a, struct run_req
 		return CLI_FAILED;
 	}
 	r = loop_timer_create(&s->loop, &s->timeout, on_timeout, s);
+	if (r == 0 && (r = loop_timer_create(&s->loop, &s->grace, on_grace, s)) != 0)
+		loop_timer_destroy(&s->loop, &s->timeout);
 	if (r) {
 		cli_error("cannot make a timer: %s", strerror(-r));
 		s->exit_code = CLI_FAILED;
 	} else {
 		s->exit_code = run_machine(s, a, q);
 		loop_timer_destroy(&s->loop, &s->timeout);
+		loop_timer_destroy(&s->loop, &s->grace);
 	}
 	signals_destroy(&s->signals);
 	loop_destroy(&s->loop);
@@ -300,7 +320,9 @@ static int with_loop(struct session *s, const struct cli_args *a, struct run_req
 
 static int run(const struct cli_args *a) {
 	static struct run_request q; /* big, and once a process */
-	struct session s = {.signals = {.end = on_signal, .raw_fd = STDIN_FILENO}};
+	struct session s = {.signals = {.end = on_signal, .raw_fd = STDIN_FILENO},
+						.grace_ns = cli_text(a, "stop-timeout") ? cli_nanoseconds(a, "stop-timeout")
+																: GRACE_NS};
 	int r = launch_is_stored(a) ? -1 : 0;
 	if (r)
 		return launch_run(a);
@@ -417,6 +439,10 @@ const struct cli_verb cli_verb_run = {
 			 "panics. A reset boots the guest again.\n\n"
 			 "On a terminal, all keys go to the guest but Ctrl-], which stops the VM and leaves. "
 			 "Without one, input ends with the end of the file and the VM goes on.\n\n"
+			 "SIGINT and SIGTERM ask the guest to shut down, as its power button does, and "
+			 "--stop-timeout is its time for that; a second one takes the power away at once, as "
+			 "does the first where the guest listens to no power button. The exit code is 128 and "
+			 "the signal's number.\n\n"
 			 "Sizes are binary: 512M, 2G. Times are seconds, or 10m, 2h.",
 	.examples = "  joist run -d --name web debian -m 1G\n"
 				"  joist run --kernel vmlinuz --initrd initrd --append \"console=ttyS0 quiet\"\n"

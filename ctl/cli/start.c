@@ -1,4 +1,7 @@
 /* joist start and restart. */
+#include <string.h>
+
+#include "ctl/cli/halt.h"
 #include "ctl/cli/launch.h"
 #include "ctl/cli/look.h"
 
@@ -61,30 +64,61 @@ const struct cli_verb cli_verb_start = {
 	.run = start,
 };
 
-static int restart_one(const struct cli_args *a, struct store_vm *vm) {
-	struct err e;
-	if (vm->phase == STORE_RUNNING) {
-		int code =
-			stop_vm(vm, cli_nanoseconds(a, "timeout"), cli_flag(a, "force"), cli_flag(a, "quiet"));
-		if (code)
-			return code;
-	}
-	int code = launch_start(vm);
-	int r = code ? 0 : store_load(vm, &e);
-	if (r)
-		return cli_fail(r, &e);
-	return code == CLI_OK && cli_flag(a, "wait") ? launch_wait_agent(vm, 0, cli_flag(a, "quiet"))
-												 : code;
+static bool among(const struct store_vm *vms, unsigned n, const struct store_vm *vm) {
+	for (unsigned i = 0; i < n; i++)
+		if (strcmp(vms[i].id, vm->id) == 0)
+			return true;
+	return false;
 }
 
+static bool failed(const struct store_vm *vms, const int *codes, unsigned n,
+				   const struct store_vm *vm) {
+	for (unsigned i = 0; i < n; i++)
+		if (strcmp(vms[i].id, vm->id) == 0)
+			return codes[i] != CLI_OK;
+	return false;
+}
+
+/* All are stopped together, each is started as soon as all have ended. */
 static int restart(const struct cli_args *a) {
-	return look_each(a, false, restart_one);
+	const struct halt_how how = {.timeout_ns = cli_nanoseconds(a, "timeout"),
+								 .own_timeout = !cli_text(a, "timeout"),
+								 .force = cli_flag(a, "force"),
+								 .quiet = cli_flag(a, "quiet")};
+	static struct store_vm vms[CLI_OPERANDS], running[CLI_OPERANDS];
+	static int codes[CLI_OPERANDS];
+	unsigned n = 0, nrunning = 0;
+	int worst = CLI_OK;
+	struct err e;
+	for (unsigned i = 0; i < a->noperands; i++) {
+		int r = store_find(&vms[n], a->operands[i], &e);
+		if (r)
+			worst = cli_fail(r, &e);
+		else if (!among(vms, n, &vms[n]))
+			n++;
+	}
+	for (unsigned i = 0; i < n; i++)
+		if (vms[i].phase == STORE_RUNNING)
+			running[nrunning++] = vms[i];
+	int code = halt_vms(running, nrunning, &how, codes);
+	worst = code ? code : worst;
+	for (unsigned i = 0; i < n; i++) {
+		if (failed(running, codes, nrunning, &vms[i]))
+			continue;
+		code = launch_start(&vms[i]);
+		if (code == CLI_OK && cli_flag(a, "wait"))
+			code = store_load(&vms[i], &e) ? CLI_FAILED
+										   : launch_wait_agent(&vms[i], 0, cli_flag(a, "quiet"));
+		worst = code ? code : worst;
+	}
+	return worst;
 }
 
 static const struct cli_option restart_options[] = {
 	{"force", 'f', CLI_FLAG, NULL, "Do not ask the guest, as if the power went", NULL, NULL, false},
-	{"timeout", 't', CLI_SECONDS, "TIME", "How long the guest may take to shut down", "60", NULL,
-	 false},
+	{"timeout", 't', CLI_SECONDS, "TIME",
+	 "How long a guest may take before it is forced, else as its --stop-timeout says (60)", NULL,
+	 NULL, false},
 	{"wait", 'w', CLI_FLAG, NULL, "Wait until the guest's agent answers", NULL, NULL, false},
 	{"quiet", 'q', CLI_FLAG, NULL, "No progress", NULL, NULL, false},
 	{0},

@@ -21,6 +21,10 @@ const struct cli_option cli_vm_options[] = {
 	 "Memory of the VM's process on this host, where cgroups allow it", NULL, NULL, false},
 	{"restart", 0, CLI_CHOICE, "WHEN", "Start it again when it ends, by its process or at login",
 	 "no", "no on-failure always", false},
+	{"stop-timeout", 0, CLI_SECONDS, "TIME",
+	 "How long the guest may take to shut down when the VM is stopped, or gets SIGTERM (60, or 10 "
+	 "for one that lives in joist run)",
+	 NULL, NULL, false},
 	{"rm", 0, CLI_FLAG, NULL, "Remove the VM when it has ended", NULL, NULL, false},
 	{0},
 };

@@ -10,6 +10,7 @@
 #include "ctl/proc/proc.h"
 
 #define AGENT_NS 10000000000ull
+#define STOP_MS_MAX 86400000 /* a day */
 
 static json_t *ok(void) {
 	return json_pack("{s:b}", "ok", 1);
@@ -80,14 +81,27 @@ static void op_powerbutton(struct client *c, const json_t *q) {
 					 p->vm.name);
 		return;
 	}
-	machine_power_button(p->machine);
+	bool heard = machine_power_button(p->machine);
 	server_event(p, "power-button", NULL);
-	client_reply(c, ok());
+	client_reply(c, json_pack("{s:b, s:b}", "ok", 1, "heard", heard));
+}
+
+static json_int_t whole(const json_t *q, const char *key) {
+	const json_t *v = json_object_get(q, key);
+	return json_is_integer(v) ? json_integer_value(v) : -1;
+}
+
+/* The guest gets the time that is asked for, or what its definition says. */
+static void op_stop(struct client *c, const json_t *q) {
+	json_int_t ms = whole(q, "timeout-ms");
+	uint64_t grace = ms >= 0 ? (uint64_t)MIN(ms, STOP_MS_MAX) * 1000000 : ending_grace(c->p);
+	client_reply(c, json_pack("{s:b, s:I}", "ok", 1, "timeout-ms", (json_int_t)(grace / 1000000)));
+	ending_ask(c->p, grace);
 }
 
 static void op_quit(struct client *c, const json_t *q) {
 	client_reply(c, ok());
-	proc_stop(c->p);
+	ending_now(c->p);
 }
 
 static void op_pause(struct client *c, const json_t *q) {
@@ -107,12 +121,9 @@ static void on_time_set(void *opaque, const json_t *reply, const char *error) {
 	/* No agent, no clock to set: the guest's NTP does it then. */
 }
 
-static void op_resume(struct client *c, const json_t *q) {
-	struct proc *p = c->p;
-	if (!p->pauses) {
-		client_error(c, CLI_WRONG_STATE, "VM %s is not paused", p->vm.name);
+void proc_resume(struct proc *p) {
+	if (!p->pauses)
 		return;
-	}
 	p->pauses--;
 	machine_resume(p->machine);
 	server_event(p, "resumed", NULL);
@@ -124,6 +135,14 @@ static void op_resume(struct client *c, const json_t *q) {
 				  json_pack("{s:s, s:{s:I}}", "execute", "guest-set-time", "arguments", "time",
 							(json_int_t)t.tv_sec * 1000000000 + t.tv_nsec),
 				  AGENT_NS, on_time_set, p);
+}
+
+static void op_resume(struct client *c, const json_t *q) {
+	if (!c->p->pauses) {
+		client_error(c, CLI_WRONG_STATE, "VM %s is not paused", c->p->vm.name);
+		return;
+	}
+	proc_resume(c->p);
 	client_reply(c, ok());
 }
 
@@ -156,11 +175,6 @@ static void op_renamed(struct client *c, const json_t *q) {
 	snprintf(p->vm.dir, sizeof(p->vm.dir), "%s", cwd);
 	server_event(p, "renamed", NULL);
 	client_reply(c, ok());
-}
-
-static json_int_t whole(const json_t *q, const char *key) {
-	const json_t *v = json_object_get(q, key);
-	return json_is_integer(v) ? json_integer_value(v) : -1;
 }
 
 /* The stricter of the limit and of fewer CPUs than it was started with: those cannot go while the
@@ -327,11 +341,11 @@ static const struct {
 	const char *name;
 	void (*run)(struct client *c, const json_t *q);
 } ops[] = {
-	{"status", op_status},	   {"counters", op_counters}, {"power-button", op_powerbutton},
-	{"quit", op_quit},		   {"pause", op_pause},		  {"resume", op_resume},
-	{"console", op_console},   {"events", op_events},	  {"renamed", op_renamed},
-	{"update", op_update},	   {"agent", op_agent},		  {"port-ls", op_port_ls},
-	{"port-add", op_port_add}, {"port-rm", op_port_rm},
+	{"status", op_status},	 {"counters", op_counters}, {"power-button", op_powerbutton},
+	{"stop", op_stop},		 {"quit", op_quit},			{"pause", op_pause},
+	{"resume", op_resume},	 {"console", op_console},	{"events", op_events},
+	{"renamed", op_renamed}, {"update", op_update},		{"agent", op_agent},
+	{"port-ls", op_port_ls}, {"port-add", op_port_add}, {"port-rm", op_port_rm},
 };
 
 void ops_handle(struct client *c, const json_t *request) {

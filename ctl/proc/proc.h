@@ -32,6 +32,14 @@ struct client {
 	bool gone; /* to be freed by the loop, not amid its own callback */
 };
 
+/* See ending.c. */
+struct ending {
+	struct loop_timer timer;
+	uint64_t deadline_ns; /* of host_now_ns() */
+	bool told_agent, heard;
+	char why[100]; /* the power was taken away; empty: it was not, or not by us */
+};
+
 struct proc {
 	struct store_vm vm;
 	struct def def;
@@ -48,6 +56,7 @@ struct proc {
 	struct loop_timer housekeeping; /* once a second */
 	unsigned pauses;				/* by request; machine pauses nest */
 	unsigned cpu_percent, cpus;		/* as asked for while it runs; 0: no limit, as started */
+	struct ending ending;
 	bool stop_asked, again;
 	int lock; /* descriptor */
 };
@@ -66,8 +75,20 @@ void server_event(struct proc *p, const char *what, json_t *fields);
 
 /* ops.c: one request; steals nothing. */
 void ops_handle(struct client *c, const json_t *request);
+/* Lets the guest go on if it is paused. */
+void proc_resume(struct proc *p);
 
-/* process.c */
-void proc_stop(struct proc *p);
+/* ending.c: on the loop's thread. */
+int ending_create(struct proc *p, struct err *e);
+void ending_destroy(struct proc *p);
+/* Asks the guest to shut down, and takes the power away after the time. Asking again changes
+ * nothing, or shortens it. */
+void ending_ask(struct proc *p, uint64_t grace_ns);
+/* Takes the power away. */
+void ending_now(struct proc *p);
+/* The first one asks, the second one insists. */
+void ending_on_signal(struct proc *p, int signo);
+/* The definition's stop-timeout. */
+uint64_t ending_grace(const struct proc *p);
 
 #endif

@@ -40,7 +40,10 @@ static void on_end(void *opaque, enum machine_end end, const char *why) {
 	};
 	struct proc *p = opaque;
 	snprintf(p->vm.end, sizeof(p->vm.end), "%s", ends[end].word);
-	snprintf(p->vm.why, sizeof(p->vm.why), "%s", why ? why : "");
+	snprintf(p->vm.why, sizeof(p->vm.why), "%s",
+			 end == MACHINE_STOPPED ? p->ending.why
+			 : why					? why
+									: "");
 	p->vm.exit_code = ends[end].code;
 	const char *policy = def_text(&p->def, "restart");
 	p->again = !p->stop_asked && end != MACHINE_STOPPED &&
@@ -49,16 +52,11 @@ static void on_end(void *opaque, enum machine_end end, const char *why) {
 	loop_quit(&p->loop);
 }
 
-void proc_stop(struct proc *p) {
-	p->stop_asked = true;
-	machine_stop(p->machine);
-}
-
 static void on_signal(void *opaque, int signo) {
 	struct proc *p = opaque;
 	if (signo == SIGHUP)
 		return; /* a terminal went away, which is not ours */
-	proc_stop(p);
+	ending_on_signal(p, signo);
 }
 
 /* ---- coming up -------------------------------------------------------------------------- */
@@ -98,7 +96,7 @@ static int up(struct proc *p, struct err *e) {
 	limit_create(&p->limit, &p->loop, p->vm.id, p->vm.name, NULL);
 	if ((r = agent_create(&p->agent, &p->loop, p->agent_socket, e)) != 0 ||
 		(r = machine_create(&p->machine, &p->loop, &p->request.config, e)) != 0 ||
-		(r = server_create(p, e)) != 0)
+		(r = ending_create(p, e)) != 0 || (r = server_create(p, e)) != 0)
 		return r;
 	r = loop_timer_create(&p->loop, &p->housekeeping, housekeeping, p);
 	if (r)
@@ -144,6 +142,7 @@ static void down(struct proc *p) {
 	agent_destroy(&p->agent);
 	hub_destroy(&p->hub);
 	server_destroy(p);
+	ending_destroy(p);
 	if (p->housekeeping.ready)
 		loop_timer_destroy(&p->loop, &p->housekeeping);
 }

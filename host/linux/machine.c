@@ -331,10 +331,11 @@ void machine_stop(struct machine *m) {
 	loop_event_signal(&m->request);
 }
 
-void machine_power_button(struct machine *m) {
+bool machine_power_button(struct machine *m) {
 	host_lock(m);
-	board_power_button(m->board);
+	bool heard = board_power_button(m->board);
 	host_unlock(m);
+	return heard;
 }
 
 static void on_escape(void *opaque) {

@@ -90,8 +90,9 @@ int machine_start(struct machine *m, struct err *e);
 /* Ends it soon with MACHINE_STOPPED; any thread. */
 void machine_stop(struct machine *m);
 
-/* Presses the ACPI power button; what follows is the guest's decision. */
-void machine_power_button(struct machine *m);
+/* Presses the ACPI power button; what follows is the guest's decision. false: nothing in it
+ * listens, now. */
+bool machine_power_button(struct machine *m);
 
 /* Stops all vCPUs and the clock between two instructions, and lets them go on. Pauses nest.
  * false: some vCPU did not stop in time, and the machine is failing. */

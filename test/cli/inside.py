@@ -69,14 +69,14 @@ def package_and_user():
 @case
 @keep
 def limits_by_cgroup_v2():
-    """A login's group is not the user's; systemd makes one that is."""
+    """A login's group is not the user's; systemd makes one that is, and sets its weights itself."""
     need_box()
     pid = PID.format("a")
     out = user(f"joist run -d --name a --cpu-limit 50% --memory-limit 200M {SMALL}\n"
                f"G={GROUPS}$(cut -d: -f3 /proc/{pid}/cgroup); echo $G >~/group\n"
-               "cat $G/cpu.max $G/cpu.weight $G/memory.high\n"
+               "cat $G/cpu.max $G/../cpu.weight $G/memory.high\n"
                "joist update a --cpu-limit 30% --cpu-shares 50 --memory-limit 150M\n"
-               "cat $G/cpu.max $G/cpu.weight $G/memory.high")
+               "cat $G/cpu.max $G/../cpu.weight $G/memory.high")
     same(out, "a\n50000 100000\n100\n209715200\n30000 100000\n50\n157286400\n", "what the group says")
     group = root("cat /home/u/group").strip()
     has(group, "/user@")

@@ -21,6 +21,7 @@ import threading
 import time
 
 import vmlib
+from ears import kernel
 from waiting import Child, Output  # vmlib knows where it is
 from vmlib import (Skip, alive, busybox, case, folder, guest_file, has, inspect, joist, refused,
                    same, until, until_log)
@@ -64,6 +65,69 @@ def life_of_a_vm():
     same(os.listdir(os.path.dirname(folder("web"))), [], "what is left")
     same([x for x in os.listdir(os.path.join(vmlib.home, "run/joist")) if "." in x], [],
          "sockets left")
+
+
+def ears(obeys=True):
+    """Options of a VM with a guest that listens to the power button."""
+    path = os.path.join(vmlib.home, "obeys" if obeys else "stubborn")
+    with open(path, "wb") as f:
+        f.write(kernel(obeys))
+    return ["--kernel", path, "-m", "32M"]
+
+
+@case
+def stop_asks_the_guests():
+    """By SIGTERM, by stop of several at once, and while paused; a second SIGTERM insists."""
+    for name in "term", "one", "two", "deaf":
+        joist("run", "-d", "--name", name, "--restart", "always", *ears(name != "deaf"))
+        until_log(name, "ears")
+    os.kill(inspect("term")["pid"], signal.SIGTERM)
+    until("the guest's end", lambda: inspect("term")["state"] == "stopped")
+    has(joist("logs", "term").stdout, "heard")
+    same(inspect("term")["end"], "powered off", "how it ended, and it is not started again")
+    joist("pause", "two")
+    p = joist("stop", "one", "two", "two", "deaf", "--timeout", "8")
+    same(p.stderr, "joist: the guest of VM deaf has not shut down in 8 s: its power was taken away\n",
+         "what is said")
+    same([(inspect(n)["state"], inspect(n)["end"]) for n in ("one", "two", "deaf")],
+         [("stopped", "powered off")] * 2 + [("stopped", "forced off")], "how they ended")
+    same(inspect("deaf")["why"], "the guest did not shut down in time", "why")
+    joist("start", "deaf")
+    j = inspect("deaf")
+    os.kill(j["pid"], signal.SIGTERM)
+    until("that it is asked", lambda: inspect("deaf")["state"] == "stopping")
+    os.kill(j["pid"], signal.SIGTERM)
+    until("its end", lambda: not alive(j["pid"]))
+    same(inspect("deaf")["why"], "Terminated", "why")
+    # Without --timeout it is the definition's.
+    joist("rm", "-f", "deaf")
+    joist("run", "-d", "--name", "deaf", "--stop-timeout", "1", *ears(False))
+    has(joist("stop", "--all").stderr, "the guest of VM deaf has not shut down in 1 s")
+    refused(4, "stop", "deaf", says="VM deaf is not running")
+    joist("start", "one", "deaf")
+    joist("restart", "one", "deaf", "term")
+    same([inspect(n)["state"] for n in ("one", "deaf", "term")], ["running"] * 3, "after restart")
+
+
+@case
+def stop_in_the_foreground():
+    """SIGTERM to joist run: the guest is asked if it listens; the second time it is over."""
+    for options, signals, says, words in ((ears(), 1, "asked to shut down", "heard"),
+                                          (ears(False), 2, "the VM is stopped", "heard"),
+                                          (ears(False) + ["--stop-timeout", "1"], 1, "the VM is stopped", "heard")):
+        p = subprocess.Popen([vmlib.joist_path, "run", *options], stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        said = ""
+        same(p.stdout.readline(), "ears\n", "its first line")
+        p.send_signal(signal.SIGTERM)
+        if signals == 2:
+            same(p.stdout.readline(), "heard\n", "its second line")
+            p.send_signal(signal.SIGTERM)
+            said = "heard"
+        out, err = p.communicate(timeout=120)
+        same(p.returncode, 143, "exit code")
+        has(err, says)
+        has(said + out, words)
 
 
 @case
