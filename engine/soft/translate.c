@@ -292,9 +292,36 @@ static unsigned poll_at(const struct tx *t) {
 	return 0;
 }
 
+/* Whether what t says of T0 and T1 is right behind instruction n: then its code minds them. Out of
+ * line the first tier comes back from a handler, with anything in them. */
+static bool keeps_scratch(const struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	if (t->fact[n].call || tx_legacy(t) || t->b->bytes || (i->mem && !t->hot))
+		return false;
+	switch (i->op) {
+	case X86_OP_PUSH:
+	case X86_OP_POP:
+	case X86_OP_LEAVE:
+		return t->hot;
+	case X86_OP_LEA:
+		return !t->fact[n].call && i->opnd[0].size != 2;
+	case X86_OP_CALL:
+	case X86_OP_LOOP:
+	case X86_OP_LOOPE:
+	case X86_OP_LOOPNE:
+	case X86_OP_JCXZ:
+	case X86_OP_MOV_SEG:
+		return false;
+	default:
+		return t->fact[n].quick < 0 && !tx_is_string(t, i) && !tx_is_bit_string(i);
+	}
+}
+
 static void emit_insns(struct tx *t) {
 	unsigned poll = poll_at(t);
 	bool ended = false;
+	tx_forget_scratch(t);
+	t->lend = false;
 	for (unsigned n = 0; n < t->n && !ended; n++) {
 		const struct x86_insn *i = &t->insn[n];
 		if (!e_room(&t->e, INSN_MOST)) {
@@ -305,13 +332,15 @@ static void emit_insns(struct tx *t) {
 			tx_check_groups(t, n, true);
 			tx_flags_back(t, t->live[n]);
 			t->at[n] = tx_here(t);
+			tx_forget_scratch(t);
 		}
 		if (n == poll || (t->label[n] && n))
 			tx_poll(t, n);
-		t->fresh = -1;
 		if (t->ngroups)
 			tx_check_groups(t, n, false);
 		enum tx_emitted r = t->fact[n].call ? EMIT_CALL : tx_special(t, n);
+		if (r == EMIT_CALL || !keeps_scratch(t, n))
+			tx_forget_scratch(t);
 		if (r == EMIT_CALL) {
 			if (t->hot && !t->fact[n].call) { /* then groups end here: once more */
 				tx_leave_to_handler(t, n);

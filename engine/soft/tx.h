@@ -109,9 +109,12 @@ struct tx {
 	bool saved;
 	bool crossing; /* the block's one instruction reaches into the next page */
 	bool loose;	   /* a self-checking block that loads its immediates */
-	int fresh;	 /* the group whose addend is in T0, at the first access of an instruction; or -1 */
-	bool failed; /* no room */
-	bool again;	 /* an instruction turned out to need its handler */
+	/* What the scratch registers hold on the straight way, so that it need not be loaded again. */
+	int kept;		   /* T0: the addend of that group; or -1 */
+	unsigned kept_reg; /* T1: that resident register; or NOREG */
+	bool lend;		   /* an address may be made of T1, which stays until the access */
+	bool failed;	   /* no room */
+	bool again;		   /* an instruction turned out to need its handler */
 	unsigned ncold;
 	struct tx_cold cold[TX_COLD];
 	struct emit_fixups fixups; /* of a block that may be copied */
@@ -170,6 +173,12 @@ static inline bool tx_resident(unsigned reg) { /* lives in memory */
 
 static inline unsigned tx_host_reg(unsigned reg) {
 	return reg == RSP ? H_RSP : reg;
+}
+
+/* Whoever writes T0 or T1, or calls what does, says so. */
+static inline void tx_forget_scratch(struct tx *t) {
+	t->kept = -1;
+	t->kept_reg = NOREG;
 }
 
 /* ---- judge.c ---- */

@@ -297,9 +297,12 @@ bool tx_native(struct tx *t, unsigned n) {
 		return false;
 	struct emem m;
 	unsigned ncold = t->ncold;
+	t->lend = mem && !ntemps;
 	if (mem)
 		tx_access(t, n, &m);
+	t->lend = false;
 	if (swapped != NOREG && (m.base == swapped || m.index == swapped)) {
+		t->kept = -1;
 		e_op_mem(e, true, 0x8d, T0, &m);
 		m = (struct emem){T0, NOREG, 0, 0};
 	}
@@ -307,8 +310,10 @@ bool tx_native(struct tx *t, unsigned n) {
 	if (swapped != NOREG)
 		swap_bytes(e, swapped);
 	for (unsigned k = 0; k < ntemps; k++)
-		if (temps[k].load)
+		if (temps[k].load && (k || t->kept_reg != temps[k].guest))
 			e_load_gs(e, temps[k].host, GS_GPR(temps[k].guest));
+	if (ntemps == 2)
+		t->kept = -1;
 	if (mem && !i->modrm_off)
 		emit_direct(e, i, &m);
 	else
@@ -318,6 +323,8 @@ bool tx_native(struct tx *t, unsigned n) {
 	for (unsigned k = 0; k < ntemps; k++)
 		if (temps[k].store)
 			e_store_gs(e, temps[k].host, GS_GPR(temps[k].guest));
+	if (ntemps)
+		t->kept_reg = temps[0].guest;
 	/* Hot blocks rely on checks made before, and other instructions end the block. */
 	for (; ncold < t->ncold && !t->hot && !t->b->next_page; ncold++)
 		if (t->cold[ncold].kind == COLD_PROBE) {

@@ -162,6 +162,7 @@ void tx_poll(struct tx *t, unsigned n) {
 	struct tx_cold *k = tx_add_cold(t);
 	*k = (struct tx_cold){.rip = t->rip[n], .kind = live ? COLD_POLL_RCX : COLD_POLL};
 	if (live) { /* one that leaves the flags alone */
+		t->kept = -1;
 		e_mov(e, T0, RCX);
 		e_op_gs(e, false, 0x8b, RCX, GS_JIT(poll));
 		e_bytes(e, 3, 0xe905e3); /* jrcxz over the jump */
@@ -198,6 +199,7 @@ static void push_value(struct tx *t, unsigned n, enum push what, uint64_t val) {
 	} else if (what == PUSH_REG && !tx_resident((unsigned)val)) {
 		e_op_mem(e, true, 0x89, tx_host_reg((unsigned)val), &slot);
 	} else {
+		t->kept_reg = NOREG;
 		if (what == PUSH_REG)
 			e_load_gs(e, T1, GS_GPR(val));
 		else if (what == PUSH_TMP)
@@ -213,6 +215,7 @@ static void push_value(struct tx *t, unsigned n, enum push what, uint64_t val) {
 static void load_tmp(struct tx *t, unsigned n) {
 	struct emem m;
 	tx_access(t, n, &m);
+	t->kept_reg = NOREG;
 	e_op_mem(&t->e, true, 0x8b, T1, &m);
 	e_store_gs(&t->e, T1, GS_JIT(tmp));
 }
@@ -223,6 +226,8 @@ static void pop(struct tx *t, unsigned n) {
 	tx_stack_access(t, n, H_RSP, 0, false);
 	struct emem slot = {H_RSP, T0, 0, 0};
 	e_op_mem(e, true, 0x8b, host, &slot);
+	if (host == T1)
+		t->kept_reg = tx_resident(d) ? d : NOREG;
 	e_lea(e, H_RSP, H_RSP, NOREG, 0, 8);
 	if (d == RSP)
 		e_mov(e, H_RSP, T1);
@@ -413,10 +418,17 @@ static void lea(struct tx *t, unsigned n) {
 		tx_mov_const_ea(e, host, size, i, t->rip[n]);
 	} else {
 		struct emem m = tx_operand(e, i);
+		if (m.base == T0)
+			t->kept = -1;
+		if (m.index == T1)
+			t->kept_reg = i->index;
 		e_op_mem(e, size == 8, 0x8d, host, &m);
 	}
-	if (tx_resident(d))
+	if (tx_resident(d)) {
+		t->kept = -1;
+		t->kept_reg = t->kept_reg == d ? NOREG : t->kept_reg;
 		e_store_gs(e, T0, GS_GPR(d));
+	}
 }
 
 /* movzx host, word gs:[selector] */
@@ -486,6 +498,7 @@ enum tx_emitted tx_special(struct tx *t, unsigned n) {
 	case X86_OP_LEAVE: {
 		tx_stack_access(t, n, RBP, 0, false);
 		struct emem slot = {RBP, T0, 0, 0};
+		t->kept_reg = NOREG;
 		e_op_mem(e, true, 0x8b, T1, &slot);
 		e_lea(e, H_RSP, RBP, NOREG, 0, 8);
 		e_mov(e, RBP, T1);

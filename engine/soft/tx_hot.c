@@ -519,6 +519,7 @@ static uint32_t slot_at(const struct tx_group *g, size_t field) {
 
 /* T0 = addend for the whole group. */
 static void probe_group(struct tx *t, unsigned n, const struct tx_group *g) {
+	tx_forget_scratch(t);
 	tx_flags_aside(t, n);
 	check_segment(t, n, g);
 	tx_group_address(t, &t->e, g);
@@ -536,10 +537,10 @@ void tx_check_groups(struct tx *t, unsigned n, bool outside) {
 		if (g->probe) {
 			probe_group(t, n, g);
 			e_store_gs(e, T0, GS_JIT(held[0]) + 8 * (uint32_t)g->held);
-			t->fresh = (int)k;
+			t->kept = (int)k;
 			continue;
 		}
-		t->fresh = -1;
+		tx_forget_scratch(t);
 		tx_flags_aside(t, n);
 		check_segment(t, n, g);
 		tx_group_address(t, e, g);
@@ -558,10 +559,16 @@ void tx_check_groups(struct tx *t, unsigned n, bool outside) {
 bool tx_group_addend(struct tx *t, unsigned n, unsigned which) {
 	if (t->groups_of[n][which] < 0)
 		return false;
-	const struct tx_group *g = &t->group[t->groups_of[n][which]];
-	if (g->probe && g->held < 0)
+	int k = t->groups_of[n][which];
+	const struct tx_group *g = &t->group[k];
+	if (g->probe && g->held < 0) {
 		probe_group(t, n, g);
-	else if (g->probe)
+		return true;
+	}
+	if (t->kept == k && !tx_legacy(t))
+		return true;
+	t->kept = k;
+	if (g->probe)
 		e_load_gs(&t->e, T0, GS_JIT(held[0]) + 8 * (uint32_t)g->held);
 	else
 		e_load_gs(&t->e, T0, slot_at(g, offsetof(struct jit_slot, addend)));

@@ -23,6 +23,7 @@ void tx_restore_flags(struct emit *e) {
 void tx_flags_aside(struct tx *t, unsigned n) {
 	if (t->live[n] && !t->saved) {
 		tx_save_flags(&t->e);
+		t->kept_reg = NOREG;
 		t->saved = true;
 	}
 }
@@ -32,14 +33,18 @@ void tx_flags_for(struct tx *t, unsigned n) {
 	const struct jit_fact *f = &t->fact[n];
 	if (!f->reads && !(x86_forms[t->insn[n].form].flags_written & RFLAGS_ARITH))
 		return;
-	if (t->saved && tx_flags_before(f, t->live[n + 1]))
+	if (t->saved && tx_flags_before(f, t->live[n + 1])) {
 		tx_restore_flags(&t->e);
+		t->kept_reg = NOREG;
+	}
 	t->saved = false;
 }
 
 void tx_flags_back(struct tx *t, uint16_t live) {
-	if (t->saved && live)
+	if (t->saved && live) {
 		tx_restore_flags(&t->e);
+		t->kept_reg = NOREG;
+	}
 	t->saved = false;
 }
 
@@ -150,14 +155,15 @@ void tx_access(struct tx *t, unsigned n, struct emem *m) {
 	if (t->groups_of[n][0] >= 0) {
 		if (aligned) {
 			tx_flags_aside(t, n);
+			tx_forget_scratch(t);
 			tx_ea(e, i, rip);
 			tx_check_alignment(t, n);
 		}
-		if (aligned || t->fresh != t->groups_of[n][0])
-			tx_group_addend(t, n, 0);
+		tx_group_addend(t, n, 0);
 		tx_address(t, n, m);
 		return;
 	}
+	tx_forget_scratch(t);
 	tx_flags_aside(t, n);
 	struct tx_cold *k = tx_add_cold(t);
 	*k = (struct tx_cold){.retry = tx_here(t),
@@ -173,12 +179,26 @@ void tx_access(struct tx *t, unsigned n, struct emem *m) {
 	tx_address(t, n, m);
 }
 
+/* T0 += host register << scale, and is no group's addend any more. */
+static void add_to_address(struct tx *t, unsigned host, unsigned scale) {
+	e_lea(&t->e, T0, T0, host, scale, 0);
+	t->kept = -1;
+}
+
+/* T1 = the resident register. */
+static void load_resident(struct tx *t, unsigned guest) {
+	if (t->kept_reg != guest)
+		e_load_gs(&t->e, T1, GS_GPR(guest));
+	t->kept_reg = guest;
+}
+
 void tx_address(struct tx *t, unsigned n, struct emem *m) {
 	const struct x86_insn *i = &t->insn[n];
 	struct emit *e = &t->e;
 	if (i->seg >= SEG_FS) {
 		e_load_gs(e, T1, GS_SEG(i->seg));
-		e_lea(e, T0, T0, T1, 0, 0);
+		t->kept_reg = NOREG;
+		add_to_address(t, T1, 0);
 	}
 	*m = (struct emem){T0, NOREG, 0, 0};
 	if (tx_is_const_ea(i)) {
@@ -187,28 +207,34 @@ void tx_address(struct tx *t, unsigned n, struct emem *m) {
 			m->disp = (int32_t)ea;
 		} else {
 			tx_mov_const_ea(e, T1, 8, i, t->rip[n]);
-			e_lea(e, T0, T0, T1, 0, 0);
+			t->kept_reg = NOREG;
+			add_to_address(t, T1, 0);
 		}
 	} else {
 		m->disp = (int32_t)i->disp;
 		if (i->index < 16) {
 			if (tx_resident(i->index)) {
-				e_load_gs(e, T1, GS_GPR(i->index));
-				e_lea(e, T0, T0, T1, i->scale, 0);
+				load_resident(t, i->index);
+				add_to_address(t, T1, i->scale);
 			} else {
 				m->index = i->index;
 				m->scale = i->scale;
 			}
 		}
 		if (i->base < 16 && tx_resident(i->base)) {
-			e_load_gs(e, T1, GS_GPR(i->base));
-			e_lea(e, T0, T0, T1, 0, 0);
+			load_resident(t, i->base);
+			if (m->index == NOREG && t->lend && !t->saved) {
+				m->base = T1;
+				m->index = T0;
+			} else {
+				add_to_address(t, T1, 0);
+			}
 		} else if (i->base < 16) {
 			if (m->index == NOREG) {
 				m->base = tx_host_reg(i->base);
 				m->index = T0;
 			} else {
-				e_lea(e, T0, T0, tx_host_reg(i->base), 0, 0);
+				add_to_address(t, tx_host_reg(i->base), 0);
 			}
 		}
 	}
@@ -219,6 +245,7 @@ void tx_reg_access(struct tx *t, unsigned n, unsigned which, unsigned reg, int32
 	struct emit *e = &t->e;
 	if (tx_group_addend(t, n, which))
 		return;
+	tx_forget_scratch(t);
 	tx_flags_aside(t, n);
 	struct tx_cold *k = tx_add_cold(t);
 	*k = (struct tx_cold){.retry = tx_here(t),

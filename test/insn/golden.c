@@ -4,9 +4,10 @@
  *
  * Usage: golden FILE [--update]
  *
- * The cost of an instruction is what a block with two of it has more than a block with one; of one
- * that ends a block, all that the block has. Twice: with flags that are dead behind it, and with
- * flags that are alive. Padding does not count. */
+ * The cost of an instruction is what a block with two of it has more than a block with one, so what
+ * the first leaves in a scratch register costs nothing; of one that ends a block, all that the
+ * block has. Twice: with flags that are dead behind it, and with flags that are alive. Padding does
+ * not count. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
