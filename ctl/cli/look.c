@@ -83,23 +83,36 @@ static json_t *when(int64_t seconds) {
 	return json_string(text);
 }
 
+static json_t *ports(const struct def *d) {
+	json_t *list = json_array();
+	for (unsigned i = 0; i < d->n; i++)
+		if (strcmp(d->values[i].option->name, "publish") == 0)
+			json_array_append_new(list, json_string(d->values[i].text));
+	return list;
+}
+
 json_t *look_json(const struct look *l) {
 	const struct store_vm *v = &l->vm;
 	json_t *j = json_pack(
 		"{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o}", "name", v->name, "id", v->id, "state", l->state,
 		"folder", v->dir, "created", when(v->created), "started", when(v->started), "ended",
 		v->phase == STORE_RUNNING ? json_null() : when(v->ended), "definition", def_json(&l->def));
-	if (v->phase == STORE_STOPPED) {
-		json_object_set_new(j, "end", json_string(v->end));
-		json_object_set_new(j, "why", json_string(v->why));
-		json_object_set_new(j, "exit-code", json_integer(v->exit_code));
-	}
+	char status[80];
+	const char *image = def_text(&l->def, "image");
+	bool stopped = v->phase == STORE_STOPPED;
+	json_object_set_new(j, "status", json_string(look_state(l, status, sizeof(status))));
+	json_object_set_new(j, "image", image ? json_string(image) : json_null());
+	json_object_set_new(j, "ports", ports(&l->def));
+	json_object_set_new(j, "end", stopped ? json_string(v->end) : json_null());
+	json_object_set_new(j, "why", stopped ? json_string(v->why) : json_null());
+	json_object_set_new(j, "exit-code", stopped ? json_integer(v->exit_code) : json_null());
 	static const char *const live[] = {"pid",	  "uptime", "cpu-us", "resident", "engine",
 									   "console", "agent",	"cpus",	  "memory",	  "throttled-ns"};
-	for (unsigned i = 0; l->status && i < sizeof(live) / sizeof(live[0]); i++)
-		json_object_set(j, live[i], json_object_get(l->status, live[i]));
-	if (l->addresses)
-		json_object_set(j, "addresses", l->addresses);
+	for (unsigned i = 0; i < sizeof(live) / sizeof(live[0]); i++) {
+		json_t *val = json_object_get(l->status, live[i]);
+		json_object_set_new(j, live[i], val ? json_incref(val) : json_null());
+	}
+	json_object_set_new(j, "addresses", l->addresses ? json_incref(l->addresses) : json_null());
 	return j;
 }
 

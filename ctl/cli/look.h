@@ -19,6 +19,7 @@ struct look {
 /* `addresses`: ask the guest's agent, too, if it answers. */
 void look_at(struct look *l, const struct store_vm *vm, bool addresses);
 void look_free(struct look *l);
+/* Every field is always there; null is what a VM in that state has not. */
 json_t *look_json(const struct look *l);
 /* One line about the state: "running", "stopped (powered off)", "died (its process is gone)". */
 const char *look_state(const struct look *l, char *buf, size_t size);

@@ -1,10 +1,12 @@
 /* joist ls and its alias ps: the VMs. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "ctl/cli/look.h"
 #include "ctl/cli/table.h"
+#include "ctl/cli/template.h"
 
 static const char *list_text(const json_t *list, char *buf, size_t size) {
 	size_t i, at = 0;
@@ -102,6 +104,39 @@ static bool is_hidden(const struct cli_args *a, const struct store_vm *v) {
 	return true;
 }
 
+static int print_template(const char *format, const struct look *l, struct table *t) {
+	json_t *j = look_json(l);
+	char *text = NULL;
+	int r = t ? template_row(format, j, t) : template_expand(format, j, &text);
+	json_decref(j);
+	if (text)
+		printf("%s\n", text);
+	free(text);
+	return r;
+}
+
+/* For --format with fields in it. */
+static int print_templates(const struct cli_args *a, const struct store_list *list) {
+	const char *format = cli_text(a, "format");
+	bool table = template_is_table(format);
+	struct table t = {0};
+	int r = table ? template_table(format, &t) : template_check(format);
+	for (unsigned i = 0; i < list->n && !r; i++) {
+		struct look l;
+		if (is_hidden(a, &list->vms[i]))
+			continue;
+		look_at(&l, &list->vms[i], strcasestr(format, "addr") != NULL);
+		if (!l.gone && passes(a, &l))
+			r = print_template(format, &l, table ? &t : NULL);
+		look_free(&l);
+	}
+	if (table && !r)
+		table_print(&t);
+	else
+		table_free(&t);
+	return r;
+}
+
 static int print_all(const struct cli_args *a, const struct store_list *list) {
 	static const char *const heads[] = {"NAME",	  "STATE", "IMAGE", "CPUS",
 										"MEMORY", "TIME",  "PORTS", "ADDRESSES"};
@@ -158,10 +193,17 @@ static int run(const struct cli_args *a) {
 	for (unsigned i = 0; (text = cli_nth(a, "filter", i)) != NULL; i++)
 		if (!read_filter(text, &value, &key))
 			return cli_usage(a->verb, "--filter %s: not state=, name= or image= and a value", text);
+	const char *format = cli_text(a, "format");
+	bool template = template_is(format);
+	if (!template && !cli_word_of(format, "table json csv"))
+		return cli_usage(a->verb,
+						 "--format %s: not table, json or csv, and no template, as '{{.name}}'",
+						 format);
 	int r = store_list(&list, &e);
 	if (r)
 		return cli_fail(r, &e);
-	r = print_all(a, &list);
+	r = template && !cli_flag(a, "quiet") && !cli_flag(a, "json") ? print_templates(a, &list)
+																  : print_all(a, &list);
 	store_list_free(&list);
 	return r;
 }
@@ -171,7 +213,10 @@ static const struct cli_option options[] = {
 	{"filter", 'f', CLI_TEXT, "KEY=VALUE",
 	 "Only those with state=running (created, paused, stopped, died), name=PART or image=IMAGE",
 	 NULL, NULL, true},
-	{"format", 0, CLI_CHOICE, "FORMAT", "How to print it", "table", "table json csv", false},
+	{"format", 0, CLI_TEXT, "FORMAT",
+	 "As table, json or csv, or by a template: '{{.name}} {{.state}}', or with heads 'table "
+	 "{{.name}}\\t{{.state}}'; 'joist help inspect' has more about them",
+	 "table", "table json csv", false},
 	{"json", 0, CLI_FLAG, NULL, "The same as --format json", NULL, NULL, false},
 	{"quiet", 'q', CLI_FLAG, NULL, "Only the names", NULL, NULL, false},
 	{0},

@@ -137,7 +137,7 @@ def bridge_and_tap():
           lambda: " 0% packet loss" in root("ping -c 1 -W 5 192.0.2.2 || true"), LIMIT)
     root("joist rm -f t; ip link del br0")
     p = joist("exec", "box", "--", "su", "-", "u", "-c",
-              f"cd guest; joist run -d --name t --net bridge=br0 {SMALL}", code=1)
+              f"cd guest; joist run -d --name t --net bridge=br0 {SMALL}", code=5)
     has(p.stderr, "tap")
 
 

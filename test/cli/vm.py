@@ -131,6 +131,36 @@ def stop_in_the_foreground():
 
 
 @case
+def templates():
+    """--format, as docker's users write it."""
+    joist("create", "--name", "db", *ears())
+    joist("run", "-d", "--name", "web", "-p", "18083:80", "-p", "18084:81", *ears())
+    j = inspect("web")
+
+    def said(text, *names):
+        return joist("inspect", "-f", text, *names or ["web"]).stdout
+    same(set(inspect("db")), set(j), "fields, whatever the state")
+    same(said("{{.Name}}={{ .State.Pid }}\\t{{.State.Status}}"), f"web={j['pid']}\trunning\n", "docker's names")
+    same(said("{{.ports}} {{.ports.1}}.{{.ports.7}} {{json .ports}}"),
+         '18083:80,18084:81 18084:81. ["18083:80","18084:81"]\n', "a list")
+    same(said("{{.definition.memory}} [{{.definition.cpu_limit}}][{{.addresses.0}}]"), "32M [][]\n", "what is not set")
+    same(json.loads(said("{{json .}}"))["id"], j["id"], "all of it")
+    same(said("{{.name}} {{.pid}}", "web", "db"), f"web {j['pid']}\ndb \n", "several")
+    same(said("json"), joist("inspect", "web").stdout, "the word json")
+    for text, says in (("{{.nam}}", ("no field nam (did you mean name?)", "exit-code", "addresses")),
+                       ("{{.State.Foo}}", "nothing below {{.State}}"), ("{{.definition.memroy}}", "mean memory?"),
+                       ("{{range .ports}}x{{end}}", "{{range .ports}} is not understood"), ("{{.name", "has no }}"),
+                       ("{{}}", "not understood"), ("{{..}}", "not understood"), ("nome", "neither json nor yaml")):
+        refused(2, "inspect", "--format", text, "web", says=says)
+    rows = joist("ps", "-a", "--format", "table {{.Names}}\\t{{.Status}}\\t{{.definition.memory}}").stdout
+    same([r.split() for r in rows.splitlines()],
+         [["NAMES", "STATUS", "MEMORY"], ["db", "created", "32M"], ["web", "running", "32M"]], "a table")
+    same(joist("ps", "--format", "{{.ID}}").stdout, j["id"] + "\n", "ps with a field")
+    refused(2, "ps", "--format", "{{.nam}}", says="did you mean name?")
+    refused(2, "ps", "--format", "tabel", says="--format tabel")
+
+
+@case
 def guests_that_do_not_answer():
     """One that is starting is waited for, with a limit; a paused one is told at once."""
     run("mute")
