@@ -85,7 +85,7 @@ static const uint8_t hlt[] = {0xf4};
 static struct machine *make(const char *board, unsigned cpus) {
 	struct machine *m = calloc(1, sizeof(*m));
 	fake_clock_init(&m->clock);
-	m->host = (struct vm_host){lock, unlock, kick, power, alloc, m};
+	m->host = (struct vm_host){lock, unlock, kick, power, alloc, m, NULL};
 	vm_init(&m->vm, &m->host, &m->clock.clock);
 	m->ram = aligned_alloc(4096, RAM);
 	memset(m->ram, 0, RAM);

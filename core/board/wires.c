@@ -274,5 +274,5 @@ void board_wire_cpus(struct board *b) {
 }
 
 struct msi_sink board_msi_sink(struct board *b) {
-	return (struct msi_sink){lapic_bus_msi, &b->apic_bus};
+	return (struct msi_sink){lapic_bus_msi, &b->apic_bus, lapic_bus_settle};
 }

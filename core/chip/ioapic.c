@@ -104,6 +104,7 @@ static void reg_write(struct ioapic *a, uint32_t val) {
 	}
 	if (a->select < REG_REDIR || n >= 2 * IOAPIC_PINS)
 		return;
+	lapic_bus_settle(a->bus);
 	uint64_t *r = &a->redir[n >> 1];
 	uint64_t half = n & 1 ? 0xffffffffull << 32 : 0xffffffffull;
 	uint64_t mask = RED_WRITABLE & half;

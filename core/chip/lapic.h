@@ -125,6 +125,9 @@ bool lapic_bus_deliver(struct lapic_bus *bus, uint8_t dest, bool logical, enum l
  * FEEx_xxxxh are ignored. */
 void lapic_bus_msi(void *bus, gpa_t addr, uint32_t data);
 
+/* Messages sent so far have arrived; before their source is masked. Fits msi_sink.settle. */
+void lapic_bus_settle(void *bus);
+
 /* The LINT pins; the type fits irq_line.set. The board drives LINT0 from the 8259. */
 void lapic_set_lint(void *lapic, unsigned pin, bool level);
 

@@ -138,6 +138,12 @@ void lapic_bus_msi(void *opaque, gpa_t addr, uint32_t data) {
 	deliver(bus, &m, NULL);
 }
 
+void lapic_bus_settle(void *opaque) {
+	const struct lapic_bus *bus = opaque;
+	if (bus->apics && bus->apics->settle)
+		bus->apics->settle(bus->apics->opaque);
+}
+
 void lapic_send_ipi(struct lapic *l, uint64_t icr) {
 	enum lapic_mode mode = (enum lapic_mode)bits(icr, 10, 8);
 	bool level = icr & BIT(15), assert = icr & BIT(14);

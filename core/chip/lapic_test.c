@@ -680,8 +680,12 @@ static void take_message(void *opaque, gpa_t addr, uint32_t data) {
 	sent_data = data;
 }
 
+static void take_settle(void *opaque) {
+	sent_addr = 0;
+}
+
 static void test_image(void **state) {
-	static const struct vm_apics apics = {.message = take_message};
+	static const struct vm_apics apics = {.message = take_message, .settle = take_settle};
 	struct machine *m = *state;
 	struct lapic *l = &m->cpu[1].l, *other = &m->cpu[2].l;
 	struct apic_image a, b;
@@ -713,6 +717,8 @@ static void test_image(void **state) {
 	assert_int_equal(sent_data, 0xc152);
 	lapic_bus_msi(&m->bus, 0xfee01000, 0x33);
 	assert_int_equal(sent_addr, 0xfee01000);
+	lapic_bus_settle(&m->bus);
+	assert_int_equal(sent_addr, 0);
 	/* Back here, all of it lives again. */
 	m->bus.apics = NULL;
 	lapic_device_ops.loaded(other);

@@ -30,6 +30,13 @@ enum { MSIX_CTL = 2, MSIX_TABLE = 4, MSIX_PBA = 8, MSIX_LEN = 12 };
 #define MSIX_CTL_ENABLE 0x8000u
 #define MSIX_CTL_MASK_ALL 0x4000u
 
+/* Before the guest goes on that has masked or moved something: nothing comes by the old way then,
+ * as nothing does on a bus where its read back pushes messages ahead of it ([PCI3.0 3.2.5]). */
+static void settle(const struct pci_device *d) {
+	if (d->bus)
+		msi_settle(&d->bus->msi);
+}
+
 /* MSI */
 
 void pci_add_msi(struct pci_device *d) {
@@ -114,6 +121,7 @@ static void table_write(void *opaque, uint64_t off, unsigned size, uint64_t val)
 		return;
 	unsigned n = (unsigned)off / MSIX_ENTRY;
 	uint64_t *addr = &d->msix.vec[n].addr;
+	settle(d);
 	switch (off % MSIX_ENTRY) {
 	case 0:
 		*addr = (*addr & ~0xffffffffull) | ((uint32_t)val & ~3u);
@@ -160,6 +168,8 @@ static bool touches(unsigned off, unsigned size, unsigned cap, unsigned len) {
 
 void pci_msi_written(struct pci_device *d, unsigned off, unsigned size) {
 	const uint8_t *msi = d->cfg + d->msi_cap;
+	if (touches(off, size, d->msi_cap, MSI_LEN) || touches(off, size, d->msix.cap, MSIX_LEN))
+		settle(d);
 	if (touches(off, size, d->msi_cap, MSI_LEN) && (msi[MSI_PENDING] & 1) && !(msi[MSI_MASK] & 1))
 		pci_msi_notify(d);
 	if (touches(off, size, d->msix.cap, MSIX_LEN))

@@ -23,7 +23,7 @@ struct machine {
 	struct fake_irq intx[4];
 	struct pci_bus bus;
 	struct pci_device a, b;
-	unsigned msis;
+	unsigned msis, settles;
 	gpa_t msi_addr;
 	uint32_t msi_data;
 	unsigned writes;
@@ -50,10 +50,14 @@ static void on_msi(void *opaque, gpa_t addr, uint32_t data) {
 	m->msi_data = data;
 }
 
+static void on_settle(void *opaque) {
+	((struct machine *)opaque)->settles++;
+}
+
 static int setup(void **state) {
 	struct machine *m = calloc(1, sizeof(*m));
 	struct irq_line lines[4];
-	struct msi_sink sink = {on_msi, m};
+	struct msi_sink sink = {on_msi, m, on_settle};
 	mem_init(&m->mem);
 	m->ram_bytes = aligned_alloc(4096, RAM_SIZE);
 	memset(m->ram_bytes, 0x55, RAM_SIZE);
@@ -368,7 +372,9 @@ static void test_msix(void **state) {
 	assert_int_equal(mem_io_read(&m->mem, TABLE + 2 * 16, 8), 0x1fee01000);
 	assert_int_equal(mem_io_read(&m->mem, TABLE + 2 * 16 + 8, 4), 0x4052);
 	pci_msix_notify(&m->a, 2); /* not enabled */
+	m->settles = 0;
 	ecam_set(m, A, 0x42, 2, 0xffff);
+	assert_int_equal(m->settles, 1);
 	assert_int_equal(ecam(m, A, 0x42, 2), 0xc004);
 	assert_int_equal(m->msis, 0);
 	/* All masked: pending until the mask goes. */
@@ -384,7 +390,9 @@ static void test_msix(void **state) {
 	entry(m, 3, 0xfee02000, 0x4053, 0);
 	assert_int_equal(m->msis, 2);
 	assert_int_equal(m->msi_data, 0x4053);
+	unsigned settles = m->settles; /* what is on its way comes before the guest goes on */
 	entry(m, 3, 0xfee02000, 0x4053, 1);
+	assert_true(m->settles > settles);
 	pci_msix_notify(&m->a, 3);
 	mem_io_write(&m->mem, PBA, 8, 0); /* read-only */
 	assert_int_equal(mem_io_read(&m->mem, PBA, 1), 8);

@@ -90,7 +90,7 @@ static int setup(void **state) {
 	memset(&rig, 0, sizeof(rig));
 	drv_init(&rig.d);
 	struct irq_line lines[4];
-	struct msi_sink sink = {on_msi, NULL};
+	struct msi_sink sink = {on_msi, NULL, NULL};
 	struct rng_backend backend = {rng_fill, NULL};
 	for (unsigned i = 0; i < 4; i++) {
 		fake_irq_init(&rig.intx[i]);

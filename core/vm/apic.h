@@ -50,8 +50,11 @@ struct chips_image {
 
 /* What the engine offers to the board. */
 struct vm_apics {
-	/* An interrupt message, as a device or an I/O APIC writes it to memory. */
+	/* An interrupt message, as a device or an I/O APIC writes it to memory. It arrives when the VM
+	 * lock is given back, or before; one that is on its way may be joined with an equal one. */
 	void (*message)(void *opaque, gpa_t addr, uint32_t data);
+	/* All messages so far have arrived. For those who mask what sends them. NULL: they have. */
+	void (*settle)(void *opaque);
 	/* A pin of the 8259s or the I/O APIC has another level. NULL: the board has those chips. */
 	void (*pic_pin)(void *opaque, unsigned pin, bool level);
 	void (*ioapic_pin)(void *opaque, unsigned pin, bool level);

@@ -30,11 +30,19 @@ static inline void irq_pulse(const struct irq_line *line) {
 struct msi_sink {
 	void (*send)(void *opaque, gpa_t addr, uint32_t data);
 	void *opaque;
+	/* Waits for those that are on their way: a source that was masked sends nothing afterwards.
+	 * NULL: send() delivers at once. */
+	void (*settle)(void *opaque);
 };
 
 static inline void msi_send(const struct msi_sink *sink, gpa_t addr, uint32_t data) {
 	if (sink->send)
 		sink->send(sink->opaque, addr, data);
+}
+
+static inline void msi_settle(const struct msi_sink *sink) {
+	if (sink->settle)
+		sink->settle(sink->opaque);
 }
 
 #endif

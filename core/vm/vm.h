@@ -25,6 +25,16 @@ enum vm_power {
 	VM_PANICKED,  /* the guest said so (pvpanic) or can never run again */
 };
 
+/* What is done when the VM lock has been given back, because it takes time or wakes those who want
+ * the lock first. */
+struct vm_work {
+	void (*run)(void *opaque);
+	void *opaque;
+	/* How many threads are between giving the lock back and the end of run(); atomic. Who holds the
+	 * lock and sees 0 here knows that nobody is inside, and nobody gets there. */
+	uint32_t running;
+};
+
 /* What the host lends to one VM. All but `lock`/`unlock` and `kick` are called with the
  * lock held. */
 struct vm_host {
@@ -37,6 +47,9 @@ struct vm_host {
 	/* Zeroed memory that lives as long as the VM; only while it is being made. */
 	void *(*alloc)(void *opaque, size_t size);
 	void *opaque;
+	/* Runs `w` once when this thread gives the lock back, on this thread; asked for several times,
+	 * once. There is one `w` a VM. NULL: the host has no such thing. */
+	void (*after)(void *opaque, struct vm_work *w);
 };
 
 struct vm {

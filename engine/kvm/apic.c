@@ -3,9 +3,7 @@
  * "split" leaves the 8259s and the I/O APIC to the board; with "kernel" KVM has those as well
  * (chips.c).
  *
- * Messages of devices and of the I/O APIC go in by KVM_SIGNAL_MSI. For an EOI of a level-triggered
- * vector KVM exits only if its routing table has a message with that vector, so each that is
- * sent is put there first ("split" only).
+ * Messages of devices and of the I/O APIC go in by routes.c.
  *
  * The state is KVM's from the first vCPU that runs (kvm_chips_in()) until somebody asks for it
  * (kvm_chips_out()), of all APICs and chips at once: what a device sends meanwhile finds it in one
@@ -18,46 +16,14 @@
 #include "core/x86/regs.h"
 #include "engine/kvm/kvm.h"
 
-#define MSI_LEVEL BIT(15)
-
 _Static_assert(APIC_REGS == KVM_APIC_REG_SIZE, "an image is what KVM takes");
 
-/* Makes KVM know this level-triggered message. VM lock held. */
-static void know_level(struct kvm_engine *e, gpa_t addr, uint32_t data) {
-	struct {
-		struct kvm_irq_routing head;
-		struct kvm_irq_routing_entry entries[KVM_ROUTES];
-	} k = {.head = {.nr = KVM_ROUTES}};
-	for (unsigned i = 0; i < KVM_ROUTES; i++)
-		if (e->routes[i].data == data && e->routes[i].addr == addr)
-			return;
-	struct kvm_route *added = &e->routes[e->next_route];
-	*added = (struct kvm_route){addr, data};
-	e->next_route = (e->next_route + 1) % KVM_ROUTES;
-	for (unsigned i = 0; i < KVM_ROUTES; i++)
-		k.entries[i] = (struct kvm_irq_routing_entry){
-			.gsi = i,
-			.type = KVM_IRQ_ROUTING_MSI,
-			.u.msi = {.address_lo = (uint32_t)e->routes[i].addr,
-					  .address_hi = (uint32_t)(e->routes[i].addr >> 32),
-					  .data = e->routes[i].data},
-		};
-	if (kvm_ioctl(e->fd, KVM_SET_GSI_ROUTING, &k) >= 0)
-		return;
-	log_line(LOG_ERROR, "KVM refuses an interrupt route: %s", strerror(errno));
-	*added = (struct kvm_route){0}; /* the next message tries again */
+static void message(void *opaque, gpa_t addr, uint32_t data) {
+	kvm_raise(opaque, addr, data);
 }
 
-static void message(void *opaque, gpa_t addr, uint32_t data) {
-	struct kvm_engine *e = opaque;
-	struct kvm_msi m = {
-		.address_lo = (uint32_t)addr, .address_hi = (uint32_t)(addr >> 32), .data = data};
-	if ((data & MSI_LEVEL) && e->irqs == KVM_IRQS_SPLIT)
-		know_level(e, addr, data);
-	e->messages++;
-	/* 0: nobody took it, e.g. an APIC that is off. That is the guest's affair. */
-	if (kvm_ioctl(e->fd, KVM_SIGNAL_MSI, &m) < 0)
-		log_line(LOG_DEBUG, "KVM refuses an interrupt message: %s", strerror(errno));
+static void settle(void *opaque) {
+	kvm_settle(opaque);
 }
 
 static void set_apics(struct kvm_engine *e, const struct vm_apics *apics) {
@@ -66,12 +32,13 @@ static void set_apics(struct kvm_engine *e, const struct vm_apics *apics) {
 }
 
 int kvm_apics_create(struct kvm_engine *e, struct err *err) {
-	struct kvm_enable_cap cap = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {KVM_ROUTES}};
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {KVM_LEVELS}};
 	if (!e->vm->board_apics)
 		return err_set(err, ERR_NOTSUP,
 					   "this board needs its own interrupt controllers: use "
 					   "--engine kvm,off");
-	e->apics = (struct vm_apics){.message = message, .opaque = e};
+	e->apics = (struct vm_apics){.message = message, .settle = settle, .opaque = e};
+	kvm_routes_create(e);
 	if (e->irqs == KVM_IRQS_KERNEL)
 		return kvm_chips_create(e, err);
 	if (kvm_ioctl(e->fd, KVM_ENABLE_CAP, &cap) < 0)
@@ -83,6 +50,8 @@ int kvm_apics_create(struct kvm_engine *e, struct err *err) {
 void kvm_apics_destroy(struct kvm_engine *e) {
 	if (e->vm->apics == &e->apics)
 		set_apics(e, NULL);
+	if (e->irqs != KVM_IRQS_OFF)
+		kvm_routes_destroy(e);
 }
 
 /* ---- state ------------------------------------------------------------------------------- */
@@ -204,6 +173,7 @@ bool kvm_chips_out(struct kvm_cpu *c) {
 		return true;
 	vm->host->lock(vm->host->opaque);
 	if (vm->apics == &e->apics) {
+		kvm_settle(e);
 		ok = all_out(c);
 		if (ok)
 			set_apics(e, NULL);
@@ -213,8 +183,10 @@ bool kvm_chips_out(struct kvm_cpu *c) {
 }
 
 void kvm_chips_lost(struct kvm_engine *e) {
-	if (e->vm->apics == &e->apics)
-		set_apics(e, NULL);
+	if (e->vm->apics != &e->apics)
+		return;
+	kvm_settle(e); /* into the old state */
+	set_apics(e, NULL);
 }
 
 uint64_t kvm_apic_base(struct kvm_cpu *c) {

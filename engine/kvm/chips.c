@@ -44,22 +44,19 @@ static void ioapic_pin(void *opaque, unsigned pin, bool level) {
 	set_gsi(opaque, PIC_PINS + pin, level);
 }
 
-static int set_routes(struct kvm_engine *e) {
-	struct {
-		struct kvm_irq_routing head;
-		struct kvm_irq_routing_entry entries[PIC_PINS + IOAPIC_PINS];
-	} k = {0};
-	for (unsigned gsi = 0; gsi < PIC_PINS + IOAPIC_PINS; gsi++) {
+unsigned kvm_chip_routes(struct kvm_irq_routing_entry out[KVM_CHIP_GSIS]) {
+	unsigned n = 0;
+	for (unsigned gsi = 0; gsi < KVM_CHIP_GSIS; gsi++) {
 		if (gsi == CASCADE_GSI)
 			continue;
-		struct kvm_irq_routing_entry *r = &k.entries[k.head.nr++];
+		struct kvm_irq_routing_entry *r = &out[n++];
 		*r = (struct kvm_irq_routing_entry){.gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP};
 		r->u.irqchip.irqchip = gsi >= PIC_PINS ? KVM_IRQCHIP_IOAPIC
 							   : gsi >= 8	   ? KVM_IRQCHIP_PIC_SLAVE
 											   : KVM_IRQCHIP_PIC_MASTER;
 		r->u.irqchip.pin = gsi >= PIC_PINS ? gsi - PIC_PINS : gsi & 7;
 	}
-	return kvm_ioctl(e->fd, KVM_SET_GSI_ROUTING, &k);
+	return n;
 }
 
 int kvm_chips_create(struct kvm_engine *e, struct err *err) {
@@ -68,7 +65,7 @@ int kvm_chips_create(struct kvm_engine *e, struct err *err) {
 					   "KVM has no interrupt controllers to give (%s): use --engine kvm,split or "
 					   "kvm,off",
 					   strerror(errno));
-	if (set_routes(e) < 0)
+	if (kvm_set_routes(e) < 0)
 		return err_set(err, errno, "KVM refuses the board's interrupt lines: %s", strerror(errno));
 	e->apics.pic_pin = pic_pin;
 	e->apics.ioapic_pin = ioapic_pin;

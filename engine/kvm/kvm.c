@@ -269,6 +269,10 @@ static void stats(void *self, void (*line)(void *out, const char *name, uint64_t
 	line(out, "irq_windows", windows);
 	line(out, "irqs_injected", injected);
 	line(out, "irq_messages", e->messages);
+	line(out, "irq_joined", e->joined);
+	line(out, "irq_eventfds", e->events);
+	line(out, "irq_signals", e->signals);
+	line(out, "irq_routes", e->route_changes);
 	line(out, "irq_pins", e->pins);
 	line(out, "doorbells", e->rings);
 	line(out, "late_writes", e->late_writes);

@@ -9,6 +9,7 @@
  *     tsc.c    its TSC
  *     msr.c    which MSRs KVM keeps, and which come out
  *     apic.c   local APICs in the kernel
+ *     routes.c interrupt messages for them: eventfds and routes
  *     chips.c  8259s and I/O APIC there, too
  *     bells.c  doorbells without exits
  *     late.c   writes to index registers without exits, too
@@ -40,10 +41,25 @@ enum kvm_irqs {
 };
 
 /* Messages that KVM knows as level-triggered, one for each pin of an I/O APIC. */
-#define KVM_ROUTES 24
-struct kvm_route {
+#define KVM_LEVELS 24
+struct kvm_level {
 	gpa_t addr;
 	uint32_t data;
+};
+
+#define KVM_CHIP_GSIS (16 + IOAPIC_PINS) /* those of chips.c */
+
+/* An interrupt message that devices send, see routes.c. */
+#define KVM_WIRES 64
+struct kvm_wire {
+	gpa_t addr;
+	uint32_t data;
+	uint32_t sent; /* without a route; atomic */
+	uint64_t last; /* kvm_engine.messages when it was last raised; 0: never used */
+	int fd;		   /* eventfd, when bound */
+	bool bound;	   /* KVM_IRQFD */
+	bool wanted;   /* it is in KVM's table */
+	bool routed;   /* a write to fd sends this message; atomic */
 };
 
 struct kvm_slot {
@@ -80,9 +96,17 @@ struct kvm_engine {
 	enum kvm_irqs irqs;
 	bool dirty_rings;
 	struct vm_apics apics;
-	struct kvm_route routes[KVM_ROUTES];
-	unsigned next_route;
-	uint64_t messages, pins; /* counters */
+	uint64_t pins; /* counter */
+
+	/* routes.c; under the VM lock, but for what is said there */
+	struct kvm_level levels[KVM_LEVELS];
+	unsigned next_level;
+	struct kvm_wire wires[KVM_WIRES];
+	uint64_t raised;			 /* wires whose message has to be sent; atomic */
+	struct vm_work sender;		 /* sends them */
+	pthread_mutex_t routes_lock; /* KVM's table; taken after the VM lock, or without it */
+	bool no_routes;				 /* KVM has none, or none left; atomic */
+	uint64_t messages, joined, events, signals, route_changes; /* counters */
 	struct kvm_slot slots[KVM_SLOTS];
 	bool crowded; /* the map has wanted more; said once */
 	struct kvm_cpu *cpus[VM_VCPUS];
@@ -172,8 +196,17 @@ bool kvm_chips_out(struct kvm_cpu *c);
 void kvm_chips_lost(struct kvm_engine *e);
 uint64_t kvm_apic_base(struct kvm_cpu *c); /* VM lock held, but for KVM_IRQS_OFF */
 
+/* routes.c: the first and the last one while nothing else runs, the others with the VM lock held.
+ */
+void kvm_routes_create(struct kvm_engine *e);
+void kvm_raise(struct kvm_engine *e, gpa_t addr, uint32_t data);
+void kvm_settle(struct kvm_engine *e);	  /* all that was raised has arrived */
+int kvm_set_routes(struct kvm_engine *e); /* as ioctl; KVM's table is what it should be */
+void kvm_routes_destroy(struct kvm_engine *e);
+
 /* chips.c: VM lock held */
 int kvm_chips_create(struct kvm_engine *e, struct err *err);
+unsigned kvm_chip_routes(struct kvm_irq_routing_entry out[KVM_CHIP_GSIS]); /* how many */
 bool kvm_push_chips(struct kvm_cpu *c);
 bool kvm_fetch_chips(struct kvm_cpu *c);
 
@@ -206,7 +239,13 @@ void kvm_update_late(struct kvm_engine *e);
 void kvm_serve_late(struct kvm_engine *e);
 
 /* part.c: may this part of KVM be used? */
-enum kvm_part { KVM_PART_IOEVENTFD, KVM_PART_DIRTY_RING, KVM_PART_COALESCED, KVM_PARTS };
+enum kvm_part {
+	KVM_PART_IOEVENTFD,
+	KVM_PART_DIRTY_RING,
+	KVM_PART_COALESCED,
+	KVM_PART_IRQFD,
+	KVM_PARTS
+};
 bool kvm_part(enum kvm_part part);
 
 /* cpuid.c */

@@ -11,6 +11,7 @@ bool kvm_part(enum kvm_part part) {
 		[KVM_PART_IOEVENTFD] = "ioeventfd",
 		[KVM_PART_DIRTY_RING] = "dirty-ring",
 		[KVM_PART_COALESCED] = "coalesced",
+		[KVM_PART_IRQFD] = "irqfd",
 	};
 	const char *s = getenv("JOIST_KVM_OFF");
 	size_t len = strlen(names[part]);

@@ -39,6 +39,10 @@ static void host_unlock(void *opaque) {
 	machine_unlock(opaque);
 }
 
+static void host_after(void *opaque, struct vm_work *w) {
+	machine_after(opaque, w);
+}
+
 static void host_kick(void *opaque, unsigned vcpu) {
 	vcpu_thread_kick(opaque, vcpu);
 }
@@ -598,7 +602,8 @@ int machine_create(struct machine **out, struct loop *l, const struct machine_co
 	m->config = *c;
 	m->loop = l;
 	m->ram.fd = m->kernel.fd = m->initrd.fd = -1;
-	m->host = (struct vm_host){host_lock, host_unlock, host_kick, host_power, host_alloc, m};
+	m->host =
+		(struct vm_host){host_lock, host_unlock, host_kick, host_power, host_alloc, m, host_after};
 	machine_lock_init(m);
 	pthread_mutex_init(&m->park_lock, NULL);
 	pthread_cond_init(&m->park_changed, NULL);

@@ -51,8 +51,9 @@ struct machine {
 	struct loop_timer timer;
 	struct loop_event request; /* something below in `park_lock`'s part changed */
 	struct machine_alloc *allocs;
-	pthread_mutex_t lock; /* the VM lock */
-	uint64_t to_wake;	  /* vCPUs that its holder kicked awake; under it */
+	pthread_mutex_t lock;  /* the VM lock */
+	uint64_t to_wake;	   /* vCPUs that its holder kicked awake; under it */
+	struct vm_work *after; /* what its holder wants done afterwards; NULL: nothing; under it */
 
 	/* Parking: vCPU threads stand still while `hold` is not zero. Taken after the VM lock. */
 	pthread_mutex_t park_lock;
@@ -86,6 +87,7 @@ void vcpu_thread_kick(struct machine *m, unsigned id); /* any thread */
 void machine_lock_init(struct machine *m);
 void machine_lock(struct machine *m);
 void machine_unlock(struct machine *m);
+void machine_after(struct machine *m, struct vm_work *w); /* vm_host.after() */
 
 /* machine.c: from a vCPU's thread, without the VM lock. */
 void machine_shutdown(struct machine *m, unsigned vcpu); /* a triple fault */

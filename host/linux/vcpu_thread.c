@@ -38,11 +38,24 @@ void machine_lock(struct machine *m) {
 
 void machine_unlock(struct machine *m) {
 	uint64_t wake = m->to_wake;
+	struct vm_work *after = m->after;
 	m->to_wake = 0;
+	m->after = NULL;
 	locked = NULL;
+	if (after)
+		__atomic_fetch_add(&after->running, 1, __ATOMIC_SEQ_CST);
 	pthread_mutex_unlock(&m->lock);
+	if (after) {
+		after->run(after->opaque);
+		__atomic_fetch_sub(&after->running, 1, __ATOMIC_SEQ_CST);
+	}
 	for (; wake; wake &= wake - 1)
 		futex(&m->threads[__builtin_ctzll(wake)].kicks, FUTEX_WAKE, 1);
+}
+
+void machine_after(struct machine *m, struct vm_work *w) {
+	check(locked == m && (!m->after || m->after == w));
+	m->after = w;
 }
 
 void vcpu_thread_kick(struct machine *m, unsigned id) {

@@ -1,8 +1,8 @@
 /* What it costs to give KVM a message-signalled interrupt, by the ways it has: KVM_SIGNAL_MSI, an
  * eventfd with a route of its own (irqfd), and changing such a route. For engine/kvm/README.md,
- * which says why the engine goes the first way. One vCPU, which does not run; medians of the rounds
- * in nanoseconds a call. Each way is tried alone and the interrupt must arrive (in the APIC's IRR).
- * Prints TAP.
+ * which says which way the engine goes and when. One vCPU, which does not run; medians of the
+ * rounds in nanoseconds a call. Each way is tried alone and the interrupt must arrive (in the
+ * APIC's IRR). Prints TAP.
  *
  *     messages [--rounds N] */
 #include <fcntl.h>

@@ -268,7 +268,7 @@ static void machine_make(struct machine *m, const char *tier) {
 	m->tier = tier;
 	m->random = options.seed;
 	m->clock = (struct vm_clock){clock_now, clock_tsc, clock_wall, .opaque = m, .tsc_khz = 1000000};
-	m->host = (struct vm_host){host_lock, host_unlock, host_kick, host_power, host_alloc, m};
+	m->host = (struct vm_host){host_lock, host_unlock, host_kick, host_power, host_alloc, m, NULL};
 	m->stop_at = ~0ull;
 	m->ram = map(options.memory << 20, NULL);
 	struct board_config c = {

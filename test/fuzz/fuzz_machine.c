@@ -36,7 +36,7 @@ static void make(struct fuzz_machine *m, const char *board) {
 	static const uint8_t hlt[] = {0xf4};
 	struct err e;
 	fake_clock_init(&m->clock);
-	m->host = (struct vm_host){nothing, nothing, kick, power, alloc, m};
+	m->host = (struct vm_host){nothing, nothing, kick, power, alloc, m, NULL};
 	vm_init(&m->vm, &m->host, &m->clock.clock);
 	m->ram = aligned_alloc(4096, FUZZ_RAM);
 	m->disk = (struct block_backend){.submit = submit, .size = 1 << 20, .block_size = 512};

@@ -341,7 +341,7 @@ static void make(struct fuzz *f, uint8_t choice) {
 	f->regs = f->pci ? BARS : MMIO;
 	if (f->pci) {
 		struct irq_line lines[4] = {f->irq.line, f->irq.line, f->irq.line, f->irq.line};
-		struct msi_sink sink = {on_msi, NULL};
+		struct msi_sink sink = {on_msi, NULL, NULL};
 		pci_bus_init(&f->bus, &f->vm.mem, &sink, lines, ECAM);
 		f->bus.mmio32_next = BARS;
 		f->bus.mmio32_end = BARS + 0x100000;

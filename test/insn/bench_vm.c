@@ -70,8 +70,9 @@ static int make_cpu(struct bench_vm *b, bool kvm, const struct cpuid_policy *lik
 	return r ? r : cpuid_init_from(b->cpuid, &h, "host", 1, 1000000, e);
 }
 
-static void create(struct bench_vm *b, uint64_t ram_size, const char *tier, unsigned cpus,
-				   const struct cpuid_policy *like) {
+/* Up to the engine. */
+static void prepare(struct bench_vm *b, uint64_t ram_size, bool kvm, unsigned cpus,
+					const struct cpuid_policy *like) {
 	static const struct vm_clock clock = {zero, tsc, zero, .tsc_khz = 1000000};
 	struct err e;
 	memset(b, 0, sizeof(*b));
@@ -82,7 +83,6 @@ static void create(struct bench_vm *b, uint64_t ram_size, const char *tier, unsi
 	b->host = host;
 	b->host.opaque = b;
 	vm_init(&b->vm, &b->host, &clock);
-	bool kvm = tier && !strncmp(tier, "kvm", 3);
 	if (make_cpu(b, kvm, like, &e)) {
 		fprintf(stderr, "%s\n", e.text);
 		exit(1);
@@ -97,11 +97,30 @@ static void create(struct bench_vm *b, uint64_t ram_size, const char *tier, unsi
 	for (unsigned i = 0; i < cpus; i++)
 		vcpu_reset(vcpu_create(&b->vm, i), false);
 	b->cpu = b->vm.vcpus[0];
-	struct engine_options o = {.tier = kvm ? "off" : tier};
+}
+
+static void add_engine(struct bench_vm *b, bool kvm, const char *tier) {
+	struct engine_options o = {.tier = tier};
+	struct err e;
 	if (engine_create(&b->engine, kvm ? &engine_kvm : &engine_soft, &b->vm, &o, &e)) {
 		fprintf(stderr, "%s\n", e.text);
 		exit(1);
 	}
+}
+
+static void create(struct bench_vm *b, uint64_t ram_size, const char *tier, unsigned cpus,
+				   const struct cpuid_policy *like) {
+	bool kvm = tier && !strncmp(tier, "kvm", 3);
+	prepare(b, ram_size, kvm, cpus, like);
+	add_engine(b, kvm, kvm ? "off" : tier);
+}
+
+void bench_vm_create_apics(struct bench_vm *b, uint64_t ram_size, const char *tier, unsigned cpus,
+						   const struct vm_board_apics *apics, void *board) {
+	prepare(b, ram_size, true, cpus, NULL);
+	b->vm.board_apics = apics;
+	b->vm.board = board;
+	add_engine(b, true, tier);
 }
 
 void bench_vm_create(struct bench_vm *b, uint64_t ram_size, const char *tier) {
@@ -150,17 +169,32 @@ void bench_vm_map_large(struct bench_vm *b, uint64_t tables, unsigned n) {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
+static struct vm_work *waiting; /* for the lock to be given back */
+
 static void take(void *opaque) {
 	pthread_mutex_lock(&lock);
 }
 
 static void give(void *opaque) {
+	struct vm_work *w = waiting;
+	waiting = NULL;
+	if (w)
+		__atomic_fetch_add(&w->running, 1, __ATOMIC_SEQ_CST);
 	pthread_mutex_unlock(&lock);
+	if (w) {
+		w->run(w->opaque);
+		__atomic_fetch_sub(&w->running, 1, __ATOMIC_SEQ_CST);
+	}
+}
+
+static void after(void *opaque, struct vm_work *w) {
+	waiting = w;
 }
 
 void bench_vm_lock(struct bench_vm *b) {
 	b->host.lock = take;
 	b->host.unlock = give;
+	b->host.after = after;
 }
 
 bool bench_vm_has_kvm(void) {

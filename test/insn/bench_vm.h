@@ -30,6 +30,10 @@ void bench_vm_create_like(struct bench_vm *b, uint64_t ram_size, const char *tie
 						  const struct cpuid_policy *like);
 /* With several vCPUs, b->vm.vcpus[0..]; b->cpu is the first one. */
 void bench_vm_create_cpus(struct bench_vm *b, uint64_t ram_size, const char *tier, unsigned cpus);
+/* On KVM with interrupt controllers there: `tier` is "split" or "kernel", and the board's side of
+ * them the caller's. */
+void bench_vm_create_apics(struct bench_vm *b, uint64_t ram_size, const char *tier, unsigned cpus,
+						   const struct vm_board_apics *apics, void *board);
 /* Shows the guest AVX-512 even if the host has none, for code that is translated and never run. */
 void bench_vm_show_avx512(struct bench_vm *b);
 void bench_vm_destroy(struct bench_vm *b);
@@ -38,7 +42,8 @@ void bench_vm_destroy(struct bench_vm *b);
 void bench_vm_put64(struct bench_vm *b, uint64_t at, uint64_t v);
 /* Page tables in three pages at `tables` that map the first n pages of 2 MiB to themselves. */
 void bench_vm_map_large(struct bench_vm *b, uint64_t tables, unsigned n);
-/* Makes the VM lock a real one, for engines with threads of their own. One VM at a time. */
+/* Makes the VM lock a real one, for engines with threads of their own, and vm_host.after() work.
+ * One VM at a time. */
 void bench_vm_lock(struct bench_vm *b);
 /* Whether this host's KVM runs instructions at all; if not, says so as TAP wants it. */
 bool bench_vm_has_kvm(void);
