@@ -90,11 +90,16 @@ static void account(struct turns_own *own, uint64_t part, uint64_t now_ns, uint6
 	own->left_ns = MAX(MIN(own->left_ns, most), -most);
 }
 
+/* Of `cpus`, from which one on the line begins in this second. */
+static void move(unsigned cpus, uint64_t now_ns, struct turn *out) {
+	out->first = (unsigned)((out->first + now_ns / TURNS_MOVE_NS) % MAX(cpus, 1u));
+}
+
 /* Outside of its moment, which begins at `start` of the line: stands still, or goes on where its
  * moment is, too, for what it has left beyond what has come since the last one ended, `ago`.
  * `out->until_ns` is when the next one comes. */
 static void go_on(const struct turns_own *own, uint64_t start, uint64_t part, uint64_t ago,
-				  uint64_t now_ns, struct turn *out) {
+				  uint64_t now_ns, unsigned cpus, struct turn *out) {
 	uint64_t late = own->ran_ns + TURNS_PERIOD_NS;
 	int64_t left = own->left_ns - part_ns(part, ago * TURNS_PERIOD_NS / TURNS_CPU);
 	if (now_ns >= late)
@@ -105,7 +110,27 @@ static void go_on(const struct turns_own *own, uint64_t start, uint64_t part, ui
 	}
 	out->first = (unsigned)(start / TURNS_CPU);
 	out->count = 1;
+	move(cpus, now_ns, out);
 	out->until_ns = MIN(out->until_ns, now_ns + (uint64_t)left);
+}
+
+/* The CPUs of a piece of the line now, and when that changes: where the phase passes one of its
+ * ends.
+ */
+static void place(uint64_t start, uint64_t end, unsigned cpus, uint64_t phase, uint64_t now_ns,
+				  struct turn *out) {
+	uint64_t next = TURNS_CPU;
+	if (start >= end)
+		return;
+	out->first = before(start, phase);
+	out->count = before(end, phase) - out->first;
+	move(cpus, now_ns, out);
+	if (start % TURNS_CPU > phase)
+		next = start % TURNS_CPU;
+	if (end % TURNS_CPU > phase)
+		next = MIN(next, end % TURNS_CPU);
+	out->until_ns =
+		now_ns - now_ns % TURNS_PERIOD_NS + (next * TURNS_PERIOD_NS + TURNS_CPU - 1) / TURNS_CPU;
 }
 
 void turns_look(const struct turns *t, unsigned user, unsigned cpus, uint64_t now_ns,
@@ -130,39 +155,39 @@ void turns_look(const struct turns *t, unsigned user, unsigned cpus, uint64_t no
 	*out = (struct turn){.free = true, .until_ns = now_ns + TURNS_PERIOD_NS};
 	if (sum <= capacity + capacity / SLACK || !parts[user].weight)
 		return;
-	uint64_t wants = parts[user].wants;
+	uint64_t wants = parts[user].wants, all = 0;
 	for (unsigned i = 0; i < TURNS_USERS; i++)
 		parts[i].wants += parts[i].wants / ROOM;
 	divide(parts, capacity);
-	/* Who has what it wants, if not the room beside it, need not keep to its place on the line. */
-	if (!parts[user].held || wants <= parts[user].has + parts[user].has / SLACK)
-		return;
 	/* Those that keep to theirs come first on the line. */
-	for (unsigned i = 0; i < user; i++)
-		start += parts[i].held ? parts[i].has : 0;
+	for (unsigned i = 0; i < TURNS_USERS; i++) {
+		start += parts[i].held && i < user ? parts[i].has : 0;
+		all += parts[i].held ? parts[i].has : 0;
+	}
 	end = border(start + parts[user].has);
 	start = border(start);
+	/* Who has what it wants, if not the room beside it, need not keep to its place on the line. But
+	 * the kernel leaves it on a CPU that is full of another one's threads as long as it runs there
+	 * now and then, so as long as there is a place for it, it is told. */
+	if (!parts[user].held || wants <= parts[user].has + parts[user].has / SLACK) {
+		if (!parts[user].held)
+			start = border(all), end = capacity;
+		if (wants > TURNS_GRAIN)
+			place(start, end, cpus, phase, now_ns, out);
+		out->free = !out->count;
+		return;
+	}
 	if (start >= end)
 		return; /* so small that the kernel may see to it: nobody is held for all of the time */
 	account(&was, end - start, now_ns, used_ns);
 	own->left_ns = was.left_ns;
 	out->free = false; /* so there are CPUs */
-	out->first = before(start, phase);
-	out->count = before(end, phase) - out->first;
-	/* It changes where the phase passes one of the ends. */
-	uint64_t next = TURNS_CPU;
-	if (start % TURNS_CPU > phase)
-		next = start % TURNS_CPU;
-	if (end % TURNS_CPU > phase)
-		next = MIN(next, end % TURNS_CPU);
-	out->until_ns =
-		now_ns - now_ns % TURNS_PERIOD_NS + (next * TURNS_PERIOD_NS + TURNS_CPU - 1) / TURNS_CPU;
+	place(start, end, cpus, phase, now_ns, out);
 	if (!was.held)
 		was.ran_ns = now_ns;
 	if (!out->count)
 		go_on(&was, start, end - start, (phase + TURNS_CPU - end % TURNS_CPU) % TURNS_CPU, now_ns,
-			  out);
+			  cpus, out);
 	own->held = !out->count;
 	own->ran_ns = own->held ? was.ran_ns : now_ns;
-	out->first = (unsigned)((out->first + now_ns / TURNS_MOVE_NS) % MAX(cpus, 1u));
 }

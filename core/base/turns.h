@@ -10,8 +10,10 @@
  * parts are laid on a line one after the other, a CPU is one unit of it, and in the moment that is
  * the fraction f of a period, CPU c belongs to whoever has the place c + f. So everybody gets
  * exactly its part, and most CPUs have one owner for all of the time [McNaughton, "Scheduling with
- * deadlines and loss functions", 1959: the wrap-around rule]. Who wants no more than its part is
- * free to run anywhere, and finds the CPU that the others leave.
+ * deadlines and loss functions", 1959: the wrap-around rule]. Who wants no more than its part
+ * keeps to the CPUs that these leave, while there are such, and is free to run anywhere else: by
+ * itself the kernel does not take it away from a CPU that is full of another one's threads, least
+ * of all where other programs are on the rest.
  *
  * No CPU is like the other: one is slower, other programs keep to another. So the line moves on by
  * a CPU each second. Which of them share caches, a core or a memory node is not looked at. */

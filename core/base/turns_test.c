@@ -18,7 +18,8 @@ struct user {
 	unsigned weight, wants; /* in TURNS_CPU */
 	unsigned got;			/* of a CPU in a thousand, on average */
 	unsigned changes;		/* of what it may use, in all of the span */
-	bool free;
+	bool free;				/* always; or had a CPU always */
+	bool ran;
 };
 
 static struct turns turns;
@@ -40,7 +41,7 @@ static void run(struct user *u, unsigned n, unsigned cpus) {
 	memset(own, 0, sizeof(own));
 	memset(last, 0, sizeof(last));
 	for (unsigned i = 0; i < n; i++)
-		u[i].changes = 0;
+		u[i].changes = 0, u[i].ran = true;
 	for (unsigned ms = 0; ms < SPAN; ms++, now += MS) {
 		uint64_t owned = 0;
 		for (unsigned i = 0; i < n; i++)
@@ -51,6 +52,7 @@ static void run(struct user *u, unsigned n, unsigned cpus) {
 			used[i] += MIN(u[i].wants, (t.free ? cpus : t.count) * TURNS_CPU) * MS / TURNS_CPU;
 			assert_true(t.until_ns > now && t.until_ns <= now + TURNS_PERIOD_NS);
 			u[i].free = t.free;
+			u[i].ran &= t.free || t.count;
 			if (ms &&
 				(t.free != last[i].free || t.first != last[i].first || t.count != last[i].count)) {
 				assert_true(last[i].free || last[i].until_ns <= now); /* it was told so */
@@ -90,13 +92,14 @@ static void hog_and_quiet(void **state) {
 					   {.weight = 100, .wants = 4 * TURNS_CPU}};
 	start(u, 2);
 	run(u, 2, 2);
-	assert_true(u[0].free);
+	assert_true(u[0].ran);
+	assert_int_equal(u[0].got, 1000); /* the CPU that the hog leaves */
 	assert_int_equal(u[1].got, 1000);
 	assert_true(u[1].changes <= 1); /* the same one for a second */
 	/* The quiet one uses a quarter: the hog has the rest, and not more. */
 	u[0].wants = TURNS_CPU / 4;
 	run(u, 2, 2);
-	assert_true(u[0].free);
+	assert_true(u[0].ran);
 	near(u[1].got, 1750);
 	/* Two with a thread each, and a little beside: the kernel does that well. */
 	u[0].wants = u[1].wants = TURNS_CPU + TURNS_CPU / 20;

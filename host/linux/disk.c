@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "core/base/bits.h"
+#include "core/base/fair.h"
 #include "core/base/fmt.h"
 #include "host/linux/clock.h"
 #include "host/linux/disk_io.h"
@@ -17,6 +18,7 @@
 #include "host/linux/limit_text.h"
 
 #define SECTOR 512u
+#define PIECES 2 /* in work at once; fair.h allows one, unless the others go away meanwhile */
 
 struct requests {
 	struct block_request *first, *last;
@@ -37,6 +39,13 @@ struct host_disk {
 	/* The disk's thread only: */
 	struct requests finished, held; /* held: waits for the limits */
 	struct bucket bytes, requests;
+	struct cut {
+		struct block_request *whole; /* its pieces are being sent, or are in work; NULL: none */
+		uint64_t pos;				 /* so much of it was sent */
+		int error;
+		struct block_request *spare[PIECES];
+		unsigned nspare;
+	} cut;
 	bool has_thread;
 	pthread_t thread;
 };
@@ -57,9 +66,60 @@ static uint64_t bytes_of(const struct block_request *r) {
 /* Out of the gate: kept, so that several share one turn of the VM lock. */
 static void finish(void *opaque, struct block_request *r, int error) {
 	struct host_disk *d = opaque;
-	r->error = error;
+	struct cut *c = &d->cut;
 	ledger_disk_end(d->ledger, d->share, bytes_of(r));
+	if (r->opaque == c) {
+		c->spare[c->nspare++] = r;
+		c->error = c->error ? c->error : error;
+		if (c->pos < c->whole->len || c->nspare < PIECES)
+			return;
+		r = c->whole;
+		error = c->error;
+		c->whole = NULL;
+	}
+	r->error = error;
 	add(&d->finished, r);
+}
+
+/* ---- pieces ----------------------------------------------------------------------------- */
+
+/* A large request that would keep the device from the other VMs' goes in pieces (core/base/fair.h),
+ * one such request at a time. A device promises its driver no more than that sectors are whole. */
+static bool is_cut(struct host_disk *d, const struct block_request *r) {
+	if (d->cut.whole == r)
+		return true;
+	return bytes_of(r) > FAIR_PIECE && ledger_disk_near(d->ledger, d->share);
+}
+
+/* How much of the first one that is held goes next; 0: its turn comes when a piece is done. */
+static uint64_t next_bytes(struct host_disk *d, const struct block_request *r, bool cut) {
+	struct cut *c = &d->cut;
+	if (!cut)
+		return bytes_of(r);
+	if ((c->whole && c->whole != r) || !c->nspare)
+		return 0;
+	return MIN(r->len - (c->whole ? c->pos : 0), FAIR_PIECE);
+}
+
+static void send_piece(struct host_disk *d, struct block_request *r, uint64_t len) {
+	struct cut *c = &d->cut;
+	if (c->whole != r) {
+		c->whole = r;
+		c->pos = 0;
+		c->error = 0;
+	}
+	struct block_request *p = c->spare[--c->nspare];
+	p->op = r->op;
+	p->offset = r->offset + c->pos;
+	p->len = len;
+	p->fua = r->fua;
+	p->nsegs = 0;
+	p->opaque = c;
+	block_slice(p, r, c->pos, len);
+	c->pos += len;
+	if (c->pos == r->len)
+		d->held.first = r->next;
+	block_submit(d->image->top, p);
 }
 
 static void answer(struct host_disk *d) {
@@ -88,13 +148,21 @@ static uint64_t send_held(struct host_disk *d, bool quit) {
 			if (wait)
 				return wait;
 		}
-		uint64_t wait = ledger_disk_begin(d->ledger, d->share, bytes_of(r), quit);
+		bool cut = is_cut(d, r), first = d->cut.whole != r;
+		uint64_t len = next_bytes(d, r, cut);
+		if (cut && !len)
+			break;
+		uint64_t wait = ledger_disk_begin(d->ledger, d->share, len, quit);
 		if (wait)
 			return wait;
-		bucket_take(&d->requests, 1);
-		bucket_take(&d->bytes, bytes_of(r));
-		d->held.first = r->next;
-		block_submit(d->image->top, r);
+		bucket_take(&d->requests, first);
+		bucket_take(&d->bytes, len);
+		if (cut) {
+			send_piece(d, r, len);
+		} else {
+			d->held.first = r->next;
+			block_submit(d->image->top, r);
+		}
 	}
 	return UINT64_MAX;
 }
@@ -170,6 +238,11 @@ static int start(struct host_disk *d, const char *name, const struct host_disk_o
 	struct stat st;
 	d->ledger = o->ledger;
 	d->share = stat(d->image->path, &st) == 0 ? ledger_add_disk(d->ledger, st.st_dev) : -1;
+	for (; d->ledger && d->cut.nspare < PIECES; d->cut.nspare++) {
+		d->cut.spare[d->cut.nspare] = malloc(sizeof(struct block_request));
+		if (!d->cut.spare[d->cut.nspare])
+			return err_set(e, ERR_NOMEM, "disk %s: no memory", name);
+	}
 	image_set_io(d->image, d->io);
 	top->finish = finish;
 	top->finish_opaque = d;
@@ -230,6 +303,8 @@ void host_disk_close(struct host_disk *d) {
 		log_line(LOG_ERROR, "%s", e.text);
 	if (d->io)
 		d->io->ops->destroy(d->io);
+	while (d->cut.nspare)
+		free(d->cut.spare[--d->cut.nspare]);
 	pthread_mutex_destroy(&d->lock);
 	free(d);
 }

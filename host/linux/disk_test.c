@@ -13,11 +13,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "host/linux/disk.h"
 #include "host/linux/disk_io.h"
 #include "host/linux/image.h"
+#include "host/linux/ledger.h"
 
 #define SIZE (1u << 20)
 
@@ -262,6 +264,37 @@ static void test_locks(void **state) {
 	host_disk_close(second);
 }
 
+/* Beside another VM on the same device a large request goes in pieces, and nobody sees that. */
+static void test_pieces(void **state) {
+	struct fixture *f = *state;
+	static uint8_t out[SIZE], in[SIZE];
+	char book[] = "/var/tmp/joist-book-XXXXXX";
+	struct stat st;
+	int fd = mkstemp(book);
+	assert_true(fd >= 0 && stat(f->path, &st) == 0);
+	struct ledger *mine = ledger_open(book, 100, 100), *other = ledger_open(book, 100, 100);
+	assert_true(mine && other);
+	host_disk_close(f->disk);
+	struct host_disk_options o = {.ledger = mine, .direct = writable.direct};
+	assert_int_equal(host_disk_open(&f->disk, f->path, &o, &vm, NULL), 0);
+	int disk = ledger_add_disk(other, st.st_dev), again = ledger_add_disk(mine, st.st_dev);
+	ledger_disk_begin(other, disk, 1, true); /* and it stays there */
+	assert_true(ledger_disk_near(mine, again));
+	for (unsigned i = 0; i < SIZE; i++)
+		out[i] = (uint8_t)(i * 11 + (i >> 8) + (i >> 16));
+	assert_int_equal(transfer(f->disk, BLOCK_WRITE, 512, out, SIZE - 1024), 0);
+	assert_int_equal(transfer(f->disk, BLOCK_READ, 512, in, SIZE - 1024), 0);
+	assert_memory_equal(in, out, SIZE - 1024);
+	assert_true(transfer(f->disk, BLOCK_READ, 512, in, SIZE) < 0);
+	ledger_disk_end(other, disk, 1);
+	host_disk_close(f->disk);
+	f->disk = NULL;
+	ledger_close(mine);
+	ledger_close(other);
+	close(fd);
+	unlink(book);
+}
+
 int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
@@ -271,6 +304,7 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(test_bounds, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_locks, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_pieces, setup, teardown),
 	};
 	static const char *const cached_names[] = {"host_disk_raw", "host_disk_qcow2"};
 	static const char *const direct_names[] = {"host_disk_raw_direct", "host_disk_qcow2_direct"};

@@ -24,10 +24,11 @@
 #include "host/linux/boot_cache.h"
 #include "host/linux/clock.h"
 
-#define NAME "shares-2" /* the number changes with struct book */
+#define NAME "shares-3" /* the number changes with struct book */
 #define PLACES SPLIT_USERS
 #define DISKS (FAIR_USERS / PLACES) /* devices of one VM; more share the last */
-#define LOOK_NS 20000000ull			/* who waits so long looks whether the others live */
+#define LOOK_NS 20000000ull			/* who waits looks so often whether the others live, */
+#define LOOK_AFTER_NS 2000000ull /* but not at once: before what it waits for counts as stalled */
 #define LOOK_TRIES 16	  /* so often one tries for the book's lock, then looks whose it is */
 #define HELD_NS 50000000u /* nobody has that for so long */
 
@@ -49,7 +50,7 @@ struct ledger {
 	uint64_t devices[DISKS];
 	unsigned ndevices;
 	unsigned disk_weight;
-	uint64_t waits_since, looked_ns;
+	uint64_t waits_since, disks_looked_ns, looked_ns;
 };
 
 /* Is there another process that has this place? */
@@ -205,10 +206,19 @@ int ledger_add_disk(struct ledger *l, uint64_t device) {
 	if (i == l->ndevices && i < DISKS) {
 		l->devices[l->ndevices++] = device;
 		/* 0 means none in the book. */
-		fair_join(&l->book->disks, l->place * DISKS + i, device + 1, l->disk_weight, host_now_ns());
+		fair_join(&l->book->disks, l->place * DISKS + i, device + 1, l->disk_weight);
 	}
 	leave(l);
 	return (int)MIN(i, DISKS - 1u);
+}
+
+bool ledger_disk_near(struct ledger *l, int disk) {
+	if (!l || disk < 0)
+		return false;
+	enter(l);
+	bool near = fair_near(&l->book->disks, l->place * DISKS + (unsigned)disk, host_now_ns());
+	leave(l);
+	return near;
 }
 
 uint64_t ledger_disk_begin(struct ledger *l, int disk, uint64_t bytes, bool must) {
@@ -221,14 +231,15 @@ uint64_t ledger_disk_begin(struct ledger *l, int disk, uint64_t bytes, bool must
 		fair_begin_now(&l->book->disks, user, bytes + FAIR_REQUEST, now);
 	else
 		wait = fair_begin(&l->book->disks, user, bytes + FAIR_REQUEST, now);
-	if (!wait) {
-		l->waits_since = 0;
-	} else if (!l->waits_since) {
+	if (wait && !l->waits_since)
 		l->waits_since = now;
-	} else if (now - l->waits_since > LOOK_NS) {
-		l->waits_since = now;
+	if (l->waits_since && now - l->waits_since > LOOK_AFTER_NS &&
+		now - l->disks_looked_ns > LOOK_NS) {
+		l->disks_looked_ns = now;
 		clear_dead(l);
 	}
+	if (!wait)
+		l->waits_since = 0;
 	leave(l);
 	return wait;
 }

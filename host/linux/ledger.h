@@ -27,6 +27,10 @@ void ledger_set_net_weight(struct ledger *l, unsigned weight);
 /* A disk on this device of the host (st_dev); a handle for the next two, -1 if l is NULL. More
  * devices than there is room for share the last handle. */
 int ledger_add_disk(struct ledger *l, uint64_t device);
+/* Is there another VM near on the same device, so that large requests should go in pieces of
+ * FAIR_PIECE
+ * ([fair.h])? */
+bool ledger_disk_near(struct ledger *l, int disk);
 /* 0: a request of so many bytes may go on; else how many nanoseconds to wait. `must`: it
  * goes on in any case. */
 uint64_t ledger_disk_begin(struct ledger *l, int disk, uint64_t bytes, bool must);

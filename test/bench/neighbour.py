@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The noisy neighbour: what a quiet VM gets alone, beside a twin, and beside a VM that takes all it can.
 
-usage: neighbour.py --joist JOIST --guest PULSE [--seconds N] [--rounds N] [--limited] [--json FILE]
+usage: neighbour.py --joist JOIST --guest PULSE [--seconds N] [--rounds N] [--only MODE,...] [--limited]
+                    [--crowded] [--json FILE]
 PULSE is pulse.c, linked statically. All VMs have equal shares of everything.
   alone  the quiet VM, with one virtual CPU: one after the other it computes, reads and writes its disk, makes
          round trips over its network, copies memory, each for N seconds
@@ -11,6 +12,10 @@ PULSE is pulse.c, linked statically. All VMs have equal shares of everything.
   hog    beside a VM with as many virtual CPUs as the host, all of them busy, that at the same time writes its
          disk, sends over its network and copies all of its memory without pause
   limited  beside the same with limits (with --limited)
+Other programs of the computer would have their part of what is measured. So as root, where there is a CPU
+controller, all VMs together are one control group whose weight leaves the others next to nothing; within it the
+kernel sees nothing but threads, as in the session of somebody who is logged in. Not with --crowded, nor as
+another user: then each VM is a session of its own for the kernel, and so are others.
 They take turns, N rounds. Throughput and the 99th percentile of a unit's time are medians of the rounds; what
 is kept is the median of each round's own ratio, so that a host whose load changes slowly does not count:
 "of its share" is hog/twin, which should be 90 % or more, "of alone" is hog/alone. TAP with a line for each
@@ -40,6 +45,44 @@ from vmlib import joist, until  # noqa: E402
 NET = "ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0\n"
 MODES = ("cpu", "disk", "net", "mem")
 LIMITS = ["--disk-limit", "10M,burst=1M,iops=200", "--net-limit", "10M,burst=1M", "--cpu-limit", "50%"]
+
+
+class Apart:
+    """A control group for all of this, beside which other programs weigh nothing."""
+    WEIGHTS = ("cpu.weight", "10000"), ("cpu.shares", "262144")  # of v2, of v1
+
+    def __init__(self):
+        self.dir = None
+        with open("/proc/self/mounts", encoding="ascii") as f:
+            mounts = [line.split() for line in f]
+        for _, where, kind, options, *_ in mounts:
+            if kind != "cgroup2" and (kind != "cgroup" or "cpu" not in options.split(",")):
+                continue
+            path = f"{where}/joist-bench-{os.getpid()}"
+            try:
+                os.mkdir(path)
+            except OSError:
+                continue
+            for name, value in self.WEIGHTS:
+                if os.path.exists(f"{path}/{name}"):
+                    self.dir, self.top = path, where
+                    self.write(f"{path}/{name}", value)
+                    self.write(f"{path}/cgroup.procs", str(os.getpid()))
+                    return
+            os.rmdir(path)
+
+    @staticmethod
+    def write(path, text):
+        with open(path, "w", encoding="ascii") as f:
+            f.write(text)
+
+    def close(self):
+        if self.dir:
+            self.write(f"{self.top}/cgroup.procs", str(os.getpid()))
+            try:
+                until("the end of all VMs", lambda: not open(f"{self.dir}/cgroup.procs", encoding="ascii").read(), 20)
+            finally:
+                os.rmdir(self.dir)
 
 
 class Servers:
@@ -131,7 +174,7 @@ def start(name, script, pulse, image, cpus, extra=()):
 def start_quiet(args, name, pulse, image, servers, gate):
     works = {"cpu": "", "disk": "/dev/vda", "net": f"10.0.2.2 {servers.echo}", "mem": ""}
     script = "".join(f"/pulse gate 10.0.2.2 {gate.port}\n/pulse {mode} {args.seconds} {works[mode]}\n"
-                     for mode in MODES)
+                     for mode in args.only)
     start(name, script, pulse, image, 1, ["-m", "128M"])
 
 
@@ -157,7 +200,7 @@ def watch(args, others, servers):
     for m in re.finditer(r"pulse: (\w+) (\d+) ([\d.]+) (\d+) (\d+)", log):
         got[m[1]] = {"per_s": int(m[2]) / float(m[3]), "p50_us": int(m[4]), "p99_us": int(m[5]),
                      **between(stamps["begins " + m[1]], stamps[f"{m[1]} {m[2][0]}"])}
-    if set(got) != set(MODES):
+    if set(got) != set(args.only):
         raise AssertionError(log)
     return got
 
@@ -215,6 +258,8 @@ def main():
     ap.add_argument("--limited", action="store_true")
     ap.add_argument("--hog-memory", default="512M")
     ap.add_argument("--engine", default="soft")
+    ap.add_argument("--only", type=lambda text: text.split(","), default=MODES)
+    ap.add_argument("--crowded", action="store_true")
     ap.add_argument("--json")
     args = ap.parse_args()
     engine = args.engine
@@ -227,14 +272,20 @@ def main():
     with tempfile.TemporaryDirectory(prefix="joist-bench-", dir="/var/tmp") as vmlib.home:
         os.environ["XDG_DATA_HOME"] = vmlib.home + "/data"
         os.environ["XDG_RUNTIME_DIR"] = vmlib.home
-        servers = Servers(args.guest)
+        apart = None if args.crowded else Apart()
         try:
-            result, cache = measure(args, servers)
+            servers = Servers(args.guest)
+            try:
+                result, cache = measure(args, servers)
+            finally:
+                servers.close()
+                vmlib.clean()
         finally:
-            servers.close()
-            vmlib.clean()
-    print(f"1..{len(MODES)}")
-    for i, mode in enumerate(MODES, 1):
+            if apart:
+                apart.close()
+    print(f"1..{len(args.only)}")
+    print("# other programs: " + ("next to nothing is left to them" if apart and apart.dir else "have their part"))
+    for i, mode in enumerate(args.only, 1):
         for name in result:
             r = result[name][mode]
             print(f"# {mode} {name}: CPUs had " + ", ".join(f"{k} {v:.2f}" for k, v in r["cpus"].items()) +
@@ -249,7 +300,7 @@ def main():
         print(f"ok {i} - neighbour/{mode}: {text}")
     if args.json:
         with open(args.json, "w", encoding="ascii") as f:
-            json.dump({"host_cpus": os.cpu_count(), "engine": engine, "disk_cache": cache or "writeback",
+            json.dump({"host_cpus": os.cpu_count(), "apart": bool(apart and apart.dir), "engine": engine, "disk_cache": cache or "writeback",
                        "hog_memory": args.hog_memory, "limits": " ".join(LIMITS), "rounds": args.rounds,
                        "load_before": os.getloadavg(), **result}, f, indent=1)
             f.write("\n")
