@@ -228,7 +228,8 @@ void jit_vcpu_destroy(struct soft_vcpu *c) {
 void jit_tlb_learn(struct soft_vcpu *c, gva_t gva, bool write, uint8_t *host) {
 	gva_t page = gva & ~PAGE_MASK;
 	struct jit_tlb_entry *t = &c->jit.tlb[fast_user(c)][write][(gva >> 12) & (JIT_TLB - 1)];
-	if (t->tag == page || c->mode != X86_MODE_64 || c->soft->jit->off & JIT_OFF_TLB)
+	if (t->tag == page || c->soft->jit->off & JIT_OFF_TLB ||
+		(c->mode != X86_MODE_64 && gva >= JIT_LEGACY_END))
 		return;
 	*t = (struct jit_tlb_entry){page, (uintptr_t)jit_window_host(c, page, host) - page};
 }

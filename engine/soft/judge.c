@@ -81,7 +81,7 @@ static bool copies(const struct x86_insn *i) {
 	case X86_OP_BTS:
 	case X86_OP_BTR:
 	case X86_OP_BTC:
-		return !tx_is_bit_string(i) || (i->mode == X86_MODE_64 && i->opnd[0].size >= 4 &&
+		return !tx_is_bit_string(i) || (i->mode != X86_MODE_16 && i->opnd[0].size >= 4 &&
 										(i->op == X86_OP_BT || !tx_resident(i->opnd[1].reg)));
 	default:
 		return false;
@@ -109,6 +109,8 @@ static bool is_masked_access(const struct x86_insn *i) {
 /* A switch says so (README.md). */
 static bool switched_off(uint32_t off, const struct x86_insn *i, const struct x86_form *f) {
 	if (off & JIT_OFF_MEM && x86_memory_operand(i) && !(f->attr & X86_ATTR_NOMEM_FAULT))
+		return true;
+	if (off & JIT_OFF_STACK && i->op == X86_OP_PUSH_SEG)
 		return true;
 	switch (f->cls) {
 	case X86_CLASS_INT:
@@ -170,6 +172,8 @@ static bool needs_call(const struct tx *t, const struct x86_insn *i, int quick) 
 	case X86_OP_PUSH:
 	case X86_OP_LEAVE:
 		return !tx_legacy(t) && i->opsize != 8;
+	case X86_OP_PUSH_SEG:
+		return !tx_legacy(t);
 	case X86_OP_MOV_SEG: /* to memory, or to a register, whose upper half is written */
 		return i->opnd[0].kind != OPND_MEM && (i->opnd[0].kind != OPND_GPR || i->opnd[0].size == 2);
 	case X86_OP_POP:

@@ -104,8 +104,10 @@ static struct run find_run(struct soft_vcpu *c, const struct string *s, unsigned
 		return r;
 	uint64_t in_page = down ? at / s->size + 1 : (PAGE_SIZE - at) / s->size;
 	uint64_t in_addr = down ? off / s->size + 1 : (size_mask(s->addrsize) - off) / s->size;
+	/* A single element, too: after it the translator knows the page, and goes without the handler.
+	 */
 	uint64_t n = MIN(MIN(in_page, count), in_addr);
-	if (n < 2)
+	if (!n)
 		return r;
 	if (!c->flat) { /* the last element must pass the limit too, or the slow way finds it */
 		if (!down && off + n * s->size - 1 > c->s->seg[seg].limit)

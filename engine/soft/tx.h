@@ -257,6 +257,8 @@ bool tx_string_writes(const struct x86_insn *i);
 void tx_string(struct tx *t, unsigned n);
 
 /* ---- tx_flow.c ---- */
+/* movzx host, word gs:[selector] */
+void tx_load_selector(struct emit *e, unsigned host, unsigned seg);
 /* What a call of instruction n's handler gets; NULL: no room. */
 const struct jit_op *tx_make_op(struct tx *t, unsigned n);
 bool tx_emit_call(struct tx *t, unsigned n);

@@ -226,14 +226,19 @@ static bool bit_string(struct tx *t, unsigned n) {
 						  .size = o->size,
 						  .write = write,
 						  .saved = t->hot && t->saved && t->live[n]};
-	tx_ea(e, i, t->rip[n]);
+	if (tx_legacy(t))
+		tx_legacy_linear(t, e, i);
+	else
+		tx_ea(e, i, t->rip[n]);
 	if (tx_resident(bit))
 		e_op_gs(e, true, wide ? 0x8b : 0x63, T1, GS_GPR(bit)); /* mov, movsxd */
 	else
 		e_op_reg(e, true, wide ? 0x8b : 0x63, T1, host);
 	e_op_reg(e, true, 0xc1, 7, T1); /* sar */
 	e8(e, wide ? 6 : 5);
-	e_lea(e, T0, T0, T1, wide ? 3 : 2, 0);
+	/* Of 32-bit code it wraps around, and had no segment's base added. */
+	struct emem bits = {T0, T1, wide ? 3 : 2, 0};
+	e_op_mem(e, !tx_legacy(t), 0x8d, T0, &bits);
 	e_store_gs(e, T0, GS_JIT(tmp));
 	tx_probe(t, o->size, write, k);
 	tx_flags_for(t, n); /* takes T1 */

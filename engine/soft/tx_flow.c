@@ -431,8 +431,7 @@ static void lea(struct tx *t, unsigned n) {
 	}
 }
 
-/* movzx host, word gs:[selector] */
-static void load_selector(struct emit *e, unsigned host, unsigned seg) {
+void tx_load_selector(struct emit *e, unsigned host, unsigned seg) {
 	e8(e, 0x65);
 	if (host & 8)
 		e8(e, 0x44);
@@ -449,12 +448,12 @@ static void mov_from_segment(struct tx *t, unsigned n) {
 	if (i->opnd[0].kind == OPND_MEM) {
 		struct emem m;
 		tx_access(t, n, &m);
-		load_selector(e, T1, i->opnd[1].reg);
+		tx_load_selector(e, T1, i->opnd[1].reg);
 		e8(e, 0x66);
 		e_op_mem(e, false, 0x89, T1, &m);
 		return;
 	}
-	load_selector(e, host, i->opnd[1].reg);
+	tx_load_selector(e, host, i->opnd[1].reg);
 	if (tx_resident(d))
 		e_store_gs(e, T0, GS_GPR(d));
 }

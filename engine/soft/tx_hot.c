@@ -136,6 +136,7 @@ static void execute(struct scan *s, unsigned n) {
 	}
 	switch (i->op) {
 	case X86_OP_PUSH:
+	case X86_OP_PUSH_SEG:
 		copy_reg(s, RSP, RSP, -(int64_t)i->opsize);
 		break;
 	case X86_OP_POP:
@@ -313,6 +314,7 @@ static int8_t stack_group(struct scan *s, unsigned n) {
 	bool write = false;
 	switch (i->op) {
 	case X86_OP_PUSH:
+	case X86_OP_PUSH_SEG:
 	case X86_OP_CALL:
 		off = -(int64_t)i->opsize;
 		write = true;
@@ -417,6 +419,7 @@ static bool left_out(const struct tx *t, unsigned n) {
 		return true;
 	switch (i->op) {
 	case X86_OP_PUSH:
+	case X86_OP_PUSH_SEG:
 	case X86_OP_POP:
 	case X86_OP_CALL:
 	case X86_OP_RET:

@@ -17,6 +17,11 @@
 
 /* ---- which ----------------------------------------------------------------------------------- */
 
+/* Whether accesses through the segment need its base and limit. */
+static bool segmented(const struct tx *t, unsigned seg) {
+	return t->key & JIT_KEY_SEGS || (seg != SEG_DS && seg != SEG_ES && seg != SEG_SS);
+}
+
 static bool vex_needs_call(const struct x86_insn *i) {
 	const struct x86_opspec *spec = &x86_opspecs[x86_decs[i->form].ops];
 	const struct x86_opnd *m = x86_memory_operand(i);
@@ -43,6 +48,8 @@ bool tx_legacy_needs_call(const struct tx *t, const struct x86_insn *i) {
 	/* 16-bit addresses without a segment base are rare. */
 	if (m && i->addrsize == 2 && !(t->key & JIT_KEY_SEGS) && i->op != X86_OP_LEA)
 		return true;
+	if (tx_is_bit_string(i) && (segmented(t, i->seg) || i->addrsize != 4))
+		return true;
 	switch (i->op) {
 	case X86_OP_ADCX: /* prefix 66 is no operand size there */
 	case X86_OP_ADOX:
@@ -68,11 +75,6 @@ bool tx_legacy_opsize(const struct x86_insn *i, bool *own) {
 }
 
 /* ---- addresses ------------------------------------------------------------------------------- */
-
-/* Whether accesses through the segment need its base and limit. */
-static bool segmented(const struct tx *t, unsigned seg) {
-	return t->key & JIT_KEY_SEGS || (seg != SEG_DS && seg != SEG_ES && seg != SEG_SS);
-}
 
 bool tx_legacy_plain(const struct tx *t, const struct x86_insn *i) {
 	if (segmented(t, i->seg) || i->addrsize != 4)
@@ -351,6 +353,17 @@ static void push_imm(struct tx *t, unsigned n, unsigned size, uint64_t val) {
 	set_sp(t, H_RSP, -(int32_t)size);
 }
 
+/* Of 4 bytes the lower two are written. */
+static void push_selector(struct tx *t, unsigned n) {
+	const struct x86_insn *i = &t->insn[n];
+	int32_t size = i->opsize;
+	struct emem m;
+	stack_access(t, n, H_RSP, -size, 2, true, &m);
+	tx_load_selector(&t->e, T1, i->opnd[0].reg);
+	op_sized(&t->e, 2, 0x89, T1, &m);
+	set_sp(t, H_RSP, -size);
+}
+
 static void push_reg(struct tx *t, unsigned n, unsigned size, unsigned reg) {
 	struct emem m;
 	stack_access(t, n, H_RSP, -(int32_t)size, size, true, &m);
@@ -552,6 +565,9 @@ enum tx_emitted tx_legacy_special(struct tx *t, unsigned n) {
 		} else {
 			return EMIT_CALL;
 		}
+		return EMIT_OK;
+	case X86_OP_PUSH_SEG:
+		push_selector(t, n);
 		return EMIT_OK;
 	case X86_OP_POP:
 		pop(t, n);

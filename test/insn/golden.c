@@ -172,6 +172,9 @@ static const char *const forms[] = {
 	"ff10",
 	"c3",
 	"32:89d8", /* 32-bit code */
+	"32:0fa30b",
+	"32:0fab0b",
+	"32:0fa0",
 	"32:89e5",
 	"32:8b03",
 	"32:8b4308",
