@@ -301,6 +301,9 @@ class Level1:
                     last = now
         finally:
             self.age.cpu -= cpu_seconds(p.pid)  # what a machine has used that is started again counts
+            ended = p.poll()
+            if ended:
+                note(f"# QEMU ended with {ended}")
             p.kill()
             p.wait()
         return text, None

@@ -70,7 +70,9 @@ case("privileged", "/privileged --explained /explained.txt --count 4000", None)
 case("parts", "/dirty --tier kvm --rounds 60; "
      "JOIST_KVM_OFF=dirty-ring /dirty --tier kvm --rounds 60; /bells --rounds 60; "
      "/late --rounds 60; JOIST_KVM_OFF=coalesced /late --rounds 60; "
-     "/late-two --rounds 60; JOIST_KVM_OFF=coalesced /late-two --rounds 60; /stuck; /pieces kvm", None)
+     "/late-two --rounds 60; JOIST_KVM_OFF=coalesced /late-two --rounds 60; "
+     "/routes --rounds 60; /routes --rounds 60 --tier kernel; JOIST_KVM_OFF=irqfd /routes --rounds 60; "
+     "/stuck; /pieces kvm", None)
 case("boot-auto", joist_run(engine=""),
      never(wants(r"^joist-guest: up ", r"^joist-guest: status 0", r"^kvm_entries +[1-9]"),
            r"engine: soft"))
@@ -133,6 +135,50 @@ for board in ("pc", "micro"):
                           f"dd if=/dev/vda of=/dev/null bs=4k count={READS}; md5sum </dev/vda")
     case(f"doorbells-{board}", "test -e /disk || dd if=/dev/urandom of=/disk bs=1M count=4\n"
          f"md5sum </disk\nJOIST_KVM_OFF=ioeventfd {again}{again}", fewer_exits, long=True)
+
+
+def moved(eventfds):
+    """The same bytes by disk and network while interrupts moved from one CPU to the other and back (on the
+    pc the network's: a disk has a queue, and an interrupt, for each CPU, which cannot be moved), and some
+    came to both; by eventfds, or by none."""
+    def check(got, lines):
+        text = "\n".join(lines)
+        counts = {n: int(x) for n, x in re.findall(r"^(irq_\w+|kvm_entries) +(\d+)", text, re.MULTILINE)}
+        moves = re.findall(r"^moves=(\d+)", text, re.MULTILINE)
+        lines = [(int(a), int(b)) for a, b in re.findall(r"^ *\d+: +(\d+) +(\d+) .*virtio", text, re.MULTILINE)]
+        sums = re.findall(r"^([0-9a-f]{32})  -", text, re.MULTILINE)
+        print(f"# {counts} moves {moves} {lines}")
+        if len(sums) != 1 + 2 * PASSES or len(set(sums)) != 1:
+            return f"{1 + 2 * PASSES} checksums that agree, not {sums}"
+        if not re.search(r"^joist-guest: status 0", text, re.MULTILINE):
+            return "no status 0"
+        if re.search(r"No irq handler|nobody cared|timed out", text):
+            return "the guest's kernel complains"
+        if not any(min(x) >= 10 for x in lines) or int((moves or [0])[0]) < 4:
+            return "the interrupts did not move"
+        if eventfds != (counts.get("irq_eventfds", 0) >= 100):
+            return f"eventfds: {counts}"
+        return None
+    return check
+
+
+PASSES = 2
+MOVES = ("ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; echo 0 >/sys/block/vda/queue/read_ahead_kb; "
+         "irqs=$(grep virtio /proc/interrupts | cut -d: -f1); "
+         "(n=0; while [ ! -e /tmp/end ]; do for i in $irqs; do echo $((1 + n %% 2)) >/proc/irq/$i/smp_affinity; "
+         "done; n=$((n + 1)); usleep 100000; done 2>/tmp/moves; echo moves=$n) & "
+         "for k in %s; do echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda bs=4k 2>/dev/null | md5sum; "
+         "wget -q -O - http://10.0.2.2/disk | md5sum; done; "
+         "echo 1 >/tmp/end; wait; grep virtio /proc/interrupts" % " ".join(str(k) for k in range(PASSES)))
+for name, options, off, eventfds in (("split", "", "", True), ("no-irqfd", "", "irqfd", False),
+                                     ("kernel", "--engine kvm,kernel", "", True),
+                                     ("off", "--engine kvm,off", "", False),
+                                     ("micro", "--board micro", "", False)):
+    case(f"moving-{name}", "test -e /www/disk || { mkdir /www; dd if=/dev/urandom of=/www/disk bs=64k count=24; }\n"
+         "ip link set lo up; httpd -p 80 -h /www\nmd5sum </www/disk\n"
+         + (f"JOIST_KVM_OFF={off} " if off else "")
+         + joist_run(f"--cpus 2 --net user,loopback --disk /www/disk {options}", append="joist.modules=1 ", run=MOVES),
+         moved(eventfds), long=True)
 case("privileged-intel", "/privileged --explained /explained.txt --count 300 --verbose", None,
      long="intel")
 case("guests-intel", GUESTS + "--tier split hello32 hello64 real segments paging32 task v86 "
@@ -240,7 +286,7 @@ def main():
                 "two-vms": "test/guest/two-vms", "dirty": "test/insn/dirty",
                 "bells": "test/insn/bells", "late": "test/insn/late",
                 "late-two": "test/insn/late-two", "stuck": "test/insn/stuck",
-                "pieces": "test/insn/pieces",
+                "pieces": "test/insn/pieces", "routes": "test/insn/routes",
                 "hold": "test/nested/hold",
                 "privileged": "test/nested/privileged",
                 "joist-move": "test/nested/joist-move"}
