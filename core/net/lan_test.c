@@ -46,16 +46,18 @@ static void test_switch(void **state) {
 
 static bool sends(const uint8_t *f, size_t len) {
 	struct net_identity id = {.ip4 = IP(10, 89, 0, 11)};
+	struct net_claims c = {0};
 	struct packet p;
 	memcpy(id.mac, me, 6);
-	return packet_parse(&p, f, len) && net_filter_from_guest(&id, &p, f, len);
+	return packet_parse(&p, f, len) && net_filter_from_guest(&id, &c, &p, f, len, 0);
 }
 
 static bool gets(const uint8_t *f, size_t len) {
 	struct net_identity id = {.ip4 = IP(10, 89, 0, 12)};
+	struct net_claims c = {0};
 	struct packet p;
 	memcpy(id.mac, peer, 6);
-	return packet_parse(&p, f, len) && net_filter_from_peer(&id, &p, f, len);
+	return packet_parse(&p, f, len) && net_filter_from_peer(&id, &c, &p, f, len, 0);
 }
 
 static size_t datagram(uint8_t *f, uint32_t from, uint16_t from_port, uint16_t to_port) {
@@ -106,6 +108,8 @@ static void test_filter(void **state) {
 	be16_put(f + 18, 16);
 	f[20] = IP_ICMP6;
 	f[54] = 133;
+	f[62] = f[63] = 1; /* my Ethernet address */
+	memcpy(f + 64, me, 6);
 	assert_true(sends(f, 70) && gets(f, 70));
 	f[54] = 134;
 	assert_false(sends(f, 70) || gets(f, 70));

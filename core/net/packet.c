@@ -11,7 +11,11 @@
 enum { IP6_HOP_BY_HOP = 0, IP6_ROUTING = 43, IP6_FRAGMENT = 44, IP6_DESTINATION = 60 };
 
 static void set_l4(struct packet *p, size_t at) {
-	if (at + UDP_SIZE <= p->end)
+	if (at + UDP_SIZE > p->end || p->later)
+		return;
+	if (p->fragment)
+		p->first = (uint32_t)at;
+	else
 		p->l4 = (uint32_t)at;
 }
 
@@ -26,8 +30,8 @@ static void parse_ip4(struct packet *p, const uint8_t *data, size_t len) {
 	p->end = p->l3 + total;
 	p->protocol = h[9];
 	p->fragment = be16_get(h + 6) & 0x3fff; /* an offset, or more to come */
-	if (!p->fragment)
-		set_l4(p, p->l3 + header);
+	p->later = be16_get(h + 6) & 0x1fff;
+	set_l4(p, p->l3 + header);
 }
 
 static void parse_ip6(struct packet *p, const uint8_t *data, size_t len) {
@@ -40,17 +44,20 @@ static void parse_ip6(struct packet *p, const uint8_t *data, size_t len) {
 	p->ip6 = true;
 	p->end = at + payload;
 	p->protocol = h[6];
-	for (unsigned i = 0; i < IP6_EXTENSIONS; i++) {
-		p->fragment = p->protocol == IP6_FRAGMENT;
-		if (!p->fragment && p->protocol != IP6_HOP_BY_HOP && p->protocol != IP6_ROUTING &&
+	for (unsigned i = 0;; i++) {
+		bool fragment = p->protocol == IP6_FRAGMENT;
+		if (!fragment && p->protocol != IP6_HOP_BY_HOP && p->protocol != IP6_ROUTING &&
 			p->protocol != IP6_DESTINATION)
 			break;
-		if (at + 8 > p->end)
+		p->fragment |= fragment;
+		p->deep = i == IP6_EXTENSIONS;
+		if (p->deep || at + 8 > p->end)
 			return;
 		p->protocol = data[at];
-		if (p->fragment)
+		p->later = fragment && be16_get(data + at + 2) >> 3;
+		if (p->later)
 			return;
-		at += 8u + data[at + 1] * 8u;
+		at += fragment ? 8u : 8u + data[at + 1] * 8u;
 	}
 	set_l4(p, at);
 }

@@ -29,8 +29,11 @@ struct packet {
 	uint32_t l3;	  /* of the network header */
 	bool ip4, ip6;	  /* it is one of these, its fixed header whole and of the right version */
 	bool fragment;	  /* IP: not the whole packet, so l4 is 0 */
+	bool later;		  /* and not the first part of it */
+	bool deep;		  /* IPv6: more extension headers than are looked at; l4 is 0 */
 	uint8_t protocol; /* IP: of what follows, behind extension headers */
 	uint32_t l4;	  /* of the transport header, of which 8 bytes are there; 0: none */
+	uint32_t first;	  /* the same of a first fragment */
 	size_t end;		  /* of the IP packet by its own length, within the frame */
 };
 

@@ -27,6 +27,7 @@
 #include "core/net/dhcp.h"
 #include "core/net/dns.h"
 #include "core/net/filter.h"
+#include "core/net/filter6.h"
 #include "core/net/lan_head.h"
 #include "core/net/switch.h"
 #include "host/linux/clock.h"
@@ -45,6 +46,7 @@ struct net_lan {
 	struct host_net *net;
 	struct net_store store;
 	struct net_identity id;
+	struct net_claims claims;
 	struct net_link gateway;
 	char hostname[NET_NAME_MAX];
 	struct dhcp_server dhcp;
@@ -162,11 +164,21 @@ static bool serve(struct net_lan *l, const struct packet *p, const uint8_t *data
 	return true;
 }
 
+static bool passes(struct net_lan *l, struct packet *p, const struct frame *f,
+				   const uint8_t *data) {
+	return packet_parse(p, data, f->len) &&
+		   net_filter_from_guest(&l->id, &l->claims, p, data, f->len, host_now_ns());
+}
+
 static bool lan_send(void *self, const struct frame *f, uint8_t *data) {
 	struct net_lan *l = self;
 	struct packet p;
-	if (!packet_parse(&p, data, f->len) || !net_filter_from_guest(&l->id, &p, data, f->len) ||
-		serve(l, &p, data))
+	bool may = passes(l, &p, f, data);
+	uint8_t probe[FILTER6_PROBE];
+	struct frame ask = {.data = probe, .len = filter6_probe(&l->id, &l->claims, probe)};
+	if (ask.len)
+		send_to_all(l, &ask);
+	if (!may || serve(l, &p, data))
 		return true;
 	bool gateway = for_gateway(l, &p, data);
 	if (!gateway) {
@@ -184,8 +196,8 @@ static bool lan_send(void *self, const struct frame *f, uint8_t *data) {
 static bool lan_send_now(void *self, const struct frame *f, uint8_t *data) {
 	struct net_lan *l = self;
 	struct packet p;
-	if (!packet_parse(&p, data, f->len) || !net_filter_from_guest(&l->id, &p, data, f->len))
-		return true; /* as lan_send(): dropped */
+	if (!passes(l, &p, f, data))
+		return !l->claims.probing; /* as lan_send(): dropped */
 	if (data[0] & 1 || for_gateway(l, &p, data) || l->busy_since)
 		return false;
 	int port = switch_find(&l->sw, data, host_now_ns());
@@ -216,7 +228,8 @@ static unsigned sender(const struct net_lan *l, const struct sockaddr_un *a, soc
 /* Is it for the guest? */
 static bool from_peer(struct net_lan *l, unsigned host, const struct frame *f) {
 	struct packet p;
-	if (!packet_parse(&p, f->data, f->len) || !net_filter_from_peer(&l->id, &p, f->data, f->len))
+	if (!packet_parse(&p, f->data, f->len) ||
+		!net_filter_from_peer(&l->id, &l->claims, &p, f->data, f->len, host_now_ns()))
 		return false;
 	switch_learn(&l->sw, f->data + 6, (int)host, host_now_ns());
 	return f->data[0] & 1 || !memcmp(f->data, l->id.mac, 6);
@@ -383,6 +396,8 @@ static int make(struct net_lan *l, struct host_net_config *c, struct err *e) {
 	if (r)
 		return r;
 	uint32_t net = l->store.subnet;
+	be32_put(l->id.prefix6, 0xfd6a6f69);
+	be32_put(l->id.prefix6 + 4, 0x73740000 | (uint16_t)(net >> 8));
 	struct net_user_config u = {.network = htonl(net),
 								.gateway = htonl(net | GATEWAY),
 								.dns = htonl(net | DNS),

@@ -8,6 +8,7 @@
 #include "core/net/dhcp.h"
 #include "core/net/dns.h"
 #include "core/net/filter.h"
+#include "core/net/filter6.h"
 #include "core/net/lan_head.h"
 #include "core/net/merge.h"
 #include "core/net/offload.h"
@@ -66,6 +67,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
 											.hostname = "web",
 											.domain = "lab.internal"};
 	static const struct dns_server dns = {0x0a590002, "lab.internal", lookup, reverse, NULL};
+	static struct net_claims claims;
+	static uint64_t now;
 	static const struct net_identity id = {{0x52, 0x54, 0, 0, 0, 1}, 0x0a590011};
 	static uint8_t out[FRAME_MAX];
 	if (size < 8)
@@ -85,8 +88,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
 					  .gso_size = (uint16_t)(input[4] | input[5] << 8)};
 	struct packet p;
 	if (packet_parse(&p, data, len)) {
-		net_filter_from_guest(&id, &p, data, len);
-		net_filter_from_peer(&id, &p, data, len);
+		/* Some hundred frames see one set of claims, which age by the way. */
+		bool guest =
+			net_filter_from_guest(&id, &claims, &p, data, len, now += input[7] * 4000000ull);
+		if (guest && p.ip6 && (data[p.l3 + 8] == 0xff || p.deep))
+			abort();
+		net_filter_from_peer(&id, &claims, &p, data, len, now);
+		if (filter6_probe(&id, &claims, out) &&
+			(!packet_parse(&p, out, FILTER6_PROBE) || !p.l4 || p.end != FILTER6_PROBE))
+			abort();
+		packet_parse(&p, data, len);
 		packet_flow(&p, data);
 		if (dhcp_serve(&dhcp, &p, data, out, &n))
 			check_answer(out, n, DHCP_ANSWER_MAX);
