@@ -200,7 +200,8 @@ enum jit_quick {
 	QUICK_FLDCW,
 	QUICK_LDMXCSR,
 	QUICK_STRING, /* REP STOS and REP MOVS: + 8 if MOVS, + 4 for user code, + log2 of the size */
-	JIT_QUICKS = QUICK_STRING + 16
+	QUICK_COMPARE = QUICK_STRING + 16, /* REPE SCAS and CMPS: the same; + 16 for REPNE */
+	JIT_QUICKS = QUICK_COMPARE + 32
 };
 
 /* Whether it is a string instruction with REP, REPE or REPNE, which elsewhere mean other things. */
@@ -214,6 +215,7 @@ static inline bool jit_repeats(const struct x86_insn *i) {
 #define JIT_QUICK_OPERAND 4u /* operand 0 in T1 */
 #define JIT_QUICK_RESULT 8u	 /* gives operand 0 in T1 */
 #define JIT_QUICK_CALLS 64u	 /* T0 != 0: the handler's turn, and on behind it */
+#define JIT_QUICK_FLAGS 128u /* the guest's are in jit.flags_ax afterwards, if they were before */
 extern const uint8_t jit_quick_ops[X86_OP_COUNT]; /* 0: there is none */
 int jit_quick_which(const struct jit *j, uint32_t key, const struct x86_insn *i);
 /* Which enum jit_quick executes the instruction in code of the mode `key`; -1: none does. */
@@ -347,8 +349,9 @@ uint32_t jit_switches(void);
 uint32_t jit_size_class(unsigned size);
 void jit_emit_thunks(struct jit *j);
 struct emit;
-void jit_emit_quick(struct emit *e, struct jit *j);	  /* those of quick.c */
-void jit_emit_string(struct emit *e, unsigned which); /* QUICK_STRING + which (quick_string.c) */
+void jit_emit_quick(struct emit *e, struct jit *j);	   /* those of quick.c */
+void jit_emit_string(struct emit *e, unsigned which);  /* QUICK_STRING + which (quick_string.c) */
+void jit_emit_compare(struct emit *e, unsigned which); /* QUICK_COMPARE + which */
 /* R11 = 8 * index into jit.jumps for the address in R10; no flags change. */
 void jit_emit_jump_index(struct emit *e, const struct jit *j);
 

@@ -93,6 +93,7 @@ struct jit_vcpu {
 	uint64_t host_rsp;				 /* the C stack while emitted code runs */
 	uint64_t shadow_top, shadow_rsp; /* the stack of return addresses in emitted code */
 	uint64_t save_rax, save_rcx, tmp;
+	uint64_t spare[2]; /* of thunks that need more (quick_string.c) */
 	uint64_t flags_ax; /* arithmetic flags as LAHF and SETO have them, while not in RFLAGS */
 	uint32_t poll;	   /* look at events before the next block */
 	uint32_t key;	   /* mode of the code that runs */

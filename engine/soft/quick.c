@@ -42,7 +42,8 @@ static const uint8_t traits[JIT_QUICKS] = {
 	[QUICK_CR4] = RESULT | KERNEL,
 	[QUICK_FLDCW] = SPOILS | FAILS | OPERAND,
 	[QUICK_LDMXCSR] = SPOILS | FAILS | OPERAND,
-	[QUICK_STRING... JIT_QUICKS - 1] = SPOILS | JIT_QUICK_CALLS,
+	[QUICK_STRING... QUICK_COMPARE - 1] = SPOILS | JIT_QUICK_CALLS,
+	[QUICK_COMPARE... JIT_QUICKS - 1] = SPOILS | JIT_QUICK_CALLS | JIT_QUICK_FLAGS,
 };
 
 /* ---- which --------------------------------------------------------------------------------- */
@@ -57,7 +58,8 @@ const uint8_t jit_quick_ops[X86_OP_COUNT] = {
 	[X86_OP_RDFSBASE] = QUICK_RDFSBASE + 1, [X86_OP_RDGSBASE] = QUICK_RDGSBASE + 1,
 	[X86_OP_WRFSBASE] = QUICK_WRFSBASE + 1, [X86_OP_WRGSBASE] = QUICK_WRGSBASE + 1,
 	[X86_OP_MOV_CR] = QUICK_CR0 + 1,		[X86_OP_STOS] = QUICK_STRING + 1,
-	[X86_OP_MOVS] = QUICK_STRING + 1,		[X86_OP_FLDCW] = QUICK_FLDCW + 1,
+	[X86_OP_MOVS] = QUICK_STRING + 1,		[X86_OP_SCAS] = QUICK_COMPARE + 1,
+	[X86_OP_CMPS] = QUICK_COMPARE + 1,		[X86_OP_FLDCW] = QUICK_FLDCW + 1,
 	[X86_OP_LDMXCSR] = QUICK_LDMXCSR + 1,
 };
 
@@ -90,14 +92,18 @@ static int string_op(uint32_t key, const struct x86_insn *i) {
 									 : i->addrsize == 8;
 	if (!flat || i->seg_prefix != X86_REG_NONE || !(i->prefix & (X86_PFX_REP | X86_PFX_REPNE)))
 		return -1;
-	return QUICK_STRING + (i->op == X86_OP_MOVS ? 8 : 0) + (key & JIT_KEY_USER ? 4 : 0) +
-		   __builtin_ctz(i->opsize);
+	unsigned which = (key & JIT_KEY_USER ? 4 : 0) + (unsigned)__builtin_ctz(i->opsize);
+	if (i->op == X86_OP_STOS || i->op == X86_OP_MOVS)
+		return (int)(QUICK_STRING + (i->op == X86_OP_MOVS ? 8 : 0) + which);
+	return (int)(QUICK_COMPARE + (i->prefix & X86_PFX_REP ? 0 : 16) +
+				 (i->op == X86_OP_CMPS ? 8 : 0) + which);
 }
 
 int jit_quick_which(const struct jit *j, uint32_t key, const struct x86_insn *i) {
 	if (j->off & JIT_OFF_SYSTEM)
 		return -1;
-	if (i->op == X86_OP_STOS || i->op == X86_OP_MOVS)
+	if (i->op == X86_OP_STOS || i->op == X86_OP_MOVS || i->op == X86_OP_SCAS ||
+		i->op == X86_OP_CMPS)
 		return string_op(key, i);
 	int q = by_op(i);
 	/* Virtual-8086 mode is a matter of IOPL. */
@@ -332,6 +338,10 @@ static void emit_control(struct emit *e, bool sse) {
 void jit_emit_quick(struct emit *e, struct jit *j) {
 	for (unsigned q = 0; q < JIT_QUICKS; q++) {
 		j->quick[q] = e->at + j->exec;
+		if (q >= QUICK_COMPARE) {
+			jit_emit_compare(e, q - QUICK_COMPARE);
+			continue;
+		}
 		if (q >= QUICK_STRING) {
 			jit_emit_string(e, q - QUICK_STRING);
 			continue;
@@ -396,6 +406,7 @@ void jit_emit_quick(struct emit *e, struct jit *j) {
 			emit_control(e, q == QUICK_LDMXCSR);
 			break;
 		case QUICK_STRING:
+		case QUICK_COMPARE:
 		case JIT_QUICKS:
 			break;
 		}

@@ -88,6 +88,8 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 	case COLD_CALL:
 		e_mov_place(e, T1, (uintptr_t)k->op, FIX_OP);
 		e_call(e, k->saved ? j->call_saved : j->call, j->exec);
+		if (k->save)
+			tx_save_flags(e);
 		e_jmp(e, k->retry, j->exec);
 		break;
 	case COLD_POLL_RCX:

@@ -56,6 +56,7 @@ struct tx_cold {
 	const struct jit_op *op;
 	const struct tx_group *group;
 	bool saved; /* guest flags are in jit.flags_ax, and needed; COLD_PROBE: also at `done` */
+	bool save;	/* COLD_CALL: and the handler's are to be there */
 };
 
 /* Accesses at constant distances from one address, for which one check is enough. The address is

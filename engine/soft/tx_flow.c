@@ -388,7 +388,10 @@ static enum tx_emitted quick_thunk(struct tx *t, unsigned n) {
 	}
 	if (traits & JIT_QUICK_CALLS) {
 		struct tx_cold *k = tx_add_cold(t);
-		*k = (struct tx_cold){.kind = COLD_CALL, .op = tx_make_op(t, n), .saved = t->saved};
+		*k = (struct tx_cold){.kind = COLD_CALL,
+							  .op = tx_make_op(t, n),
+							  .saved = t->saved,
+							  .save = t->saved && traits & JIT_QUICK_FLAGS};
 		t->failed |= !k->op;
 		e_op_reg(e, false, 0x85, T0, T0);
 		e_bytes(e, 2, 0x850f); /* jnz */
