@@ -146,7 +146,7 @@ def templates():
     same(said("{{.definition.memory}} [{{.definition.cpu_limit}}][{{.addresses.0}}]"), "32M [][]\n", "what is not set")
     same(json.loads(said("{{json .}}"))["id"], j["id"], "all of it")
     same(said("{{.name}} {{.pid}}", "web", "db"), f"web {j['pid']}\ndb \n", "several")
-    same(said("json"), joist("inspect", "web").stdout, "the word json")
+    same(said("json", "db"), joist("inspect", "db").stdout, "the word json")
     for text, says in (("{{.nam}}", ("no field nam (did you mean name?)", "exit-code", "addresses")),
                        ("{{.State.Foo}}", "nothing below {{.State}}"), ("{{.definition.memroy}}", "mean memory?"),
                        ("{{range .ports}}x{{end}}", "{{range .ports}} is not understood"), ("{{.name", "has no }}"),
