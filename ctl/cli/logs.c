@@ -91,6 +91,8 @@ static int run(const struct cli_args *a) {
 		return follow(&vm, path, fd, at);
 	r = copy_from(fd, &at) ? CLI_OK : CLI_FAILED;
 	close(fd);
+	if (vm.phase == STORE_DIED)
+		cli_error("VM %s has died (%s): %s", vm.name, vm.end, vm.why);
 	return r;
 }
 

@@ -65,11 +65,9 @@ void look_free(struct look *l) {
 }
 
 const char *look_state(const struct look *l, char *buf, size_t size) {
-	if (l->vm.phase == STORE_DIED)
-		return "died (its process is gone)";
-	if (l->vm.phase != STORE_STOPPED)
+	if (l->vm.phase != STORE_STOPPED && l->vm.phase != STORE_DIED)
 		return l->state;
-	snprintf(buf, size, "stopped (%s)", l->vm.end);
+	snprintf(buf, size, "%s (%s)", l->state, l->vm.end);
 	return buf;
 }
 
@@ -99,12 +97,12 @@ json_t *look_json(const struct look *l) {
 		v->phase == STORE_RUNNING ? json_null() : when(v->ended), "definition", def_json(&l->def));
 	char status[80];
 	const char *image = def_text(&l->def, "image");
-	bool stopped = v->phase == STORE_STOPPED;
+	bool stopped = v->phase == STORE_STOPPED, ended = stopped || v->phase == STORE_DIED;
 	json_object_set_new(j, "status", json_string(look_state(l, status, sizeof(status))));
 	json_object_set_new(j, "image", image ? json_string(image) : json_null());
 	json_object_set_new(j, "ports", ports(&l->def));
-	json_object_set_new(j, "end", stopped ? json_string(v->end) : json_null());
-	json_object_set_new(j, "why", stopped ? json_string(v->why) : json_null());
+	json_object_set_new(j, "end", ended ? json_string(v->end) : json_null());
+	json_object_set_new(j, "why", ended ? json_string(v->why) : json_null());
 	json_object_set_new(j, "exit-code", stopped ? json_integer(v->exit_code) : json_null());
 	static const char *const live[] = {"pid",	  "uptime", "cpu-us", "resident", "engine",
 									   "console", "agent",	"cpus",	  "memory",	  "throttled-ns"};

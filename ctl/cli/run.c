@@ -11,6 +11,7 @@
 #include "ctl/cli/machine.h"
 #include "ctl/cli/pick.h"
 #include "ctl/proc/limit.h"
+#include "ctl/store/hostmem.h"
 #include "host/linux/log.h"
 #include "host/linux/loop.h"
 #include "host/linux/machine.h"
@@ -260,6 +261,7 @@ static int run_machine(struct session *s, const struct cli_args *a, struct run_r
 		limit_destroy(&s->limit);
 		return cli_code(r);
 	}
+	hostmem_check(s->name, NULL, q->config.board.memory);
 	if (q->engine.why[0] && !cli_flag(a, "quiet"))
 		say(s, q->engine.why, NULL);
 	bool raw = q->config.escape && terminal_make_raw(STDIN_FILENO);
@@ -341,6 +343,7 @@ static int run(const struct cli_args *a) {
 		q.config.in = -1;
 	q.config.ended = on_end;
 	q.config.opaque = &s;
+	hostmem_offer_oneself();
 	return with_loop(&s, a, &q);
 }
 

@@ -12,6 +12,8 @@
 #include "core/base/fmt.h"
 #include "ctl/image/image.h"
 #include "ctl/proc/proc.h"
+#include "ctl/store/death.h"
+#include "ctl/store/hostmem.h"
 #include "host/linux/log.h"
 
 #define RESTART_SECONDS 1
@@ -19,6 +21,9 @@
 static void housekeeping(void *opaque) {
 	struct proc *p = opaque;
 	server_reap(p);
+	struct err e;
+	if (p->vm.phase == STORE_RUNNING && death_note(&p->vm) && store_save(&p->vm, &e))
+		log_line(LOG_WARN, "%s", e.text);
 	loop_timer_set(&p->housekeeping, 1000000000u);
 }
 
@@ -155,9 +160,12 @@ static int serve(struct proc *p, int ready, struct err *e) {
 		p->vm.started = time(NULL);
 		p->vm.end[0] = p->vm.why[0] = 0;
 		snprintf(p->vm.socket, sizeof(p->vm.socket), "%.107s", p->socket);
+		p->vm.boot[0] = 0;
+		death_note(&p->vm);
 		r = store_save(&p->vm, e);
 	}
 	if (r == 0) {
+		hostmem_check(p->vm.name, p->vm.id, p->request.config.board.memory);
 		apply_limits(p);
 		detach(ready);
 		loop_run(&p->loop);
@@ -216,6 +224,7 @@ static int run(const struct cli_args *a) {
 	r = signals_create(&p.signals, &p.loop, &e);
 	if (r)
 		return cli_fail(r, &e);
+	hostmem_offer_oneself();
 	r = serve(&p, ready, &e);
 	if (r)
 		return cli_fail(r, &e);

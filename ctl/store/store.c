@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "ctl/cli/cli.h"
+#include "ctl/store/death.h"
 #include "ctl/store/names.h"
 
 #define STATE_VERSION 1
@@ -126,6 +127,10 @@ static int read_state(struct store_vm *vm, const json_t *j, bool alive, struct e
 		vm->phase = STORE_DIED;
 	else
 		vm->phase = strcmp(phase, "created") == 0 ? STORE_CREATED : STORE_STOPPED;
+	copy(vm->boot, sizeof(vm->boot), text(j, "boot"));
+	vm->oom_kills = (uint64_t)number(j, "oom-kills");
+	if (vm->phase == STORE_DIED)
+		death_explain(vm);
 	if (!alive)
 		vm->pid = 0;
 	return 0;
@@ -152,11 +157,12 @@ int store_save(const struct store_vm *vm, struct err *e) {
 	int r = paths_join(path, sizeof(path), vm->dir, "state.json", e);
 	if (r)
 		return r;
-	json_t *j = json_pack("{s:i, s:s, s:s, s:i, s:I, s:I, s:I, s:i, s:s, s:s, s:s}", "version",
-						  STATE_VERSION, "id", vm->id, "phase", phases[vm->phase], "pid", vm->pid,
-						  "created", (json_int_t)vm->created, "started", (json_int_t)vm->started,
-						  "ended", (json_int_t)vm->ended, "exit-code", vm->exit_code, "end",
-						  vm->end, "why", vm->why, "socket", vm->socket);
+	json_t *j =
+		json_pack("{s:i, s:s, s:s, s:i, s:I, s:I, s:I, s:i, s:s, s:s, s:s, s:s, s:I}", "version",
+				  STATE_VERSION, "id", vm->id, "phase", phases[vm->phase], "pid", vm->pid,
+				  "created", (json_int_t)vm->created, "started", (json_int_t)vm->started, "ended",
+				  (json_int_t)vm->ended, "exit-code", vm->exit_code, "end", vm->end, "why", vm->why,
+				  "socket", vm->socket, "boot", vm->boot, "oom-kills", (json_int_t)vm->oom_kills);
 	char *s = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
 	json_decref(j);
 	if (!s)

@@ -15,6 +15,7 @@
 
 #define STORE_NAME 64
 #define STORE_ID 16
+#define STORE_BOOT 40
 #define STORE_SOCKET 108 /* what a socket's address holds */
 
 enum store_phase {
@@ -32,8 +33,10 @@ struct store_vm {
 	int pid;						 /* 0: not running */
 	int64_t created, started, ended; /* seconds since 1970; 0: not yet */
 	int exit_code;					 /* of the last run, as enum cli_exit */
-	char end[40];					 /* "powered off", "panicked"... */
+	char end[40];					 /* "powered off", "panicked"...; of one that died, too */
 	char why[256];					 /* more about it; may be empty */
+	char boot[STORE_BOOT];			 /* of the host, and its kills then: death.h */
+	uint64_t oom_kills;
 	char socket[STORE_SOCKET]; /* its process's control socket; empty: where we would put it */
 };
 

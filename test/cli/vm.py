@@ -23,7 +23,7 @@ import time
 import vmlib
 from ears import kernel
 from waiting import Child, Output  # vmlib knows where it is
-from vmlib import (Skip, alive, busybox, case, folder, guest_file, has, inspect, joist, refused,
+from vmlib import (Skip, alive, busybox, case, clean, folder, guest_file, has, inspect, joist, refused,
                    same, until, until_log)
 
 UP = "joist-guest: up"
@@ -158,6 +158,53 @@ def templates():
     same(joist("ps", "--format", "{{.ID}}").stdout, j["id"] + "\n", "ps with a field")
     refused(2, "ps", "--format", "{{.nam}}", says="did you mean name?")
     refused(2, "ps", "--format", "tabel", says="--format tabel")
+
+
+@case
+def more_memory_than_there_is():
+    """Each may have it, all together not: said when the second starts. Nothing of it is touched."""
+    with open("/proc/meminfo", encoding="ascii") as f:
+        total = int(f.readline().split()[1]) >> 10
+    half = [f"{total * 6 // 10}M", "--engine", "soft,interp"]
+    p = joist("run", "-d", "--name", "one", *ears()[:2], "-m", *half, code=None)
+    if p.returncode:
+        raise Skip("less than 60 % of this host's memory is free")
+    p = joist("run", "-d", "--name", "two", *ears()[:2], "-m", *half)
+    for part in "warning: two: this VM may take", "and 1 that run", "the kernel kills a VM":
+        has(p.stderr, part)
+    with open(f"/proc/{inspect('two')['pid']}/oom_score_adj", encoding="ascii") as f:
+        assert int(f.read()) >= 300
+
+
+@case
+def killed_for_want_of_memory():
+    """By the kernel, in a control group that is too small for it: ps and logs say so."""
+    group = "/sys/fs/cgroup/memory/joist-test" if os.path.isdir("/sys/fs/cgroup/memory") else "/sys/fs/cgroup/joist-test"
+    limit = "memory.limit_in_bytes" if "memory/" in group else "memory.max"
+    try:
+        os.mkdir(group)
+        with open(os.path.join(group, limit), "w", encoding="ascii") as f:
+            f.write("100M")
+    except OSError as e:
+        if os.path.isdir(group):
+            os.rmdir(group)
+        raise Skip(f"no group of ours with a memory limit: {e}")
+    try:
+        script = f"echo $$ >{group}/cgroup.procs && exec \"$@\""
+        subprocess.run(["sh", "-c", script, "sh", vmlib.joist_path, "run", "-d", "--name", "hungry", *busybox(
+            "-m", "256M", append='joist.end=shell joist.run="echo full of it; head -c 130M /dev/zero >/tmp/x"')],
+            check=True, stdout=subprocess.DEVNULL, timeout=120)
+        until("its death", lambda: inspect("hungry")["state"] != "running", 120)
+        j = inspect("hungry")
+        same((j["state"], j["end"], j["status"]), ("died", "out of memory", "died (out of memory)"), "how it ended")
+        has(joist("logs", "hungry").stderr, "for want of memory")
+        has(joist("ps").stdout, "died (out of memory)")
+        joist("start", "hungry")  # outside of that group it goes on
+        until_log("hungry", "joist-guest: status", 120)
+    finally:
+        clean()
+        until("an empty group", lambda: not open(os.path.join(group, "cgroup.procs"), encoding="ascii").read())
+        os.rmdir(group)
 
 
 @case
