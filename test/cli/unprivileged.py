@@ -60,6 +60,7 @@ def boots_to_a_login():
 if __name__ == "__main__":
     other = os.environ.get("JOIST_TEST_USER")
     if os.geteuid() == 0 and other:
+        # root's own python3 may lie where others cannot read.
         os.execvp("runuser", ["runuser", "-u", other, "--", "env", f"HOME={os.path.expanduser('~' + other)}",
-                              sys.executable, os.path.abspath(sys.argv[0]), os.path.abspath(sys.argv[1]), *sys.argv[2:]])
+                              "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "python3", os.path.abspath(sys.argv[0]), os.path.abspath(sys.argv[1]), *sys.argv[2:]])
     sys.exit(vmlib.main(sys.argv))
