@@ -244,9 +244,27 @@ def ask(v, command, seconds=60):
     return v.wait_for(r"^done: (\d+)$", seconds).group(1)
 
 
+def six_members(web, db):
+    """IPv6 in 10.77.0.0/24: to member number `db`, from an own address, one that the router's prefix and
+    the card make, one made by hand; and from one that is another card's."""
+    prefix, card = "fd6a:6f69:7374:4d00", "5054:aff:fe4d"
+    ask(web, "n=0; while [ $n -lt 50 ] && ! ip -6 addr show dev eth0 | grep -q fd6a; do "
+             "n=$((n+1)); usleep 200000; done")
+    for source, works in (("", True), (f"{prefix}::77", True), (f"{prefix}:{card}:fe", False)):
+        if source:
+            ask(web, "echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad")
+            if ask(web, f"ip -6 addr add {source}/64 dev eth0") != "0":
+                web.fail("no address")
+        # The guest asked nobody, so the first are lost while that is done for it.
+        code = ask(web, f"ping -6 -c 6 -W 2 {'-I ' + source if source else ''} {prefix}:{card}:{db:x} | "
+                        "grep -v ' 100% packet loss' | grep 'packet loss'")
+        if (code == "0") != works:
+            web.fail(f"IPv6 from {source or 'its own address'} {'fails' if works else 'works'}")
+
+
 @case("lan")
 def lan():
-    """Two VMs in a named network: addresses, names, 8 MB of TCP, pretending refused; one killed."""
+    """Two VMs in a named network: addresses, names, 8 MB of TCP, pretending refused, of IPv6, too; one killed."""
     os.environ["XDG_DATA_HOME"] = os.path.join(folder.name, "data")
     joist_ok("network", "create", "lab", "--subnet", "10.77.0.0/24")
     common = {"script": MEMBER, "append": "joist.modules=1"}
@@ -284,6 +302,7 @@ def lan():
         ask(web, f"ip addr del {a.group(1)[:-2]}99/24 dev eth0")
         if ask(web, "ping -c 1 db") != "0":
             web.fail("afterwards its own address does not work")
+        six_members(web, int(a.group(1).rsplit(".", 1)[1]))
         code, _, err = joist("network", "rm", "lab")
         if code != 4 or "2 VMs are in it" not in err:
             raise AssertionError(f"network rm of one in use: {code} {err}")
