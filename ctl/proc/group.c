@@ -169,6 +169,25 @@ static int run_quiet(char *const argv[]) {
 	return status >= 0 && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+bool group_delegated(const char *dir, const char *file) {
+	char path[GROUP_PATH_MAX + 40], line[300] = "", *save, *word;
+	const char *user = strstr(dir, "/user@"), *end = user ? strchr(user + 1, '/') : NULL;
+	size_t len = strcspn(file, ".");
+	if (!end) /* the system's own manager has all there are */
+		return true;
+	snprintf(path, sizeof(path), "%.*s/cgroup.controllers", (int)(end - dir), dir);
+	FILE *f = fopen(path, "re");
+	if (f) {
+		if (!fgets(line, sizeof(line), f))
+			line[0] = 0;
+		fclose(f);
+	}
+	for (word = strtok_r(line, " \n", &save); word; word = strtok_r(NULL, " \n", &save))
+		if (strlen(word) == len && strncmp(word, file, len) == 0)
+			return true;
+	return false;
+}
+
 bool group_weigh(const struct group *g, const char *file, const char *property, unsigned weight) {
 	char unit[GROUP_PATH_MAX], text[60], *slash;
 	if (!g->dir[0])
@@ -178,6 +197,9 @@ bool group_weigh(const struct group *g, const char *file, const char *property, 
 				 weight);
 		return group_write_text(g->dir, file, text);
 	}
+	/* systemd takes the property also where nothing comes of it. */
+	if (!group_delegated(g->dir, file))
+		return false;
 	snprintf(unit, sizeof(unit), "%s", g->dir);
 	if ((slash = strrchr(unit, '/')) != NULL)
 		*slash = 0;

@@ -31,6 +31,9 @@ bool group_ask(struct group *g, const char *name);
  * since what stands in a group below a scope or service counts among its sisters only, of which
  * there are none; else `file` ("cpu.weight"). */
 bool group_weigh(const struct group *g, const char *file, const char *property, unsigned weight);
+/* Has systemd's manager, in whose tree `dir` lies, the controller of a file like "io.weight"? A
+ * user's has those that were handed over to it. */
+bool group_delegated(const char *dir, const char *file);
 /* A value for a file of the group: "cpu.max". */
 bool group_write(const struct group *g, const char *file, const char *text);
 /* Writes a file of the kernel's in one piece. */

@@ -93,6 +93,27 @@ static void control_group(void **state) {
 	loop_destroy(&loop);
 }
 
+/* systemd says yes to a weight whose controller its manager does not have. */
+static void delegated(void **state) {
+	char root[] = "/tmp/joist-limit-XXXXXX", dir[200], command[200];
+	assert_non_null(mkdtemp(root));
+	snprintf(dir, sizeof(dir), "%s/user@1000.service", root);
+	mkdir(dir, 0755);
+	assert_false(group_delegated(strcat(dir, "/app.slice/joist-a.scope/joist-a"), "io.weight"));
+	snprintf(command, sizeof(command),
+			 "echo cpu cpuset iox memory pids >%s/user@1000.service/cgroup.controllers", root);
+	assert_int_equal(system(command), 0);
+	assert_true(group_delegated(dir, "cpu.weight"));
+	assert_false(group_delegated(dir, "io.weight"));
+	snprintf(command, sizeof(command),
+			 "echo cpu memory io >%s/user@1000.service/cgroup.controllers", root);
+	assert_int_equal(system(command), 0);
+	assert_true(group_delegated(dir, "io.weight") && group_delegated(dir, "io.bfq.weight"));
+	assert_true(group_delegated("/sys/fs/cgroup/system.slice/joist-a.scope", "io.weight"));
+	snprintf(command, sizeof(command), "rm -r %s", root);
+	assert_int_equal(system(command), 0);
+}
+
 static void without_groups(void **state) {
 	struct loop loop;
 	struct limit l;
@@ -110,6 +131,7 @@ int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(percents),
 		cmocka_unit_test(control_group),
+		cmocka_unit_test(delegated),
 		cmocka_unit_test(without_groups),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
