@@ -5,6 +5,7 @@
 
 #define LONG_THINK_NS (100 * FAIR_THINK_NS)
 #define CHARGE_MAX_NS 1000000000ull /* a user that stands still for longer pays no more */
+#define SHORT_NS 40000ull			/* what is to be over now may take so long */
 #define USUAL_NS 1000000ull			/* that, and four times the usual, a request pays at most */
 
 static bool thinks(const struct fair_user *u, uint64_t now_ns) {
@@ -84,29 +85,36 @@ void fair_set_weight(struct fair *f, unsigned user, uint64_t weight) {
 	f->users[user].weight = weight;
 }
 
-/* Does the device stand still for o, which is about to come back, rather than take a request of
- * u's? If it comes in the middle of that one it waits for half of it: only if that is longer than
- * what the device would lose. */
+/* Does the device stand still for o, which is about to come back and not late, rather than take a
+ * request of u's? If it comes in the middle of that one it waits for half of it: only if that is
+ * longer than what the device would lose. */
 static bool keeps(const struct fair_user *o, const struct fair_user *u, uint64_t now_ns) {
 	if (o->inflight || waits(o, now_ns) || !thinks(o, now_ns))
 		return o->inflight || waits(o, now_ns);
 	uint64_t since = now_ns - o->end_ns;
-	return o->think_ns <= since + u->took_ns / 2;
+	return o->think_ns <= since + u->took_ns / 2 && since <= 2 * o->think_ns + SHORT_NS;
 }
 
-/* Is this user to be held for another? */
-static bool ahead(const struct fair *f, const struct fair_user *u, uint64_t cost, uint64_t now_ns) {
+/* When o's turn is probably over, or used. */
+static uint64_t until(const struct fair_user *o, uint64_t now_ns) {
+	uint64_t end = o->inflight ? o->begin_ns + o->took_ns : o->end_ns + o->think_ns;
+	return end > now_ns ? MAX(MIN(end - now_ns, FAIR_STEP_NS), SHORT_NS) : SHORT_NS;
+}
+
+/* Is this user to be held for another? For how long before it looks again; 0: it is not. */
+static uint64_t ahead(const struct fair *f, const struct fair_user *u, uint64_t cost,
+					  uint64_t now_ns) {
 	for (unsigned i = 0; i < FAIR_USERS; i++) {
 		const struct fair_user *o = &f->users[i];
 		if (o == u || o->device != u->device || !near(o, now_ns))
 			continue;
 		if (u->inflight && u->inflight + cost > FAIR_DEPTH)
-			return true;
+			return FAIR_STEP_NS;
 		if (contends(o, now_ns) && u->used_ns > o->used_ns + FAIR_WINDOW_NS &&
 			(u->inflight || keeps(o, u, now_ns)))
-			return true;
+			return u->inflight || waits(o, now_ns) ? FAIR_STEP_NS : until(o, now_ns);
 	}
-	return false;
+	return 0;
 }
 
 bool fair_near(const struct fair *f, unsigned user, uint64_t now_ns) {
@@ -136,10 +144,11 @@ uint64_t fair_begin(struct fair *f, unsigned user, uint64_t cost, uint64_t now_n
 	}
 	uint64_t since = u->wait_ns ? u->wait_ns : now_ns;
 	bool stalls = u->wait_ns && now_ns - MAX(since, last_end(f, u->device)) > FAIR_STALL_NS;
-	if (ahead(f, u, cost, now_ns) && now_ns - since < FAIR_LONGEST_NS && !stalls) {
+	uint64_t wait = ahead(f, u, cost, now_ns);
+	if (wait && now_ns - since < FAIR_LONGEST_NS && !stalls) {
 		u->wait_ns = MAX(since, 1u);
 		u->look_ns = now_ns;
-		return FAIR_STEP_NS;
+		return wait;
 	}
 	fair_begin_now(f, user, cost, now_ns);
 	return 0;
