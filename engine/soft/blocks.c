@@ -128,25 +128,11 @@ static void discard(struct jit *j, struct jit_block *b) {
 	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
 }
 
-static void reset_cache(struct jit *j) {
-	jit_cache_begin(j);
-	memset(j->hash, 0, JIT_HASH * sizeof(*j->hash));
-	memset(j->pages, 0, j->npages * sizeof(*j->pages));
-	for (uint64_t n = 0; n < j->npages; n++) {
-		if (j->lines[n])
-			memset(j->code_bytes[n], 0, sizeof(j->code_bytes[n]));
-		j->lines[n] = 0;
-	}
-	memset(j->code, 0, j->npages);
-	jit_far_reset(j);
-}
-
 void jit_flush_all(struct jit *j) {
 	for (unsigned n = 0; n < j->soft->nvcpus; n++)
 		jit_jumps_clear(j->soft->vcpus[n]);
-	reset_cache(j);
+	jit_cache_forget(j, false);
 	j->flushes++;
-	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
 }
 
 bool jit_is_code_page(const struct soft *s, gpa_t gpa) {

@@ -58,6 +58,27 @@ static size_t pages_size(const struct jit *j) {
 	return align_up(j->npages * (sizeof(*j->pages) + sizeof(*j->lines) + 2) + 1, PAGE_SIZE);
 }
 
+static void clear(void *table, size_t size, bool give_back) {
+	if (give_back)
+		madvise(table, size, MADV_DONTNEED);
+	else
+		memset(table, 0, size);
+}
+
+void jit_cache_forget(struct jit *j, bool give_back) {
+	/* Large, and used in few places. */
+	for (uint64_t n = 0; n < j->npages && !give_back; n++)
+		if (j->lines[n])
+			memset(j->code_bytes[n], 0, sizeof(j->code_bytes[n]));
+	if (give_back)
+		clear(j->code_bytes, j->npages * sizeof(*j->code_bytes), true);
+	clear(j->pages, pages_size(j), give_back);
+	clear(j->hash, JIT_HASH * sizeof(*j->hash), give_back);
+	jit_cache_begin(j);
+	jit_far_reset(j);
+	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
+}
+
 static bool host_has_crc32(void) {
 	uint32_t a = 1, b, c = 0, d;
 	__asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
@@ -163,25 +184,19 @@ void jit_destroy(struct soft *s) {
 	s->jit = NULL;
 }
 
-/* As jit_flush_all(), but the tables become zero by what the host does with their pages. */
 void jit_trim(struct jit *j) {
 	uint8_t *unused = (uint8_t *)align_up((uintptr_t)j->hot_start, PAGE_SIZE);
 	for (unsigned n = 0; n < j->soft->nvcpus; n++) {
 		jit_tlb_flush(j->soft->vcpus[n], true);
 		jit_windows_destroy(j->soft->vcpus[n]);
 	}
-	madvise(j->pages, pages_size(j), MADV_DONTNEED);
-	madvise(j->code_bytes, j->npages * sizeof(*j->code_bytes), MADV_DONTNEED);
-	madvise(j->hash, JIT_HASH * sizeof(*j->hash), MADV_DONTNEED);
+	jit_cache_forget(j, true);
 	madvise(j->arena, j->arena_size, MADV_DONTNEED);
 	/* Of both mappings. */
 	madvise(unused, (size_t)(j->end - unused), MADV_REMOVE);
 	j->hot_ready = unused;
 	j->cold_ready = j->cold_start;
-	jit_cache_begin(j);
-	jit_far_reset(j);
 	j->trims++;
-	__atomic_fetch_add(&j->epoch, 1, __ATOMIC_SEQ_CST);
 }
 
 /* ---- per vCPU --------------------------------------------------------------------------- */

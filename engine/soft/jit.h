@@ -493,6 +493,9 @@ void jit_flush_all(struct jit *j);
 /* Kills the best block there. */
 void jit_discard(struct soft_vcpu *c, const uint8_t *host, uint64_t rip, uint32_t key);
 void jit_cache_begin(struct jit *j); /* an empty cache */
+/* That, and of all tables what they say of blocks; `give_back`: the host gets their pages. The
+ * vCPUs' own tables are the caller's. No other vCPU runs. */
+void jit_cache_forget(struct jit *j, bool give_back);
 
 /* ---- self-checking blocks (self.c) ----------------------------------------------------------- */
 
