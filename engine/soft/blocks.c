@@ -28,11 +28,6 @@ static unsigned hash_of(const uint8_t *host, uint64_t rip, uint32_t key) {
 	return (unsigned)(h >> 40 << 6 ^ ((at ^ at >> 6) & 63)) & (JIT_HASH - 1);
 }
 
-void jit_put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec) {
-	int32_t rel = (int32_t)(to - (at + 4 + exec));
-	__atomic_store_n((int32_t *)at, rel, __ATOMIC_RELEASE);
-}
-
 /* World stopped. The dummy of a second page stands for its block. */
 static void kill_block(struct jit *j, struct jit_block *b) {
 	if (b->whole)

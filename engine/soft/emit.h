@@ -87,27 +87,34 @@ static inline unsigned rex_bits(bool w, unsigned reg, unsigned index, unsigned b
 		   (base != NOREG && base & 8 ? 1 : 0);
 }
 
-/* ModRM, SIB and displacement for [base + index << scale + disp]; `reg` is modrm.reg. `short_disp`:
- * a displacement may have 8 bits, which EVEX would scale. */
+/* The n bytes of `first`, at most 4, then ModRM, SIB and displacement for [base + index << scale +
+ * disp]; `reg` is modrm.reg. `short_disp`: a displacement may have 8 bits, which EVEX would scale.
+ * Put together in a register: each store through e->at has the compiler load e->at again. */
+static inline void e_with_mem(struct emit *e, unsigned n, uint64_t first, unsigned reg,
+							  const struct emem *m, bool short_disp) {
+	unsigned r = (reg & 7) << 3, index = m->index == NOREG ? 4 : m->index & 7, b = 5, mod, tail;
+	bool sib = true;
+	int32_t disp = m->disp;
+	if (m->base == NOREG) { /* [index << scale + disp32] */
+		mod = 0;
+		tail = 4;
+	} else {
+		b = m->base & 7;
+		mod = disp == 0 && b != 5 ? 0 : disp == 0 ? 1 : short_disp && disp == (int8_t)disp ? 1 : 2;
+		tail = mod == 2 ? 4 : mod;
+		sib = m->index != NOREG || b == 4;
+	}
+	unsigned modrm = mod << 6 | r | (sib ? 4 : b), at = n + 1 + sib;
+	first |= (uint64_t)(modrm | (m->scale << 6 | index << 3 | b) << 8) << 8 * n;
+	uint8_t *p = e->at;
+	memcpy(p, &first, 8);
+	memcpy(p + at, &disp, 4);
+	e->at = p + at + tail;
+}
+
 static inline void e_modrm_mem(struct emit *e, unsigned reg, const struct emem *m,
 							   bool short_disp) {
-	unsigned r = (reg & 7) << 3, sib = m->scale << 6 | (m->index == NOREG ? 4 : m->index & 7) << 3;
-	if (m->base == NOREG) { /* [index << scale + disp32] */
-		e_bytes(e, 2, r | 4 | (sib | 5) << 8);
-		e32(e, (uint32_t)m->disp);
-		return;
-	}
-	unsigned b = m->base & 7;
-	unsigned mod = m->disp == 0 && b != 5					  ? 0
-				   : m->disp == 0							  ? 1
-				   : short_disp && m->disp == (int8_t)m->disp ? 1
-															  : 2;
-	if (m->index == NOREG && b != 4)
-		e8(e, mod << 6 | r | b);
-	else
-		e_bytes(e, 2, mod << 6 | r | 4 | (sib | b) << 8);
-	memcpy(e->at, &m->disp, 4);
-	e->at += mod == 2 ? 4 : mod;
+	e_with_mem(e, 0, 0, reg, m, short_disp);
 }
 
 /* An opcode of one byte behind its REX prefix, if it needs one. */
@@ -128,8 +135,8 @@ static inline void e_op0f_mem(struct emit *e, unsigned op, unsigned reg, const s
 /* op reg, [mem] with a one-byte opcode. */
 static inline void e_op_mem(struct emit *e, bool w, unsigned op, unsigned reg,
 							const struct emem *m) {
-	e_rex_op(e, rex_bits(w, reg, m->index, m->base), op);
-	e_modrm_mem(e, reg, m, true);
+	unsigned rex = rex_bits(w, reg, m->index, m->base);
+	e_with_mem(e, rex ? 2 : 1, rex ? (0x40 | rex) | op << 8 : op, reg, m, true);
 }
 
 static inline void e_lea(struct emit *e, unsigned reg, unsigned base, unsigned index,
@@ -140,8 +147,11 @@ static inline void e_lea(struct emit *e, unsigned reg, unsigned base, unsigned i
 
 /* op reg, rm (registers): opcode form with modrm.reg = reg. */
 static inline void e_op_reg(struct emit *e, bool w, unsigned op, unsigned reg, unsigned rm) {
-	e_rex_op(e, rex_bits(w, reg, NOREG, rm), op);
-	e8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+	unsigned rex = rex_bits(w, reg, NOREG, rm), modrm = 0xc0 | (reg & 7) << 3 | (rm & 7);
+	if (rex)
+		e_bytes(e, 3, (0x40 | rex) | op << 8 | modrm << 16);
+	else
+		e_bytes(e, 2, op | modrm << 8);
 }
 
 static inline void e_mov(struct emit *e, unsigned dst, unsigned src) {
@@ -151,10 +161,13 @@ static inline void e_mov(struct emit *e, unsigned dst, unsigned src) {
 
 /* op reg, gs:[off] / op gs:[off], reg */
 static inline void e_op_gs(struct emit *e, bool w, unsigned op, unsigned reg, uint32_t off) {
-	e8(e, 0x65);
-	e_rex_op(e, rex_bits(w, reg, NOREG, NOREG), op);
-	e_bytes(e, 2, (reg & 7) << 3 | 0x2504);
-	e32(e, off);
+	unsigned rex = rex_bits(w, reg, NOREG, NOREG), n = rex ? 5 : 4;
+	uint32_t rest = (op | ((reg & 7) << 3 | 0x2504) << 8) & 0xffffff;
+	uint64_t first = rex ? 0x65 | (0x40 | rex) << 8 | (uint64_t)rest << 16 : 0x65 | rest << 8;
+	uint8_t *p = e->at;
+	memcpy(p, &first, 8);
+	memcpy(p + n, &off, 4);
+	e->at = p + n + 4;
 }
 
 static inline void e_load_gs(struct emit *e, unsigned reg, uint32_t off) {
@@ -169,22 +182,26 @@ static inline void e_store_gs(struct emit *e, unsigned reg, uint32_t off) {
 static inline void e_op_gs_index(struct emit *e, unsigned op, unsigned reg, unsigned index,
 								 uint32_t off) {
 	unsigned rex = 0x40 | rex_bits(true, reg, NOREG, index);
-	e_bytes(e, 4, 0x65 | rex << 8 | op << 16 | (0x80 | (reg & 7) << 3 | (index & 7)) << 24);
-	e32(e, off);
+	e_bytes(e, 8,
+			0x65 | rex << 8 | op << 16 | (0x80 | (reg & 7) << 3 | (index & 7)) << 24 |
+				(uint64_t)off << 32);
 }
 
 /* The shortest MOV of a constant. */
 static inline void e_mov_imm(struct emit *e, unsigned reg, uint64_t v) {
 	unsigned b = (reg & 8) >> 3, low = reg & 7;
 	if (v <= 0xffffffff) {
-		e_rex_op(e, b, 0xb8 | low);
-		e32(e, (uint32_t)v);
+		if (b)
+			e_bytes(e, 6, 0x41 | (0xb8 | low) << 8 | v << 16);
+		else
+			e_bytes(e, 5, (0xb8 | low) | v << 8);
 	} else if ((int64_t)v == (int32_t)v) {
-		e_bytes(e, 3, 0x48 | b | 0xc700 | (0xc0 | low) << 16);
-		e32(e, (uint32_t)v);
+		e_bytes(e, 7, (0x48 | b | 0xc700 | (0xc0 | low) << 16) | v << 24);
 	} else {
-		e_bytes(e, 2, 0x48 | b | (0xb8 | low) << 8);
-		e64(e, v);
+		uint8_t *p = e->at;
+		memcpy(p, &(uint16_t){(uint16_t)(0x48 | b | (0xb8 | low) << 8)}, 2);
+		memcpy(p + 2, &v, 8);
+		e->at = p + 10;
 	}
 }
 
@@ -199,20 +216,23 @@ static inline void e_mov_place(struct emit *e, unsigned reg, uint64_t v, enum ji
 	}
 }
 
-/* jmp/call rel32 to an executable address; `exec` is the buffer's distance to it. */
-static inline void e_rel32(struct emit *e, const uint8_t *to, intptr_t exec) {
-	emit_note(e->fixups, e->at, FIX_REL32);
-	e32(e, (uint32_t)(to - (e->at + 4 + exec)));
+/* The n bytes of `first` and a rel32 to an executable address; `exec` is the buffer's distance to
+ * it. */
+static inline void e_with_rel32(struct emit *e, unsigned n, uint64_t first, const uint8_t *to,
+								intptr_t exec) {
+	uint8_t *p = e->at;
+	emit_note(e->fixups, p + n, FIX_REL32);
+	first |= (uint64_t)(uint32_t)(to - (p + n + 4 + exec)) << 8 * n;
+	memcpy(p, &first, 8);
+	e->at = p + n + 4;
 }
 
 static inline void e_jmp(struct emit *e, const uint8_t *to, intptr_t exec) {
-	e8(e, 0xe9);
-	e_rel32(e, to, exec);
+	e_with_rel32(e, 1, 0xe9, to, exec);
 }
 
 static inline void e_call(struct emit *e, const uint8_t *to, intptr_t exec) {
-	e8(e, 0xe8);
-	e_rel32(e, to, exec);
+	e_with_rel32(e, 1, 0xe8, to, exec);
 }
 
 /* A jump of two bytes forward (7x, E3 or EB), to where e_lands() is called with what it gives. */
@@ -226,8 +246,7 @@ static inline void e_lands(struct emit *e, uint8_t *at) {
 }
 
 static inline void e_jcc(struct emit *e, unsigned cond, const uint8_t *to, intptr_t exec) {
-	e_bytes(e, 2, 0x800f | cond << 8);
-	e_rel32(e, to, exec);
+	e_with_rel32(e, 2, 0x800f | cond << 8, to, exec);
 }
 
 #endif

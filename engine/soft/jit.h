@@ -8,6 +8,7 @@
 #ifndef ENGINE_SOFT_JIT_H
 #define ENGINE_SOFT_JIT_H
 
+#include "core/x86/shape.h"
 #include "engine/soft/soft.h"
 
 struct jit;
@@ -40,17 +41,21 @@ struct jit_op {
 struct jit_fact {
 	uint16_t reads, kills; /* arithmetic flags: needed before it; made anew */
 	int8_t quick;		   /* enum jit_quick, or -1 */
-	bool call;			   /* by its handler */
-	bool ends;			   /* the block */
-	bool as_is;			   /* its bytes need no change */
+	bool call : 1;		   /* by its handler */
+	bool ends : 1;		   /* the block */
+	bool as_is : 1;		   /* its bytes need no change */
+	bool native : 1;	   /* tx_native() is all that it takes */
+	bool string : 1;	   /* tx_string() */
+	bool tidy : 1;		   /* its code minds what struct tx says of T0 and T1 */
+	bool bare : 1; /* no prefix but REX, of 64-bit code: REX, if it has one, is the first byte */
 };
 
-/* What was decoded lately, by its place: the look ahead for flags comes before the block there. */
-struct jit_decoded {
-	const uint8_t *host;
-	uint32_t key; /* and JIT_KEY_SECOND for the second tier */
+/* What was decoded and judged lately, by its shape. */
+struct jit_shape {
+	uint32_t key; /* of the block, and JIT_KEY_SECOND for the second tier */
+	bool shifts;  /* the judgement holds for counts that are not 0 only */
 	struct jit_fact fact;
-	struct x86_insn insn;
+	struct x86_shape shape;
 };
 
 /* What emitted code has at some place that depends on where it is, or on where the guest's code is
@@ -112,7 +117,7 @@ struct jit_block {
 #define JIT_KEY_STACK16 0x40u /* legacy: the stack pointer is SP */
 #define JIT_KEY_CS64K 0x80u	  /* legacy: CS ends at 64 KiB, else at 4 GiB */
 #define JIT_KEY_AVX512 0x100u
-#define JIT_KEY_SECOND 0x200u /* never of a block's: see struct jit_decoded */
+#define JIT_KEY_SECOND 0x200u /* never of a block's: see struct jit_shape */
 #define JIT_KEY_LEGACY (JIT_KEY_32 | JIT_KEY_16)
 
 /* A line of 64 bytes whose code was rewritten of late (self.c). */
@@ -230,7 +235,7 @@ enum jit_code {
 	CODE_SHARED /* but maybe slots for writing to lines that are not code */
 };
 
-#define JIT_DECODED 256 /* a power of two */
+#define JIT_SHAPE_BITS 11
 #define JIT_TWINS (1u << 15)
 #define JIT_HUGE (2u << 20) /* bytes of a huge page */
 #define JIT_SIZES 8			/* of accesses: 1, 2, 4, 8, 10, 16, 32, 64 */
@@ -253,8 +258,8 @@ struct jit {
 	uint8_t *code;				/* by the same: stores there must be seen (enum jit_code); atomic */
 	uint8_t *idle;				/* by the same: stores since its last block was killed */
 	uint64_t npages;
-	struct jit_decoded decoded[JIT_DECODED];
-	uint32_t epoch; /* counts flushes and invalidations; atomic */
+	struct jit_shape *shapes; /* 1 << JIT_SHAPE_BITS of them */
+	uint32_t epoch;			  /* counts flushes and invalidations; atomic */
 	pthread_mutex_t lock;
 	/* thunks, executable addresses */
 	const uint8_t *quick[JIT_QUICKS];
@@ -294,7 +299,9 @@ void *jit_arena(struct jit *j, size_t size); /* NULL: full */
 /* Gives back the memory of all that was translated. While no vCPU runs. */
 void jit_trim(struct jit *j);
 /* Points the jump whose displacement is at `at` (writable) to `to` (executable), at once. */
-void jit_put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec);
+static inline void jit_put_rel32(uint8_t *at, const uint8_t *to, intptr_t exec) {
+	__atomic_store_n((int32_t *)at, (int32_t)(to - (at + 4 + exec)), __ATOMIC_RELEASE);
+}
 /* A block's code is complete at j->hot and j->cold, which go on behind it. */
 void jit_emitted(struct jit *j, const struct jit_block *b);
 
@@ -339,6 +346,7 @@ void jit_verify_or_stop(const struct jit *j, const struct jit_block *b);
 #define JIT_OFF_WINDOW 0x4000000u  /* scattered pages mapped side by side */
 #define JIT_OFF_SELF 0x8000000u	   /* self-checking blocks */
 #define JIT_OFF_REBASE 0x40000000u /* copying blocks for other guest addresses */
+#define JIT_OFF_SHAPE 0x80000000u  /* instructions decoded by their shape */
 uint32_t jit_switches(void);
 
 /* What emitted code leaves with, in R11. Otherwise it is a struct jit_link *. */
@@ -503,7 +511,10 @@ void jit_cache_forget(struct jit *j, bool give_back);
 /* A store of the guest's into [host, host + len) has killed blocks; world stopped. */
 void jit_self_note_kill(struct jit *j, const uint8_t *host, uint64_t len);
 /* Whether blocks that check nothing must not depend on [host, host + len). */
-bool jit_restless(const struct jit *j, const uint8_t *host, unsigned len);
+bool jit_is_restless(const struct jit *j, const uint8_t *host, unsigned len);
+static inline bool jit_restless(const struct jit *j, const uint8_t *host, unsigned len) {
+	return j->unrest && jit_is_restless(j, host, len);
+}
 /* Whether a block that begins there is to check itself. */
 bool jit_self_wanted(const struct jit *j, const uint8_t *host);
 /* Whether memory has the bytes that the block is for. */

@@ -207,6 +207,22 @@ static bool shifts_surely(const struct x86_insn *i) {
 	return count->kind == OPND_IMM && (i->imm & (i->opnd[0].size == 8 ? 63 : 31));
 }
 
+/* Whether shifts_surely() is a question of its immediate. */
+static bool may_shift_by_nothing(const struct x86_insn *i) {
+	switch (i->op) {
+	case X86_OP_ROL:
+	case X86_OP_ROR:
+	case X86_OP_SHL:
+	case X86_OP_SHR:
+	case X86_OP_SAR:
+	case X86_OP_SHLD:
+	case X86_OP_SHRD:
+		return i->imm_len;
+	default:
+		return false;
+	}
+}
+
 static void judge_flags(struct jit_fact *f, const struct tx *t, const struct x86_insn *i) {
 	const struct x86_form *form = &x86_forms[i->form];
 	f->reads = f->kills = 0;
@@ -258,6 +274,62 @@ static bool is_as_is(const struct x86_insn *i) {
 	return true;
 }
 
+static bool is_bare(const struct x86_insn *i) {
+	bool rex = i->prefix == X86_PFX_REX;
+	unsigned opcode = i->raw[rex];
+	return i->mode == X86_MODE_64 && (rex || !i->prefix) && i->modrm_off &&
+		   (!rex || (i->raw[0] & 0xf0) == 0x40) &&
+		   (opcode == 0x0f || i->opcode_off == rex); /* else a prefix that means nothing */
+}
+
+/* Whether tx_special() knows more of it than to hand it to tx_native(). */
+static bool has_code_of_its_own(const struct tx *t, const struct x86_insn *i) {
+	switch (i->op) {
+	case X86_OP_NOP:
+	case X86_OP_PREFETCH:
+	case X86_OP_LEA:
+	case X86_OP_PUSH:
+	case X86_OP_POP:
+	case X86_OP_LEAVE:
+	case X86_OP_MOV_SEG:
+	case X86_OP_JCC:
+	case X86_OP_LOOP:
+	case X86_OP_LOOPE:
+	case X86_OP_LOOPNE:
+	case X86_OP_JCXZ:
+	case X86_OP_JMP:
+	case X86_OP_CALL:
+	case X86_OP_RET:
+		return true;
+	default:
+		return tx_legacy(t);
+	}
+}
+
+/* Whether what t says of T0 and T1 is right behind the instruction. Out of line the first tier
+ * comes back from a handler, with anything in them. */
+static bool is_tidy(const struct tx *t, const struct x86_insn *i) {
+	if (tx_legacy(t) || tx_is_bit_string(i) || (i->mem && !t->hot))
+		return false;
+	switch (i->op) {
+	case X86_OP_PUSH:
+	case X86_OP_POP:
+	case X86_OP_LEAVE:
+		return t->hot;
+	case X86_OP_LEA:
+		return i->opnd[0].size != 2;
+	case X86_OP_CALL:
+	case X86_OP_LOOP:
+	case X86_OP_LOOPE:
+	case X86_OP_LOOPNE:
+	case X86_OP_JCXZ:
+	case X86_OP_MOV_SEG:
+		return false;
+	default:
+		return true;
+	}
+}
+
 void tx_judge(const struct tx *t, const struct x86_insn *i, struct jit_fact *f) {
 	f->quick = (int8_t)jit_quick(t->j, t->key, i);
 	f->call = needs_call(t, i, f->quick);
@@ -265,7 +337,11 @@ void tx_judge(const struct tx *t, const struct x86_insn *i, struct jit_fact *f) 
 	 * jit_call() sees to that. */
 	f->ends =
 		x86_forms[i->form].attr & X86_ATTR_ENDS && i->op != X86_OP_STI && i->op != X86_OP_POPF;
-	f->as_is = !f->call && !tx_is_string(t, i) && is_as_is(i);
+	f->string = !f->call && f->quick < 0 && tx_is_string(t, i);
+	f->native = !f->call && f->quick < 0 && !f->string && !has_code_of_its_own(t, i);
+	f->as_is = f->native && is_as_is(i);
+	f->tidy = !f->call && f->quick < 0 && !f->string && is_tidy(t, i);
+	f->bare = f->native && is_bare(i);
 	judge_flags(f, t, i);
 }
 
@@ -276,29 +352,45 @@ void tx_leave_to_handler(struct tx *t, unsigned n) {
 
 /* ---- decoding --------------------------------------------------------------------------- */
 
-/* Whether the instruction is still what stands there. */
-static bool same_bytes(const struct x86_insn *i, const uint8_t *host) {
-	uint64_t a[2], b[2];
-	memcpy(a, i->raw, 16);
-	memcpy(b, host, 16);
-	if (i->len <= 8)
-		return ((a[0] ^ b[0]) << (64 - 8 * i->len)) == 0;
-	return a[0] == b[0] && ((a[1] ^ b[1]) << (128 - 8 * i->len)) == 0;
+/* The shape of the instruction at `host` (*key), and where it is remembered if it is. */
+static inline struct jit_shape *place_of_shape(const struct tx *t, const uint8_t *host,
+											   unsigned avail, uint64_t *key) {
+	*key = 0;
+	if (likely(avail >= X86_SHAPE_AVAIL && !(t->j->off & JIT_OFF_SHAPE)))
+		*key = x86_shape_key(host, !tx_legacy(t));
+	return &t->j->shapes[*key * 0x9e3779b97f4a7c15ull >> (64 - JIT_SHAPE_BITS)];
 }
 
-int tx_decode(struct tx *t, const struct jit_decoded **found, const uint8_t *host, unsigned avail) {
-	struct jit_decoded *d = &t->j->decoded[(uintptr_t)host % JIT_DECODED];
-	uint32_t key = t->key | (t->hot ? JIT_KEY_SECOND : 0);
-	*found = d;
-	if (d->host == host && d->key == key && avail >= 16 && same_bytes(&d->insn, host))
-		return d->insn.len;
-	int len = x86_decode(&d->insn, host, avail, tx_mode(t));
-	d->host = NULL;
+static inline uint32_t shape_mode(const struct tx *t) {
+	return t->key | (t->hot ? JIT_KEY_SECOND : 0);
+}
+
+static inline bool is_shape(const struct jit_shape *s, uint64_t key, uint32_t mode) {
+	return s->shape.bytes == key && s->key == mode && key;
+}
+
+int tx_decode(struct tx *t, struct x86_insn *i, struct jit_fact *f, const uint8_t *host,
+			  unsigned avail) {
+	uint64_t key;
+	uint32_t mode = shape_mode(t);
+	struct jit_shape *s = place_of_shape(t, host, avail, &key);
+	if (likely(is_shape(s, key, mode))) {
+		int len = (int)x86_shape_decode(&s->shape, i, host);
+		*f = s->fact;
+		if (unlikely(s->shifts && !shifts_surely(i)))
+			tx_judge(t, i, f);
+		return len;
+	}
+	int len = x86_decode(i, host, avail, tx_mode(t));
 	if (len <= 0)
 		return len;
-	d->host = host;
-	d->key = key;
-	tx_judge(t, &d->insn, &d->fact);
+	tx_judge(t, i, f);
+	bool counts = may_shift_by_nothing(i);
+	if (key && !(counts && !shifts_surely(i)) && x86_shape_learn(&s->shape, i, key)) {
+		s->key = mode;
+		s->shifts = counts;
+		s->fact = *f;
+	}
 	return len;
 }
 
@@ -310,26 +402,39 @@ static uint16_t flags_at(struct tx *t, uint64_t rip) {
 	if (t->j->off & JIT_OFF_FLAGS || t->b->bytes)
 		return open;
 	for (unsigned n = 0; n < 6 && open; n++) {
-		const struct jit_decoded *d;
+		struct x86_insn own;
+		struct jit_fact own_fact;
+		const struct x86_insn *i = &own;
+		const struct jit_fact *f = &own_fact;
 		if (!tx_same_page(t, rip, t->b->rip))
 			return live | open;
 		unsigned at = tx_page_offset(t, rip);
 		const uint8_t *host = t->b->host + ((int)at - (int)tx_page_offset(t, t->b->rip));
-		int len = tx_decode(t, &d, host, PAGE_SIZE - at);
+		uint64_t key;
+		const struct jit_shape *s = place_of_shape(t, host, PAGE_SIZE - at, &key);
+		int len;
+		/* Its numbers are of interest in few of them. */
+		if (is_shape(s, key, shape_mode(t)) && !s->shifts && s->shape.insn.op != X86_OP_JMP) {
+			i = &s->shape.insn;
+			f = &s->fact;
+			len = i->len;
+		} else {
+			len = tx_decode(t, &own, &own_fact, host, PAGE_SIZE - at);
+		}
 		if (len <= 0 || jit_restless(t->j, host, (unsigned)len))
 			return live | open;
 		/* A change of it changes what is dead here. */
 		t->b->peek_from = MIN(t->b->peek_from, (uint16_t)at);
 		t->b->peek_to = MAX(t->b->peek_to, (uint16_t)(at + (unsigned)len));
-		if (d->insn.op == X86_OP_JMP && d->insn.opnd[0].kind == OPND_REL) {
-			rip = tx_target(t, &d->insn, rip);
+		if (i->op == X86_OP_JMP && i->opnd[0].kind == OPND_REL) {
+			rip = tx_target(t, i, rip);
 			continue;
 		}
-		if (d->fact.call)
+		if (f->call)
 			return live | open;
-		live |= d->fact.reads & open;
-		open &= ~(d->fact.kills | d->fact.reads);
-		if (x86_forms[d->insn.form].attr & X86_ATTR_ENDS)
+		live |= f->reads & open;
+		open &= ~(f->kills | f->reads);
+		if (x86_forms[i->form].attr & X86_ATTR_ENDS)
 			return live | open;
 		rip = tx_plus(t, rip, (uint64_t)len);
 	}
@@ -354,9 +459,9 @@ static uint16_t needed_at_target(struct tx *t, unsigned n) {
 /* Behind instruction n, given live[n + 1]. */
 static uint16_t live_behind(const struct tx *t, unsigned n) {
 	uint16_t next = t->live[n + 1];
-	uint16_t there = t->target[n] >= 0 ? t->live[t->target[n]] : t->needed[n];
-	if (t->fact[n].call)
+	if (likely(!t->fact[n].ends || t->fact[n].call))
 		return next;
+	uint16_t there = t->target[n] >= 0 ? t->live[t->target[n]] : t->needed[n];
 	switch (t->insn[n].op) {
 	case X86_OP_JCC:
 	case X86_OP_LOOP:
@@ -376,9 +481,9 @@ static uint16_t live_behind(const struct tx *t, unsigned n) {
 
 void tx_find_live_flags(struct tx *t) {
 	for (unsigned n = 0; n < t->n; n++) {
-		bool branch = !t->fact[n].call && x86_forms[t->insn[n].form].attr & X86_ATTR_ENDS;
-		t->needed[n] = branch && t->target[n] < 0 && !t->follow[n] ? needed_at_target(t, n) : 0;
-		t->live[n] = 0;
+		t->needed[n] = t->live[n] = 0;
+		if (t->fact[n].ends && !t->fact[n].call && t->target[n] < 0 && !t->follow[n])
+			t->needed[n] = needed_at_target(t, n);
 	}
 	t->live[t->n] = tx_is_jump_away(t, t->n - 1) ? 0 : flags_at(t, t->rip[t->n]);
 	/* Loops within the block: until nothing changes. */

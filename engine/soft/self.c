@@ -57,8 +57,8 @@ void jit_self_note_kill(struct jit *j, const uint8_t *host, uint64_t len) {
 	}
 }
 
-bool jit_restless(const struct jit *j, const uint8_t *host, unsigned len) {
-	if (!j->unrest || j->off & JIT_OFF_SELF)
+bool jit_is_restless(const struct jit *j, const uint8_t *host, unsigned len) {
+	if (j->off & JIT_OFF_SELF)
 		return false;
 	for (const uint8_t *line = line_of(host); line < host + len; line += 64) {
 		const struct jit_restless *r = entry_of(j, line);

@@ -19,7 +19,7 @@ static const struct {
 	{"ret", JIT_OFF_RET},		{"hot", JIT_OFF_HOT},		{"tier", JIT_OFF_TIER},
 	{"group", JIT_OFF_GROUP},	{"32", JIT_OFF_32},			{"16", JIT_OFF_16},
 	{"window", JIT_OFF_WINDOW}, {"loop", JIT_OFF_LOOP},		{"self", JIT_OFF_SELF},
-	{"avx512", JIT_OFF_AVX512}, {"rebase", JIT_OFF_REBASE},
+	{"avx512", JIT_OFF_AVX512}, {"rebase", JIT_OFF_REBASE}, {"shape", JIT_OFF_SHAPE},
 };
 
 uint32_t jit_switches(void) {

@@ -6,10 +6,7 @@
 static const uint8_t sizes[JIT_SIZES] = {1, 2, 4, 8, 10, 16, 32, 64};
 
 uint32_t jit_size_class(unsigned size) {
-	for (uint32_t n = 0; n < JIT_SIZES; n++)
-		if (sizes[n] == size)
-			return n;
-	unreachable();
+	return size == 10 ? 4 : (uint32_t)__builtin_ctz(size) + (size > 8);
 }
 
 static bool in_register(unsigned guest) {

@@ -50,7 +50,7 @@ static void emit_cold(struct tx *t, struct emit *e, const struct tx_cold *k) {
 	struct jit *j = t->j;
 	jit_put_rel32(k->from, e->at + j->exec, j->exec);
 	emit_note(e->fixups, k->from, FIX_REL32);
-	switch (k->kind) {
+	switch ((enum tx_cold_kind)k->kind) {
 	case COLD_PROBE:
 	case COLD_STACK:
 	case COLD_TMP:
@@ -140,7 +140,8 @@ static int16_t find_insn(const struct tx *t, uint64_t rip) {
 /* After instruction n: whether the path goes on, and where. */
 static bool path_goes_on(struct tx *t, unsigned n, unsigned *at) {
 	const struct x86_insn *i = &t->insn[n];
-	if (t->j->off & JIT_OFF_BLOCK || (tx_legacy(t) && jit_loads_segments(i)) || tx_self_ends(t, n))
+	if (t->j->off & JIT_OFF_BLOCK || (tx_legacy(t) && jit_loads_segments(i)) ||
+		(t->b->bytes && tx_self_ends(t, n)))
 		return false;
 	if (!t->fact[n].ends)
 		return true;
@@ -191,15 +192,9 @@ static int decode_spanning(struct tx *t, struct x86_insn *i, unsigned avail) {
 	return t->fact[0].call ? X86_DECODE_SHORT : len;
 }
 
-/* memcpy in pieces that the compiler turns into plain moves: `rep movs` takes longer. */
-static inline void copy_insn(struct x86_insn *to, const struct x86_insn *from) {
-	memcpy(to, from, 32);
-	memcpy((char *)to + 32, (const char *)from + 32, 32);
-	memcpy((char *)to + 64, (const char *)from + 64, sizeof(*to) - 64);
-}
-
 static void decode_block(struct tx *t) {
-	unsigned at = 0, avail = PAGE_SIZE - tx_page_offset(t, t->b->rip);
+	unsigned at = 0, reach = 0, avail = PAGE_SIZE - tx_page_offset(t, t->b->rip);
+	bool unrest = t->j->unrest && !t->b->bytes;
 	if (tx_legacy(t)) { /* not beyond the segment */
 		uint64_t end = t->key & JIT_KEY_CS64K ? 0x10000 : 0x100000000;
 		avail = (unsigned)MIN((uint64_t)avail, end - (uint32_t)t->b->rip);
@@ -210,14 +205,9 @@ static void decode_block(struct tx *t) {
 	while (t->n < most) {
 		unsigned n = t->n;
 		struct x86_insn *i = &t->insn[n];
-		const struct jit_decoded *d;
-		int len = tx_decode(t, &d, t->code + at, avail - at);
-		if (len > 0) {
-			copy_insn(i, &d->insn);
-			t->fact[n] = d->fact;
-		}
+		int len = tx_decode(t, i, &t->fact[n], t->code + at, avail - at);
 		t->rip[n] = t->b->rip + at;
-		bool spans = len == X86_DECODE_SHORT && !n && !t->hot;
+		bool spans = unlikely(len == X86_DECODE_SHORT) && !n && !t->hot;
 		if (spans)
 			len = decode_spanning(t, i, avail);
 		if (spans && len < 0) {
@@ -229,14 +219,15 @@ static void decode_block(struct tx *t) {
 			at = avail;
 			t->n = 1;
 		}
-		if (len <= 0 || (n && !t->b->bytes && jit_restless(t->j, t->b->host + at, (unsigned)len)))
+		if (unlikely(len <= 0) ||
+			(unrest && n && jit_restless(t->j, t->b->host + at, (unsigned)len)))
 			break;
 		if (t->loose && !t->fact[n].call && tx_self_loads(t, i))
 			t->b->loose |= ((1ull << i->imm_len) - 1) << (at + i->imm_off);
 		t->label[n] = t->follow[n] = false;
 		t->target[n] = t->groups_of[n][0] = t->groups_of[n][1] = -1;
 		at += (unsigned)len;
-		t->b->len = MAX(t->b->len, (uint16_t)at);
+		reach = MAX(reach, at);
 		t->n++;
 		if (spans)
 			break;
@@ -244,6 +235,7 @@ static void decode_block(struct tx *t) {
 		if (!path_goes_on(t, n, &at))
 			break;
 	}
+	t->b->len = (uint16_t)reach;
 	t->rip[t->n] = tx_plus(t, t->b->rip, at);
 	if (t->crossing) {
 		t->b->len = (uint16_t)at;
@@ -294,31 +286,6 @@ static unsigned poll_at(const struct tx *t) {
 	return 0;
 }
 
-/* Whether what t says of T0 and T1 is right behind instruction n: then its code minds them. Out of
- * line the first tier comes back from a handler, with anything in them. */
-static bool keeps_scratch(const struct tx *t, unsigned n) {
-	const struct x86_insn *i = &t->insn[n];
-	if (t->fact[n].call || tx_legacy(t) || t->b->bytes || (i->mem && !t->hot))
-		return false;
-	switch (i->op) {
-	case X86_OP_PUSH:
-	case X86_OP_POP:
-	case X86_OP_LEAVE:
-		return t->hot;
-	case X86_OP_LEA:
-		return !t->fact[n].call && i->opnd[0].size != 2;
-	case X86_OP_CALL:
-	case X86_OP_LOOP:
-	case X86_OP_LOOPE:
-	case X86_OP_LOOPNE:
-	case X86_OP_JCXZ:
-	case X86_OP_MOV_SEG:
-		return false;
-	default:
-		return t->fact[n].quick < 0 && !tx_is_string(t, i) && !tx_is_bit_string(i);
-	}
-}
-
 static void emit_insns(struct tx *t) {
 	unsigned poll = poll_at(t);
 	bool ended = false;
@@ -340,8 +307,10 @@ static void emit_insns(struct tx *t) {
 			tx_poll(t, n);
 		if (t->ngroups)
 			tx_check_groups(t, n, false);
-		enum tx_emitted r = t->fact[n].call ? EMIT_CALL : tx_special(t, n);
-		if (r == EMIT_CALL || !keeps_scratch(t, n))
+		enum tx_emitted r = t->fact[n].call					 ? EMIT_CALL
+							: t->fact[n].native && !t->loose ? tx_native(t, n)
+															 : tx_special(t, n);
+		if (r == EMIT_CALL || !t->fact[n].tidy || t->b->bytes)
 			tx_forget_scratch(t);
 		if (r == EMIT_CALL) {
 			if (t->hot && !t->fact[n].call) { /* then groups end here: once more */
@@ -365,11 +334,13 @@ static void emit_insns(struct tx *t) {
 
 int jit_translator_create(struct jit *j) {
 	j->tx = calloc(1, sizeof(*j->tx));
-	return j->tx ? 0 : -ERR_NOMEM;
+	j->shapes = calloc(1u << JIT_SHAPE_BITS, sizeof(*j->shapes));
+	return j->tx && j->shapes ? 0 : -ERR_NOMEM;
 }
 
 void jit_translator_destroy(struct jit *j) {
 	free(j->tx);
+	free(j->shapes);
 }
 
 /* With j->lock held: what it works on is the cache's, not the thread's. */

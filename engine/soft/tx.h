@@ -46,15 +46,16 @@ struct tx_cold {
 	const uint8_t *retry; /* where the probe begins */
 	const uint8_t *done;  /* behind the instruction, for who has executed it elsewhere; or NULL */
 	uint64_t rip;
-	const struct x86_insn *insn;
-	enum tx_cold_kind kind;
-	unsigned size;
-	bool write;
-	unsigned stack_reg;
+	union {
+		const struct x86_insn *insn;  /* COLD_PROBE */
+		struct jit_link *link;		  /* COLD_LINK */
+		const struct jit_op *op;	  /* COLD_CALL */
+		const struct tx_group *group; /* COLD_SLOT */
+	};
 	int32_t stack_disp;
-	struct jit_link *link;
-	const struct jit_op *op;
-	const struct tx_group *group;
+	uint8_t kind; /* enum tx_cold_kind */
+	uint8_t size, stack_reg;
+	bool write;
 	bool saved; /* guest flags are in jit.flags_ax, and needed; COLD_PROBE: also at `done` */
 	bool save;	/* COLD_CALL: and the handler's are to be there */
 };
@@ -183,8 +184,9 @@ static inline void tx_forget_scratch(struct tx *t) {
 }
 
 /* ---- judge.c ---- */
-/* As x86_decode(), for the t's mode; *d, if there is an instruction, stays until the next call. */
-int tx_decode(struct tx *t, const struct jit_decoded **d, const uint8_t *host, unsigned avail);
+/* As x86_decode(), for the t's mode, and what is judged of it. */
+int tx_decode(struct tx *t, struct x86_insn *i, struct jit_fact *f, const uint8_t *host,
+			  unsigned avail);
 void tx_judge(const struct tx *t, const struct x86_insn *i, struct jit_fact *f);
 /* Leaves instruction n to its handler, which may read or push any flags. */
 void tx_leave_to_handler(struct tx *t, unsigned n);
@@ -246,8 +248,8 @@ static inline bool tx_is_bit_string(const struct x86_insn *i) {
 			i->op == X86_OP_BTC) &&
 		   i->mem && i->opnd[1].kind == OPND_GPR;
 }
-/* false: emit a call instead; then nothing was emitted. */
-bool tx_native(struct tx *t, unsigned n);
+/* EMIT_CALL: then nothing was emitted. */
+enum tx_emitted tx_native(struct tx *t, unsigned n);
 
 /* ---- tx_string.c ---- */
 /* LODS and the like that do not repeat, and that tx_string() can emit. */

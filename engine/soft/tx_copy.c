@@ -30,6 +30,15 @@ static unsigned rex_of(const struct x86_insn *i, const struct fields *f, const s
 	return rex | (m ? rex_bits(false, 0, m->index, m->base) : (rm_field(i, f) & 8) >> 3);
 }
 
+static void emit_immediate(struct emit *e, const struct x86_insn *i) {
+	if (!i->imm_off)
+		return;
+	unsigned from = MIN(i->imm_off, sizeof(i->raw) - 8);
+	uint64_t imm;
+	memcpy(&imm, i->raw + from, 8);
+	e_bytes(e, (unsigned)(i->len - i->imm_off), imm >> 8 * (i->imm_off - from));
+}
+
 /* Emits the instruction with other registers and, if m is not NULL, another memory operand. */
 static void emit_copy(struct emit *e, const struct x86_insn *i, const struct fields *f,
 					  const struct emem *m) {
@@ -91,12 +100,21 @@ static void emit_copy(struct emit *e, const struct x86_insn *i, const struct fie
 		else
 			e8(e, 0xc0 | (reg_field(i, f) & 7) << 3 | (rm_field(i, f) & 7));
 	}
-	if (i->imm_off) {
-		unsigned from = MIN(i->imm_off, sizeof(i->raw) - 8);
-		uint64_t imm;
-		memcpy(&imm, raw + from, 8);
-		e_bytes(e, (unsigned)(i->len - i->imm_off), imm >> 8 * (i->imm_off - from));
-	}
+	emit_immediate(e, i);
+}
+
+/* The same for one that is bare (struct jit_fact) and has its operand in memory. */
+static void emit_bare(struct emit *e, const struct x86_insn *i, const struct fields *f,
+					  const struct emem *m) {
+	unsigned had_rex = (i->prefix & X86_PFX_REX) != 0, n = i->modrm_off - had_rex;
+	unsigned rex = rex_of(i, f, m);
+	uint32_t opcode;
+	memcpy(&opcode, i->raw + had_rex, 4);
+	opcode &= 0xffffffffu >> (32 - 8 * n);
+	bool any = rex || (had_rex && !f->high);
+	e_with_mem(e, n + any, any ? 0x40 | rex | (uint64_t)opcode << 8 : opcode, reg_field(i, f), m,
+			   true);
+	emit_immediate(e, i);
 }
 
 /* Renames the GPR fields; loads residents into scratch registers. With an operand in `mem`ory T0
@@ -270,7 +288,7 @@ static bool bit_string(struct tx *t, unsigned n) {
 	return true;
 }
 
-bool tx_native(struct tx *t, unsigned n) {
+enum tx_emitted tx_native(struct tx *t, unsigned n) {
 	const struct x86_insn *i = &t->insn[n];
 	struct emit *e = &t->e;
 	struct fields f;
@@ -283,23 +301,23 @@ bool tx_native(struct tx *t, unsigned n) {
 		e_bytes(e, MIN(i->len, 8u), raw[0]);
 		if (i->len > 8)
 			e_bytes(e, i->len - 8u, raw[1]);
-		return true;
+		return EMIT_OK;
 	}
 	if (tx_is_bit_string(i))
-		return bit_string(t, n);
+		return bit_string(t, n) ? EMIT_OK : EMIT_CALL;
 	bool mem = i->mem;
 	if (!plan_fields(i, mem, &f, temps, &ntemps))
-		return false;
+		return EMIT_CALL;
 	unsigned swapped = NOREG; /* its low and high bytes, as T0 in the address takes a REX */
 	if (mem && f.high) {
 		swapped = high_operand(i);
 		if (swapped == NOREG)
-			return false;
+			return EMIT_CALL;
 		f.high = false;
 		f.reg = swapped;
 	}
 	if (f.high && rex_of(i, &f, NULL)) /* AH..BH and REX do not go together */
-		return false;
+		return EMIT_CALL;
 	struct emem m;
 	unsigned ncold = t->ncold;
 	t->lend = mem && !ntemps;
@@ -319,7 +337,9 @@ bool tx_native(struct tx *t, unsigned n) {
 			e_load_gs(e, temps[k].host, GS_GPR(temps[k].guest));
 	if (ntemps == 2)
 		t->kept = -1;
-	if (mem && !i->modrm_off)
+	if (mem && t->fact[n].bare)
+		emit_bare(e, i, &f, &m);
+	else if (mem && !i->modrm_off)
 		emit_direct(e, i, &m);
 	else
 		emit_copy(e, i, &f, mem ? &m : NULL);
@@ -336,5 +356,5 @@ bool tx_native(struct tx *t, unsigned n) {
 			t->cold[ncold].done = tx_here(t);
 			t->cold[ncold].saved = t->saved;
 		}
-	return true;
+	return EMIT_OK;
 }

@@ -470,10 +470,12 @@ enum tx_emitted tx_special(struct tx *t, unsigned n) {
 		if (r != TX_NOT_SPECIAL)
 			return r;
 	}
-	if (tx_self_loads(t, i)) {
+	if (t->loose && tx_self_loads(t, i)) {
 		tx_self_load(t, n);
 		return EMIT_OK;
 	}
+	if (t->fact[n].native)
+		return tx_native(t, n);
 	switch (i->op) {
 	case X86_OP_NOP:
 	case X86_OP_PREFETCH:
@@ -532,10 +534,10 @@ enum tx_emitted tx_special(struct tx *t, unsigned n) {
 	default:
 		if (t->fact[n].quick >= 0)
 			return quick_thunk(t, n);
-		if (tx_is_string(t, i)) {
+		if (t->fact[n].string) {
 			tx_string(t, n);
 			return EMIT_OK;
 		}
-		return tx_native(t, n) ? EMIT_OK : EMIT_CALL;
+		return tx_native(t, n);
 	}
 }

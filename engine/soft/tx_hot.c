@@ -348,7 +348,7 @@ static void find_groups_of(struct scan *s, unsigned n) {
 	of[0] = of[1] = -1;
 	if (s->t->fact[n].call)
 		return;
-	if (s->t->fact[n].quick < 0 && tx_is_string(s->t, &s->t->insn[n])) {
+	if (s->t->fact[n].string) {
 		of[0] = string_group(s, n, RSI);
 		of[1] = string_group(s, n, RDI);
 	} else {

@@ -114,18 +114,14 @@ void tx_probe(struct tx *t, unsigned size, bool write, struct tx_cold *k) {
 	bool user = t->key & JIT_KEY_USER;
 	uint32_t tlb = GS_JIT(tlb) + (user ? sizeof(struct jit_tlb_entry) * JIT_TLB * 2 : 0) +
 				   (write ? sizeof(struct jit_tlb_entry) * JIT_TLB : 0);
-	e_op_reg(e, false, 0x8b, T1, T0); /* mov r11d, r10d */
-	e_bytes(e, 4, 0x08ebc141);		  /* shr r11d, 8 */
-	e_bytes(e, 3, 0xe38141);		  /* and r11d, (JIT_TLB - 1) * 16 */
-	e32(e, (JIT_TLB - 1) * 16);
+	e_bytes(e, 7, 0x08ebc141da8b45);					   /* mov r11d, r10d; shr r11d, 8 */
+	e_bytes(e, 7, 0xe38141 | (JIT_TLB - 1ull) * 16 << 24); /* and r11d, (JIT_TLB - 1) * 16 */
 	if (size > 1) /* a crossing access meets the wrong page in the compare */
-		e_bytes(e, 4, 0xc28349 | (size - 1) << 24); /* add r10, .. */
-	e_bytes(e, 3, 0xe28149);						/* and r10, -4096 */
-	e32(e, 0xfffff000u);
+		e_bytes(e, 4, 0xc28349 | (size - 1) << 24);							   /* add r10, .. */
+	e_bytes(e, 7, 0xe28149 | 0xfffff000ull << 24);							   /* and r10, -4096 */
 	e_op_gs_index(e, 0x3b, T0, T1, tlb + offsetof(struct jit_tlb_entry, tag)); /* cmp */
-	e_bytes(e, 2, 0x850f);													   /* jne */
-	k->from = e->at;
-	e32(e, 0);
+	e_bytes(e, 6, 0x850f);													   /* jne */
+	k->from = e->at - 4;
 	e_op_gs_index(e, 0x8b, T0, T1, tlb + offsetof(struct jit_tlb_entry, addend));
 }
 

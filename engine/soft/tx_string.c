@@ -50,7 +50,7 @@ static bool is_upward(const struct tx *t, unsigned n) {
 			return !t->fact[n].call;
 		if (t->fact[n].call || t->fact[n].quick >= 0 || t->insn[n].op == X86_OP_CALL)
 			return false;
-		if (t->hot && tx_is_string(t, &t->insn[n]))
+		if (t->hot && t->fact[n].string)
 			return true;
 	}
 	return false;

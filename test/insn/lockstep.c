@@ -252,8 +252,10 @@ static uint16_t reads(const struct x86_insn *i, uint16_t *writes) {
 		*writes = 0;
 		return RFLAGS_CF;
 	case X86_OP_SCAS:
-	case X86_OP_CMPS:
-		return i->prefix & (X86_PFX_REP | X86_PFX_REPNE) ? x86_forms[i->form].flags_read : 0;
+	case X86_OP_CMPS: /* what the table has them read is left if they repeat no times */
+		if (i->prefix & (X86_PFX_REP | X86_PFX_REPNE))
+			*writes = 0;
+		return 0;
 	default:
 		return x86_forms[i->form].flags_read;
 	}
@@ -499,6 +501,7 @@ int main(int argc, char **argv) {
 		{"ret", 15},
 		{"self", 15},
 		{"loop", 15},
+		{"shape", 5},
 		{"tier", 50},
 		{"tier,group", 10},
 		{"tier,window", 10},

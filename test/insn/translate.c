@@ -2,7 +2,8 @@
  * from its first byte to its last, by each tier; the least of some rounds, beside the decoder
  * alone.
  *
- * Usage: translate [--rounds N] [PROGRAM]   (this one, if none is named) */
+ * Usage: translate [--rounds N] [--only decode|plain|hot] [PROGRAM]   (this one, if none is named)
+ */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,8 +65,6 @@ static unsigned decode_all(size_t size) {
 
 static void translate_all(size_t size, bool hot) {
 	struct soft_vcpu *c = vm.cpu->engine;
-	struct jit *j = c->soft->jit;
-	jit_flush_all(j);
 	for (size_t at = 0; at < size;) {
 		const struct jit_block *b = jit_translate(c, vm.ram + at, NULL, 0x400000 + at, KEY, hot);
 		at += b && b->len ? b->len : 1;
@@ -74,11 +73,13 @@ static void translate_all(size_t size, bool hot) {
 
 int main(int argc, char **argv) {
 	unsigned rounds = 10;
+	const char *only = NULL;
 	int n = 1;
-	if (n + 1 < argc && !strcmp(argv[n], "--rounds")) {
-		rounds = (unsigned)atoi(argv[n + 1]);
-		n += 2;
-	}
+	for (; n + 1 < argc && argv[n][0] == '-'; n += 2)
+		if (!strcmp(argv[n], "--rounds"))
+			rounds = (unsigned)atoi(argv[n + 1]);
+		else if (!strcmp(argv[n], "--only"))
+			only = argv[n + 1];
 	const char *path = n < argc ? argv[n] : "/proc/self/exe";
 	bench_vm_create(&vm, RAM, "jit");
 	struct jit *j = ((struct soft_vcpu *)vm.cpu->engine)->soft->jit;
@@ -97,6 +98,10 @@ int main(int argc, char **argv) {
 	for (unsigned r = 0; r < rounds; r++)
 		for (unsigned k = 0; k < 3; k++) {
 			struct line *l = &lines[k];
+			if (only && strcmp(only, l->name))
+				continue;
+			if (k)
+				jit_flush_all(j);
 			uint64_t insns = j->insns, bytes = j->bytes, blocks = j->blocks;
 			double t = seconds();
 			uint64_t decoded = k ? 0 : decode_all(size);
@@ -111,6 +116,8 @@ int main(int argc, char **argv) {
 	printf("%-8s %12s %10s %12s %12s\n", "", "instructions", "ns each", "bytes each", "blocks");
 	for (unsigned k = 0; k < 3; k++) {
 		const struct line *l = &lines[k];
+		if (!l->insns)
+			continue;
 		printf("%-8s %12llu %10.1f", l->name, (unsigned long long)l->insns, l->best);
 		if (k)
 			printf(" %12.1f %12llu", (double)l->bytes / (double)l->insns,
