@@ -199,16 +199,8 @@ static bool needs_call(const struct tx *t, const struct x86_insn *i, int quick) 
 
 /* ---- facts ------------------------------------------------------------------------------ */
 
-/* A shift or rotation by a constant that is not 0: it writes its flags for certain. */
-static bool shifts_surely(const struct x86_insn *i) {
-	const struct x86_opnd *count = &i->opnd[i->nopnds - 1];
-	if (count->kind == OPND_ONE)
-		return true;
-	return count->kind == OPND_IMM && (i->imm & (i->opnd[0].size == 8 ? 63 : 31));
-}
-
-/* Whether shifts_surely() is a question of its immediate. */
-static bool may_shift_by_nothing(const struct x86_insn *i) {
+/* But for those through CF. */
+static bool is_shift(const struct x86_insn *i) {
 	switch (i->op) {
 	case X86_OP_ROL:
 	case X86_OP_ROR:
@@ -217,10 +209,18 @@ static bool may_shift_by_nothing(const struct x86_insn *i) {
 	case X86_OP_SAR:
 	case X86_OP_SHLD:
 	case X86_OP_SHRD:
-		return i->imm_len;
+		return true;
 	default:
 		return false;
 	}
+}
+
+/* A shift or rotation by a constant that is not 0: it writes its flags for certain. */
+static bool shifts_surely(const struct x86_insn *i) {
+	const struct x86_opnd *count = &i->opnd[i->nopnds - 1];
+	if (count->kind == OPND_ONE)
+		return true;
+	return count->kind == OPND_IMM && (i->imm & (i->opnd[0].size == 8 ? 63 : 31));
 }
 
 static void judge_flags(struct jit_fact *f, const struct tx *t, const struct x86_insn *i) {
@@ -234,19 +234,13 @@ static void judge_flags(struct jit_fact *f, const struct tx *t, const struct x86
 		return;
 	f->reads = form->flags_read & RFLAGS_ARITH;
 	f->kills = form->flags_written & RFLAGS_ARITH;
-	switch (i->op) {
-	case X86_OP_ROL:
-	case X86_OP_ROR:
-	case X86_OP_SHL:
-	case X86_OP_SHR:
-	case X86_OP_SAR:
-	case X86_OP_SHLD:
-	case X86_OP_SHRD:
-		/* The table has them read what they write, as a count of 0 leaves it. */
+	if (is_shift(i)) { /* the table has them read what they write, as a count of 0 leaves it */
 		f->reads = 0;
 		if (!shifts_surely(i))
 			f->kills = 0;
-		break;
+		return;
+	}
+	switch (i->op) {
 	case X86_OP_SCAS:
 	case X86_OP_CMPS: /* what the table has them read is left if they repeat no times */
 		f->reads = 0;
@@ -385,7 +379,7 @@ int tx_decode(struct tx *t, struct x86_insn *i, struct jit_fact *f, const uint8_
 	if (len <= 0)
 		return len;
 	tx_judge(t, i, f);
-	bool counts = may_shift_by_nothing(i);
+	bool counts = i->imm_len && is_shift(i); /* by how much is in the number */
 	if (key && !(counts && !shifts_surely(i)) && x86_shape_learn(&s->shape, i, key)) {
 		s->key = mode;
 		s->shifts = counts;
