@@ -1,6 +1,6 @@
 """Why a level-1 machine says nothing any more, by QEMU's monitor.
 
-QEMU's TCG loses two things at times, the oftener the busier the host:
+QEMU's TCG loses things at times, the oftener the busier the host:
 
 A write to code that another of its processors is translating (before 8.1; fixed by its commit deba78709ae8).
 When Linux patches its own code, which begins with an INT3, a processor can keep the INT3 for ever,
@@ -11,7 +11,11 @@ The global interrupt flag of a processor in a guest (seen in 7.2: HF2_GIF and HF
 processor with HF_GUEST_MASK, though VMRUN sets them). It takes no interrupt any more, so KVM never gets
 it back. On real hardware nothing can keep an interrupt from ending a guest's run: KVM intercepts them.
 
-Both are recognized by what only they can cause. All else that hangs counts as a defect of Joist.
+And a processor may stay in its translated code for ever (seen in 7.2, a guest with two processors in a guest of
+its own): QEMU waits for it then before it answers anything. Whatever a guest does, QEMU's processors leave
+their code when they are asked to.
+
+All are recognized by what only they can cause. All else that hangs counts as a defect of Joist.
 """
 import re
 import socket
@@ -57,6 +61,19 @@ class Monitor:
 
     def close(self):
         self.s.close()
+
+
+def stops(m, seconds=90):
+    """Whether the machine can be stopped; it goes on then."""
+    if m.ask("stop"):
+        m.ask("cont")
+        return True
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if m.answer():
+            m.ask("cont")
+            return True
+    return False
 
 
 def processors(m):
@@ -126,6 +143,8 @@ def reason(path):
     """Why QEMU with its monitor at `path` cannot go on, as words, or None if it is not QEMU's fault."""
     m = Monitor(path)
     try:
+        if not stops(m):
+            return "QEMU's processors do not stop when they are asked to"
         at = lost_int3(m)
         if at is not None:
             return f"QEMU runs an INT3 at {at:#x} that is not there any more"
