@@ -121,6 +121,7 @@ static int import(const struct cli_args *a) {
 		.kernel = cli_text(a, "kernel"),
 		.initrd = cli_text(a, "initrd"),
 		.append = cli_text(a, "append"),
+		.no_kernel = cli_flag(a, "no-kernel"),
 		.cloud_init = cli_flag(a, "cloud-init"),
 		.replace = cli_flag(a, "replace"),
 		.source = a->operands[0],
@@ -139,11 +140,17 @@ static int import(const struct cli_args *a) {
 
 static const struct cli_option import_options[] = {
 	{"name", 'n', CLI_TEXT, "NAME", "The image's name, else the file's", NULL, NULL, false},
-	{"kernel", 0, CLI_FILE, "FILE", "Kernel that boots it", NULL, NULL, false},
+	{"kernel", 0, CLI_FILE, "FILE", "Kernel that boots it, else the newest in the disk", NULL, NULL,
+	 false},
 	{"initrd", 0, CLI_FILE, "FILE", "Initial RAM disk for the kernel", NULL, NULL, false},
-	{"append", 0, CLI_TEXT, "TEXT", "The kernel's command line", "root=/dev/vda rw console=ttyS0",
-	 NULL, false},
-	{"cloud-init", 0, CLI_FLAG, NULL, "It runs cloud-init: VMs get a seed", NULL, NULL, false},
+	{"no-kernel", 0, CLI_FLAG, NULL, "Without one: VMs made from it name theirs", NULL, NULL,
+	 false},
+	{"append", 0, CLI_TEXT, "TEXT",
+	 "The kernel's command line, else one with the root file system's UUID, or, with --kernel, "
+	 "'root=/dev/vda rw console=ttyS0'",
+	 NULL, NULL, false},
+	{"cloud-init", 0, CLI_FLAG, NULL, "It runs cloud-init, if not found there: VMs get a seed",
+	 NULL, NULL, false},
 	{"replace", 0, CLI_FLAG, NULL, "Replace an image of this name", NULL, NULL, false},
 	{0},
 };
@@ -154,8 +161,13 @@ const struct cli_verb cli_verb_image_import = {
 	.min_operands = 1,
 	.max_operands = 1,
 	.summary = "make an image from a disk file",
-	.about = "Copies a disk file into the images. Joist has no firmware yet: without --kernel "
-			 "the VMs made from it need one.",
+	.about =
+		"Copies a disk file, raw or qcow2, into the images. Joist has no firmware: it takes the "
+		"newest kernel with its initial RAM disk out of /boot of an ext2, ext3 or ext4 file "
+		"system in the disk (GPT, MBR, or no partitions), or those that --kernel and --initrd "
+		"name. Nothing is mounted. The boot loader's settings in the disk are not read.",
+	.examples = "  joist image import debian-12-genericcloud-amd64.qcow2 --name debian-12\n"
+				"  joist image import disk.raw --kernel vmlinuz --initrd initrd.img\n",
 	.options = import_options,
 	.run = import,
 };
@@ -192,7 +204,8 @@ static int pull(const struct cli_args *a) {
 static const struct cli_option pull_options[] = {
 	{"name", 'n', CLI_TEXT, "NAME", "The image's name here", NULL, NULL, false},
 	{"sha256", 0, CLI_TEXT, "HEX", "Checksum of the disk, for a URL", NULL, NULL, false},
-	{"kernel", 0, CLI_TEXT, "URL", "Kernel, for a URL", NULL, NULL, false},
+	{"kernel", 0, CLI_TEXT, "URL", "Kernel, for a URL, else the newest in the disk", NULL, NULL,
+	 false},
 	{"initrd", 0, CLI_TEXT, "URL", "Initial RAM disk, for a URL", NULL, NULL, false},
 	{"append", 0, CLI_TEXT, "TEXT", "The kernel's command line", NULL, NULL, false},
 	{"replace", 0, CLI_FLAG, NULL, "Replace an image of this name", NULL, NULL, false},
@@ -205,12 +218,17 @@ const struct cli_verb cli_verb_image_pull = {
 	.operands = "NAME|URL",
 	.min_operands = 1,
 	.max_operands = 1,
-	.complete = "ubuntu-22.04 ubuntu-24.04",
+	.complete = "debian-12 debian-13 ubuntu-22.04 ubuntu-24.04",
 	.summary = "download a distribution's cloud image",
-	.about = "Downloads a cloud image that is known by name, with kernel and initial RAM disk, and "
-			 "compares it with the publisher's checksums; or what a URL leads to, compared with "
-			 "--sha256. A download that broke off goes on where it was. Uses curl.",
-	.examples = "  joist image pull ubuntu-24.04\n",
+	.about =
+		"Downloads a cloud image that is known by name (debian-12, debian-13, ubuntu-22.04, "
+		"ubuntu-24.04) and compares it with the publisher's checksums; or what a URL leads to, "
+		"compared with --sha256. Kernel and initial RAM disk are the publisher's or, where it "
+		"has none beside the disk, taken out of it as with 'joist image import'. A download "
+		"that broke off goes on where it was. Uses curl. JOIST_IMAGE_MIRROR=URL names a server "
+		"that has the publishers' paths.",
+	.examples = "  joist image pull debian-12\n"
+				"  joist image pull ubuntu-24.04\n",
 	.options = pull_options,
 	.run = pull,
 };

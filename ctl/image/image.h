@@ -1,7 +1,7 @@
 /* Images: what VMs are made from. A folder each under images/NAME:
  *     image.json            what it is, see below
  *     disk.raw, disk.qcow2  never written to again; VMs get a disk of their own from it
- *     vmlinuz, initrd       of that disk, since Joist boots kernels and has no firmware yet
+ *     vmlinuz, initrd       of that disk, since Joist boots kernels and has no firmware
  * Files are read-only and the folder appears by one rename(). */
 #ifndef CTL_IMAGE_IMAGE_H
 #define CTL_IMAGE_IMAGE_H

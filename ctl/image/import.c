@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "core/base/bits.h"
+#include "ctl/image/boot.h"
 #include "ctl/image/disk.h"
 #include "ctl/image/pull.h"
 #include "host/linux/image.h"
@@ -53,6 +54,42 @@ static int copy_beside(const struct vm_image *i, const char *from, const char *n
 	return r || !from ? r : disk_copy(from, to, e);
 }
 
+/* Out of the copy, which nobody else writes to. */
+static int take_kernel(struct vm_image *i, const struct import_request *q, struct err *e) {
+	struct image_options o = {.read_only = true, .look = true};
+	char path[PATHS_MAX], name[PATHS_MAX + 8];
+	struct boot_found f;
+	struct image *disk;
+	int r = paths_join(path, sizeof(path), i->dir, i->disk, e);
+	if (r)
+		return r;
+	snprintf(name, sizeof(name), "%s:%s", strcmp(i->disk, "disk.raw") ? "qcow2" : "raw", path);
+	if ((r = image_open(&disk, name, &o, e)) != 0)
+		return r;
+	r = image_about(e, q->source ? q->source : q->disk, boot_take(disk->top, i->dir, &f, e));
+	image_close(disk, NULL);
+	if (r)
+		return r;
+	if (!q->append)
+		snprintf(i->append, sizeof(i->append), "%s", f.append);
+	i->cloud_init |= f.cloud_init;
+	return 0;
+}
+
+static int add_kernel(struct vm_image *i, const struct import_request *q, struct err *e) {
+	int r;
+	if (!q->kernel && q->initrd)
+		return err_set(e, ERR_INVAL, "--initrd %.100s: of which kernel? give --kernel, too",
+					   q->initrd);
+	if (!q->kernel && !q->no_kernel)
+		return take_kernel(i, q, e);
+	if (!q->append)
+		snprintf(i->append, sizeof(i->append), "root=/dev/vda rw console=ttyS0");
+	if ((r = copy_beside(i, q->kernel, "vmlinuz", e)) != 0)
+		return r;
+	return copy_beside(i, q->initrd, "initrd", e);
+}
+
 int image_import(const struct import_request *q, struct err *e) {
 	struct vm_image i;
 	int r = image_begin(&i, q->name, e);
@@ -62,9 +99,7 @@ int image_import(const struct import_request *q, struct err *e) {
 	snprintf(i.source, sizeof(i.source), "%s", q->source ? q->source : "");
 	snprintf(i.sha256, sizeof(i.sha256), "%.64s", q->sha256 ? q->sha256 : "");
 	i.cloud_init = q->cloud_init;
-	if ((r = copy_disk(&i, q->disk, e)) == 0 &&
-		(r = copy_beside(&i, q->kernel, "vmlinuz", e)) == 0 &&
-		(r = copy_beside(&i, q->initrd, "initrd", e)) == 0)
+	if ((r = copy_disk(&i, q->disk, e)) == 0 && (r = add_kernel(&i, q, e)) == 0)
 		r = image_publish(&i, q->replace, e);
 	if (r)
 		image_abandon(&i);

@@ -1,11 +1,13 @@
 /* See pull.h. curl(1) downloads: it knows proxies, certificates and how to go on. Files arrive in
- * images/.pull/ under a name made of their URL, are compared with the publisher's SHA256SUMS and
- * only then become an image. */
+ * images/.pull/ under a name made of their URL, are compared with the publisher's SHA256SUMS or
+ * SHA512SUMS and only then become an image. */
 #include "ctl/image/pull.h"
 
 #include <errno.h>
 #include <sha256.h>
+#include <sha512.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,10 +16,21 @@
 #include "ctl/image/build.h"
 #include "host/linux/file.h"
 
-/* Images whose publishers put kernel and initrd beside the disk. Paths are below `base`. */
+/* Paths are below `base`. Where the publisher has no kernel and initrd beside the disk, they are
+ * taken out of it. */
+#define CHECKSUM_MAX 129 /* SHA-512 in hexadecimal, and a 0 */
+
 static const struct known {
 	const char *name, *base, *disk, *kernel, *initrd, *disk_sums, *kernel_sums, *append;
 } known[] = {
+	{.name = "debian-12",
+	 .base = "https://cloud.debian.org/images/cloud/bookworm/latest/",
+	 .disk = "debian-12-genericcloud-amd64.qcow2",
+	 .disk_sums = "SHA512SUMS"},
+	{.name = "debian-13",
+	 .base = "https://cloud.debian.org/images/cloud/trixie/latest/",
+	 .disk = "debian-13-genericcloud-amd64.qcow2",
+	 .disk_sums = "SHA512SUMS"},
 	{"ubuntu-24.04", "https://cloud-images.ubuntu.com/releases/noble/release/",
 	 "ubuntu-24.04-server-cloudimg-amd64.img",
 	 "unpacked/ubuntu-24.04-server-cloudimg-amd64-vmlinuz-generic",
@@ -88,8 +101,8 @@ static int fetch(struct pull *p, const char *url, char *path, size_t size, struc
 
 /* A broken copy must not be gone on with for ever. */
 static int compare(const char *path, const char *want, const char *url, struct err *e) {
-	char hex[65];
-	if (!SHA256File(path, hex))
+	char hex[CHECKSUM_MAX];
+	if (!(strlen(want) == 64 ? SHA256File(path, hex) : SHA512File(path, hex)))
 		return err_set(e, errno, "cannot read %s: %s", path, strerror(errno));
 	if (strcasecmp(hex, want) == 0)
 		return 0;
@@ -98,8 +111,8 @@ static int compare(const char *path, const char *want, const char *url, struct e
 				   last_part(url), hex, want);
 }
 
-/* The line "HEX *NAME" or "HEX  NAME" of a SHA256SUMS file. */
-static int find_sum(const char *path, const char *name, char hex[65], struct err *e) {
+/* The line "HEX *NAME" or "HEX  NAME" of a file as sha256sum(1) or sha512sum(1) writes it. */
+static int find_sum(const char *path, const char *name, char hex[CHECKSUM_MAX], struct err *e) {
 	struct host_file f;
 	int r = host_file_read(&f, path, "checksums", e);
 	if (r)
@@ -109,9 +122,10 @@ static int find_sum(const char *path, const char *name, char hex[65], struct err
 	for (size_t at = 0; at < f.len;) {
 		const char *line = (char *)f.data + at, *end = memchr(line, '\n', f.len - at);
 		size_t n = end ? (size_t)(end - line) : f.len - at;
-		if (n == 66 + len && memcmp(line + 66, name, len) == 0) {
-			memcpy(hex, line, 64);
-			hex[64] = 0;
+		size_t digits = n > len + 2 ? n - len - 2 : 0;
+		if ((digits == 64 || digits == 128) && memcmp(line + digits + 2, name, len) == 0) {
+			memcpy(hex, line, digits);
+			hex[digits] = 0;
 			r = 0;
 			break;
 		}
@@ -121,32 +135,58 @@ static int find_sum(const char *path, const char *name, char hex[65], struct err
 	return r;
 }
 
+/* Where `k` lies: at its publisher's, or on the user's mirror under the same path. */
+static int base_of(const struct known *k, char *base, size_t size, struct err *e) {
+	const char *mirror = getenv("JOIST_IMAGE_MIRROR");
+	if (!mirror || !*mirror) {
+		snprintf(base, size, "%s", k->base);
+		return 0;
+	}
+	size_t n = strlen(mirror);
+	if (n > 150)
+		return err_set(e, ERR_INVAL, "JOIST_IMAGE_MIRROR has more than 150 characters");
+	while (n && mirror[n - 1] == '/')
+		n--;
+	const char *path = strchr(strstr(k->base, "://") + 3, '/');
+	snprintf(base, size, "%.*s%s", (int)n, mirror, path);
+	return 0;
+}
+
 static int fetch_known(struct pull *p, const struct known *k, const char *file, const char *sums,
-					   char *path, size_t size, char hex[65], struct err *e) {
-	char url[300], list[PATHS_MAX];
-	snprintf(url, sizeof(url), "%s%s", k->base, sums);
+					   char *path, size_t size, struct err *e) {
+	char url[400], base[300], hex[CHECKSUM_MAX], list[PATHS_MAX];
+	int bad = base_of(k, base, sizeof(base), e);
+	if (bad)
+		return bad;
+	snprintf(url, sizeof(url), "%s%s", base, sums);
 	int r = fetch(p, url, list, sizeof(list), e);
 	if (r == 0)
 		r = find_sum(list, last_part(file), hex, e);
 	unlink(list); /* asked for anew each time */
-	snprintf(url, sizeof(url), "%s%s", k->base, file);
+	snprintf(url, sizeof(url), "%s%s", base, file);
 	if (r || (r = fetch(p, url, path, size, e)) != 0)
 		return r;
 	return compare(path, hex, url, e);
 }
 
 static int pull_known(struct pull *p, const struct known *k, struct err *e) {
-	char disk[PATHS_MAX], kernel[PATHS_MAX], initrd[PATHS_MAX], hex[65], other[65], source[300];
-	int r;
-	if ((r = fetch_known(p, k, k->kernel, k->kernel_sums, kernel, sizeof(kernel), other, e)) != 0 ||
-		(r = fetch_known(p, k, k->initrd, k->kernel_sums, initrd, sizeof(initrd), other, e)) != 0 ||
-		(r = fetch_known(p, k, k->disk, k->disk_sums, disk, sizeof(disk), hex, e)) != 0)
+	char disk[PATHS_MAX], kernel[PATHS_MAX], initrd[PATHS_MAX], hex[65], source[300];
+	bool beside = k->kernel != NULL;
+	int r = 0;
+	if (beside)
+		r = fetch_known(p, k, k->kernel, k->kernel_sums, kernel, sizeof(kernel), e);
+	if (!r && beside)
+		r = fetch_known(p, k, k->initrd, k->kernel_sums, initrd, sizeof(initrd), e);
+	if (r || (r = fetch_known(p, k, k->disk, k->disk_sums, disk, sizeof(disk), e)) != 0)
 		return r;
+	/* What `image ls --json` tells is the SHA-256, whatever the publisher gave. */
+	if (!SHA256File(disk, hex))
+		return err_set(e, errno, "cannot read %s: %s", disk, strerror(errno));
 	snprintf(source, sizeof(source), "%s%s", k->base, k->disk);
 	r = image_import(&(struct import_request){.name = p->q->name,
 											  .disk = disk,
-											  .kernel = kernel,
-											  .initrd = initrd,
+											  .kernel = beside ? kernel : NULL,
+											  .initrd = beside ? initrd : NULL,
 											  .append = p->q->append ? p->q->append : k->append,
 											  .source = source,
 											  .sha256 = hex,
@@ -155,8 +195,10 @@ static int pull_known(struct pull *p, const struct known *k, struct err *e) {
 					 e);
 	if (r == 0) {
 		unlink(disk);
-		unlink(kernel);
-		unlink(initrd);
+		if (beside) {
+			unlink(kernel);
+			unlink(initrd);
+		}
 	}
 	return r;
 }
@@ -174,17 +216,16 @@ static int pull_url(struct pull *p, struct err *e) {
 		(q->kernel && (r = fetch(p, q->kernel, kernel, sizeof(kernel), e)) != 0) ||
 		(q->initrd && (r = fetch(p, q->initrd, initrd, sizeof(initrd), e)) != 0))
 		return r;
-	r = image_import(
-		&(struct import_request){.name = q->name,
-								 .disk = disk,
-								 .kernel = q->kernel ? kernel : NULL,
-								 .initrd = q->initrd ? initrd : NULL,
-								 .append = q->append ? q->append : "root=/dev/vda rw console=ttyS0",
-								 .source = q->what,
-								 .sha256 = q->sha256,
-								 .cloud_init = true,
-								 .replace = q->replace},
-		e);
+	r = image_import(&(struct import_request){.name = q->name,
+											  .disk = disk,
+											  .kernel = q->kernel ? kernel : NULL,
+											  .initrd = q->initrd ? initrd : NULL,
+											  .append = q->append,
+											  .source = q->what,
+											  .sha256 = q->sha256,
+											  .cloud_init = true,
+											  .replace = q->replace},
+					 e);
 	if (r == 0)
 		unlink(disk);
 	if (r == 0 && q->kernel)
@@ -211,13 +252,10 @@ int pull_image(const struct pull_request *q, struct err *e) {
 			return pull_known(&p, &known[i], e);
 		cli_suggest_add(&s, known[i].name);
 	}
-	/* Debian publishes no kernel beside its images. */
-	if (strncmp(q->what, "debian", 6) == 0)
-		return err_set(e, ERR_NOENT,
-					   "no known image %.60s: 'joist image build debian' makes one of packages",
-					   q->what);
 	if (s.best)
 		return err_set(e, ERR_NOENT, "no known image %.60s (did you mean %s?)", q->what, s.best);
 	return err_set(e, ERR_NOENT,
-				   "no known image %.60s: there is ubuntu-22.04, ubuntu-24.04, or a URL", q->what);
+				   "no known image %.60s: there is debian-12, debian-13, ubuntu-22.04, "
+				   "ubuntu-24.04, or a URL",
+				   q->what);
 }

@@ -5,9 +5,11 @@
 #include "ctl/image/image.h"
 
 struct import_request {
-	const char *name, *disk, *kernel, *initrd, *append; /* paths; the last three may be NULL */
-	const char *source, *sha256;						/* for people; may be NULL */
+	const char *name, *disk;			  /* path */
+	const char *kernel, *initrd, *append; /* NULL: what is in the disk, and finds its root */
+	const char *source, *sha256;		  /* for people; may be NULL */
 	bool cloud_init, replace;
+	bool no_kernel; /* NULL is none, and nothing is looked for */
 };
 
 /* Copies the files into the images. */

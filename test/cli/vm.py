@@ -762,7 +762,7 @@ def image_pull():
         joist(*args, "--sha256", good, code=1)
         joist(*args, "--sha256", good)
         refused(1, "image", "pull", "http://127.0.0.1:1/x", "--sha256", good, says=("connect", "try again"))
-        refused(3, "image", "pull", "debian-12", says="joist image build debian")
+        refused(3, "image", "pull", "debian-14", says="did you mean debian-12?")
         refused(3, "image", "pull", "ubuntu-24.40", says="did you mean ubuntu-24.04?")
         joist("image", "rm", "pulled")
     finally:
