@@ -92,6 +92,11 @@ static int add_kernel(struct vm_image *i, const struct import_request *q, struct
 
 int image_import(const struct import_request *q, struct err *e) {
 	struct vm_image i;
+	/* image_publish() says it, too; here, nothing was copied yet. */
+	if (!q->replace && image_find(&i, q->name, e) == 0)
+		return err_set(e, ERR_EXIST,
+					   "there is an image %s already: 'joist image rm %s', or another --name",
+					   q->name, q->name);
 	int r = image_begin(&i, q->name, e);
 	if (r)
 		return r;
