@@ -14,9 +14,13 @@
 #include "ctl/image/image.h"
 #include "ctl/wire/wire.h"
 
-/* A word without a folder that is no file here names an image. */
+/* A word without a folder names an image, if there is one of that name, or no file here has it: a
+ * folder `debian` or a file that is called like an image is ./debian. */
 static bool is_image(const char *operand) {
-	return !strchr(operand, '/') && access(operand, F_OK) != 0;
+	struct vm_image i;
+	struct err e;
+	return !strchr(operand, '/') &&
+		   (access(operand, F_OK) != 0 || image_find(&i, operand, &e) == 0);
 }
 
 bool launch_is_stored(const struct cli_args *a) {

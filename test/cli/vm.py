@@ -638,6 +638,11 @@ def images():
     refused(1, "create", "small", "--disk-size", "1M", says="image small has 8 MiB")
     until("its end", lambda: inspect("one")["state"] == "stopped")
     joist("rm", "one")
+    os.mkdir("small")  # where one stands a folder may have an image's name
+    joist("create", "--name", "two", "small")
+    os.rmdir("small")
+    same(inspect("two")["image"], "small", "the image of a VM")
+    joist("rm", "two")
     joist("image", "rm", "small")
     same(joist("image", "ls", "-q").stdout, "", "images left")
 
