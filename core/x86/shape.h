@@ -1,8 +1,7 @@
 /* Instructions by their shape: prefixes, opcode, ModRM and SIB, all but displacement and immediate.
  *
- * Programs use few shapes (of libc's 336 000 instructions, 88 % have one that is among the last
- * 4096 met). Whoever keeps decoded shapes decodes most instructions by filling in the two numbers.
- */
+ * Programs use few shapes: whoever keeps decoded ones decodes most instructions by filling in the
+ * two numbers. */
 #ifndef CORE_X86_SHAPE_H
 #define CORE_X86_SHAPE_H
 

@@ -65,11 +65,6 @@ static inline void e32(struct emit *e, uint32_t v) {
 	e->at += 4;
 }
 
-static inline void e64(struct emit *e, uint64_t v) {
-	memcpy(e->at, &v, 8);
-	e->at += 8;
-}
-
 /* The lowest n bytes of v, at most 8, the first one lowest. */
 static inline void e_bytes(struct emit *e, unsigned n, uint64_t v) {
 	memcpy(e->at, &v, 8);
@@ -117,12 +112,7 @@ static inline void e_modrm_mem(struct emit *e, unsigned reg, const struct emem *
 	e_with_mem(e, 0, 0, reg, m, short_disp);
 }
 
-/* An opcode of one byte behind its REX prefix, if it needs one. */
-static inline void e_rex_op(struct emit *e, unsigned rex, unsigned op) {
-	e_bytes(e, rex ? 2 : 1, rex ? (0x40 | rex) | op << 8 : op);
-}
-
-/* The same for one behind 0F, of 32 bits. */
+/* op reg, [mem] behind 0F, of 32 bits. */
 static inline void e_op0f_mem(struct emit *e, unsigned op, unsigned reg, const struct emem *m) {
 	unsigned rex = rex_bits(false, reg, m->index, m->base);
 	if (rex)

@@ -474,8 +474,6 @@ enum tx_emitted tx_special(struct tx *t, unsigned n) {
 		tx_self_load(t, n);
 		return EMIT_OK;
 	}
-	if (t->fact[n].native)
-		return tx_native(t, n);
 	switch (i->op) {
 	case X86_OP_NOP:
 	case X86_OP_PREFETCH:
